@@ -1,0 +1,1 @@
+"""A software GPU under the unmodified CuPy: it executes the PTX that NVRTC produced."""

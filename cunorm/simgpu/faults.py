@@ -1,0 +1,98 @@
+"""What the software GPU raises: one exception class a fault.
+
+Each message says what was done wrong and where: the kernel, the PTX line, the block, the thread
+and, for memory, the address and the allocation that it missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a launch something happened; what is not known is None."""
+
+    kernel: str | None = None
+    ptx_line: int | None = None
+    ptx_text: str | None = None
+    source: str | None = None
+    block: tuple[int, int, int] | None = None
+    thread: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.kernel is not None:
+            parts.append(f"kernel {self.kernel}")
+        if self.ptx_line is not None:
+            text = f" `{self.ptx_text}`" if self.ptx_text else ""
+            parts.append(f"PTX line {self.ptx_line}{text}")
+        if self.source is not None:
+            parts.append(self.source)
+        if self.block is not None:
+            parts.append(f"block {self.block}")
+        if self.thread is not None:
+            parts.append(f"thread {self.thread}")
+        return ", ".join(parts)
+
+
+class Fault(RuntimeError):
+    """Base of all faults: a program did what hardware would punish or leave undefined.
+
+    Attributes
+    ----------
+    what : str
+        The fault alone, without the place.
+    place : Place
+        Kernel, PTX line, source line, block and thread, as far as known.
+    """
+
+    def __init__(self, what: str, place: Place | None = None) -> None:
+        self.what = what
+        self.place = place or Place()
+        where = str(self.place)
+        super().__init__(f"{what} ({where})" if where else what)
+
+    def at(self, **known: object) -> Fault:
+        """Return the same fault with more of its place filled in."""
+        return type(self)(self.what, replace(self.place, **known))  # type: ignore[arg-type]
+
+
+class OutOfBounds(Fault):
+    """A global access outside every live allocation, or across the end of one."""
+
+
+class UseAfterFree(Fault):
+    """A global access to memory that was freed."""
+
+
+class Misaligned(Fault):
+    """An access at an address that is no multiple of its width."""
+
+
+class SharedOutOfBounds(Fault):
+    """A shared-memory access outside the block's shared memory."""
+
+
+class LocalOutOfBounds(Fault):
+    """A local-memory access outside the thread's stack frame."""
+
+
+class DivergentBarrier(Fault):
+    """A barrier that some threads of the block can no longer reach."""
+
+
+class MissingLanes(Fault):
+    """A warp collective whose mask names lanes that do not take part, or leaves out one that does."""
+
+
+class EndlessLoop(Fault):
+    """A launch that used up its instruction budget."""
+
+
+class LaunchError(Fault):
+    """A launch that the device cannot start: block too large, too much shared memory, bad arguments."""
+
+
+class UnknownInstruction(Fault, NotImplementedError):
+    """PTX that the software GPU does not know; it never guesses."""
