@@ -1,0 +1,198 @@
+"""Every check of an argument, and every message that a user can get.
+
+Types and dtypes raise TypeError; shapes, layouts and values raise ValueError. A message names the
+argument, what it must be and what it was. All checks come before anything is written.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import cupy
+import numpy as np
+
+from ._plan import ITEMSIZE, accumulator
+from ._rows import steps_on_itself
+
+CASTS = ("before", "after")
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def array(name: str, value: object) -> None:
+    """Refuse what is not a CuPy array."""
+    if not isinstance(value, cupy.ndarray):
+        raise TypeError(f"{name} must be a cupy.ndarray, but is a {_type_name(value)}")
+
+
+def data(name: str, value: Any) -> None:
+    """Refuse what is not a CuPy array of one of the four dtypes with at least one axis."""
+    array(name, value)
+    if value.dtype.name not in ITEMSIZE:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, but is {value.dtype.name}"
+        )
+    if value.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, but is 0-dimensional")
+
+
+def _same_device(name: str, value: cupy.ndarray, x: cupy.ndarray) -> None:
+    if value.device.id != x.device.id:
+        raise ValueError(
+            f"{name} must be on the device of x, {x.device.id}, but is on {value.device.id}"
+        )
+
+
+def _parameter(name: str, value: Any, x: cupy.ndarray) -> None:
+    array(name, value)
+    x_dtype = x.dtype.name
+    allowed = ("float64", "float32") if x_dtype == "float64" else ("float16", "bfloat16", "float32")
+    if value.dtype.name not in allowed:
+        raise TypeError(
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]} where x is {x_dtype}, "
+            f"but is {value.dtype.name}"
+        )
+    _same_device(name, value, x)
+
+
+def parameters(x: cupy.ndarray, **given: cupy.ndarray | None) -> int:
+    """Check gamma and beta against x, and return how many trailing axes they normalise.
+
+    Parameters
+    ----------
+    x : cupy.ndarray
+        The data, checked already.
+    **given : cupy.ndarray or None
+        The parameters by name. The first that is there says which axes.
+
+    Returns
+    -------
+    int
+        The number of normalised axes: that of the parameters, 1 where there are none.
+    """
+    axes = 0
+    leader = ""
+    for name, value in given.items():
+        if value is None:
+            continue
+        _parameter(name, value, x)
+        if leader:
+            if value.shape != given[leader].shape:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"{name} must have the shape of {leader}, {given[leader].shape}, "  # type: ignore[union-attr]
+                    f"but has {value.shape}"
+                )
+        elif value.ndim == 0 or value.shape != x.shape[-value.ndim :]:
+            raise ValueError(
+                f"{name} must have the shape of trailing axes of x, whose shape is {x.shape}, "
+                f"but has {value.shape}"
+            )
+        else:
+            axes, leader = value.ndim, name
+    return axes or 1
+
+
+def _real(name: str, value: object) -> float:
+    if not isinstance(value, Real) or type(value) in (bool, np.bool_):
+        raise TypeError(f"{name} must be a real number, but is a {_type_name(value)}")
+    return float(value)
+
+
+def eps(value: object, x: cupy.ndarray) -> float:
+    """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
+    number = _real("eps", value)
+    if not 0 <= number <= float(np.finfo(accumulator(x.dtype.name)).max):
+        raise ValueError(
+            f"eps must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
+        )
+    return number
+
+
+def gamma_offset(value: object, gamma: object) -> float:
+    """Refuse an offset that is not a finite number, or that has no gamma to be added to."""
+    number = _real("gamma_offset", value)
+    if not math.isfinite(number):
+        raise ValueError(f"gamma_offset must be finite, but is {value}")
+    if gamma is None and number != 0:
+        raise ValueError(f"gamma_offset must be 0 where gamma is None, but is {value}")
+    return number
+
+
+def cast(value: object) -> None:
+    """Refuse a cast that is neither of its two words."""
+    if not isinstance(value, str):
+        raise TypeError(f"cast must be 'before' or 'after', but is a {_type_name(value)}")
+    if value not in CASTS:
+        raise ValueError(f"cast must be 'before' or 'after', but is {value!r}")
+
+
+def out(value: Any, x: cupy.ndarray, **read: cupy.ndarray | None) -> None:
+    """Refuse an `out` that cannot hold y, or whose memory is not its own or that of x.
+
+    Parameters
+    ----------
+    value : object
+        What the user gave; None is fine.
+    x : cupy.ndarray
+        The data. `out` may be the same memory laid out the same, and no other overlap.
+    **read : cupy.ndarray or None
+        The other arrays that the kernel reads, by name.
+    """
+    if value is None:
+        return
+    array("out", value)
+    if value.dtype != x.dtype:
+        raise TypeError(f"out must have the dtype of x, {x.dtype.name}, but has {value.dtype.name}")
+    if value.shape != x.shape:
+        raise ValueError(f"out must have the shape of x, {x.shape}, but has {value.shape}")
+    _same_device("out", value, x)
+    if steps_on_itself(value.shape, tuple(s // value.itemsize for s in value.strides)):
+        raise ValueError(
+            f"out must not overlap itself, but has strides {value.strides} for shape {value.shape}"
+        )
+    if not _is_same(value, x) and _overlap(value, x):
+        raise ValueError(
+            "out must be x itself or not overlap it, but shares part of its memory: "
+            f"out is at {value.data.ptr:#x} with strides {value.strides}, "
+            f"x at {x.data.ptr:#x} with strides {x.strides}"
+        )
+    for name, other in read.items():
+        if other is not None and _overlap(value, other):
+            raise ValueError(
+                f"out must not overlap {name}, but shares memory with it: "
+                f"out is at {value.data.ptr:#x}, {name} at {other.data.ptr:#x}"
+            )
+
+
+def _is_same(a: cupy.ndarray, b: cupy.ndarray) -> bool:
+    return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
+
+
+class _Addresses:
+    """What NumPy needs to compare where two arrays lie; it never touches the memory."""
+
+    def __init__(self, a: cupy.ndarray) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": a.shape,
+            "typestr": f"|V{a.itemsize}",
+            "data": (a.data.ptr, False),
+            "strides": a.strides,
+        }
+
+
+def _overlap(a: cupy.ndarray, b: cupy.ndarray) -> bool:
+    # Interleaved views, like the two halves of each row of a packed buffer, overlap in their bounds
+    # but in no element, so that bounds decide only the common case.
+    return bool(cupy.may_share_memory(a, b)) and np.shares_memory(
+        np.asarray(_Addresses(a)), np.asarray(_Addresses(b))
+    )

@@ -1,0 +1,70 @@
+"""From a plan to a compiled kernel: where kernels/ is, what it holds, how it is compiled."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import cupy
+
+    from ._plan import Plan
+
+Defines = tuple[tuple[str, str | int], ...]
+
+
+@cache
+def folder() -> Path:
+    """Return the folder of CUDA C files: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "kernels", package.parent / "kernels"):
+        if (candidate / "rms_norm.cu").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"cunorm's CUDA C files are neither in {package / 'kernels'} nor in "
+        f"{package.parent / 'kernels'}: the installation is incomplete, please reinstall cunorm"
+    )
+
+
+@cache
+def fingerprint(kernels: Path) -> str:
+    """Return a hash of every file in `kernels`.
+
+    CuPy's disk cache knows a kernel by its source and its options, and does not look into included
+    files. With this among the options, an edit of any of them is compiled.
+    """
+    digest = hashlib.sha256()
+    for file in sorted((*kernels.glob("*.cu"), *kernels.glob("*.cuh"))):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def load(plan: Plan, access: Defines) -> cupy.RawKernel:
+    """Return the kernel of a plan, compiled for one way of reaching its arrays.
+
+    Parameters
+    ----------
+    plan : Plan
+        Which kernel, and what it is specialised for.
+    access : tuple of (str, str or int)
+        Definitions that depend on the arrays of a call: their alignment, the levels of their rows.
+
+    Returns
+    -------
+    cupy.RawKernel
+        One object for each (plan, access), compiled at its first launch on each device.
+    """
+    import cupy
+
+    kernels = folder()
+    # Compiler messages and profilers then name the file, not CuPy's temporary copy of it.
+    code = f'#line 1 "kernels/{plan.source}"\n' + (kernels / plan.source).read_text("utf-8")
+    options = (
+        f"-I{kernels}",
+        f"-DCUNORM_SOURCES={fingerprint(kernels)}",
+        *(f"-D{name}={value}" for name, value in plan.defines + access),
+    )
+    return cupy.RawKernel(code, plan.kernel, options)

@@ -1,0 +1,126 @@
+"""RMSNorm on CuPy arrays."""
+
+from __future__ import annotations
+
+import cupy
+
+from . import _check, _launch, _plan
+
+
+def rms_norm(
+    x: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+    out: cupy.ndarray | None = None,
+) -> cupy.ndarray:
+    """Normalise rows by their root mean square.
+
+    ``y = x / sqrt(mean(x**2) + eps) * (gamma + gamma_offset)``, the mean over the normalised axes:
+    the trailing ``gamma.ndim`` axes of `x`, or its last axis where there is no `gamma`.
+
+    Parameters
+    ----------
+    x : cupy.ndarray, shape (..., N)
+        float16, bfloat16, float32 or float64. Any strides; an array whose normalised axes are not
+        one unit-stride run, or whose leading axes do not merge into three strided levels, is
+        copied first.
+    gamma : cupy.ndarray, optional
+        The weight, of the shape of trailing axes of `x`: float16, bfloat16 or float32; float64 or
+        float32 where `x` is float64. None multiplies by nothing.
+    eps : float
+        Added to the mean square; finite and not negative.
+    gamma_offset : float
+        Added to `gamma` in float32: 1 for models that store the weight less one, like Gemma's.
+    cast : {"before", "after"}
+        Where 16-bit results are rounded. "before" rounds the normalised value to x's dtype before
+        `gamma` multiplies and the product again, as Qwen2, Llama and T5 do. "after" rounds once, at
+        the end, as ``torch.nn.RMSNorm`` does.
+    out : cupy.ndarray, optional
+        Where y is written: `x` itself, or memory that overlaps no other argument, of x's shape and
+        dtype.
+
+    Returns
+    -------
+    cupy.ndarray, shape (..., N)
+        y in x's dtype; `out` where it was given.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype.
+    ValueError
+        For a wrong shape, device, value or overlap. Nothing is written then.
+
+    Notes
+    -----
+    Squares and sums are float32, float64 for float64 data. A row gives the same bits alone and in
+    any batch, at any alignment and any strides. The work is enqueued on CuPy's current stream.
+
+    The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+    """
+    return _forward(x, gamma, eps, gamma_offset, cast, out, with_rstd=False)[0]
+
+
+def rms_norm_fwd(
+    x: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+    out: cupy.ndarray | None = None,
+) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """Normalise rows by their root mean square, and keep what a backward pass needs.
+
+    Parameters
+    ----------
+    x, gamma, eps, gamma_offset, cast, out
+        As in `rms_norm`.
+
+    Returns
+    -------
+    y : cupy.ndarray, shape (..., N)
+        What `rms_norm` returns, bit for bit.
+    rstd : cupy.ndarray, shape (...)
+        ``1 / sqrt(mean(x**2) + eps)`` of each row, float32 (float64 for float64 data).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm`.
+    """
+    return _forward(x, gamma, eps, gamma_offset, cast, out, with_rstd=True)
+
+
+def _forward(
+    x: cupy.ndarray,
+    gamma: cupy.ndarray | None,
+    eps: float,
+    gamma_offset: float,
+    cast: str,
+    out: cupy.ndarray | None,
+    *,
+    with_rstd: bool,
+) -> tuple[cupy.ndarray, cupy.ndarray | None]:
+    _check.data("x", x)
+    axes = _check.parameters(x, gamma=gamma)
+    scalars = {"eps": _check.eps(eps, x), "gamma_offset": _check.gamma_offset(gamma_offset, gamma)}
+    _check.cast(cast)
+    _check.out(out, x, gamma=gamma)
+
+    with x.device:
+        y = _launch.empty_like(x) if out is None else out
+        rstd = _launch.statistic(x, axes) if with_rstd else None
+        if x.size > 0:
+            plan = _plan.rms_norm_fwd(
+                _launch.cols(x, axes),
+                x.dtype.name,
+                _launch.dtype_name(gamma),
+                cast_before=cast == "before",
+                gamma_offset=scalars["gamma_offset"] != 0,
+            )
+            _launch.forward(plan, axes, y, (rstd,), x, {"gamma": gamma}, scalars)
+    return y, rstd

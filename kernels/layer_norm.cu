@@ -1,0 +1,152 @@
+// LayerNorm.
+//
+// Formula      y = (x - mean) * rstd * gamma + beta,  rstd = 1 / sqrt(var + eps), over the last COLS
+//              columns of each row; var is the biased variance about the mean.
+//
+// Mapping      As in rms_norm.cu: LANES threads own a row, ROWS rows a block. Two sums, so two barriers where
+//              a row is a block.
+//
+// Traffic      rows * COLS * 2 * sizeof(T) + COLS * (sizeof(W) + sizeof(B)), plus 8 bytes a row where
+//              mean and rstd are wanted. Rows too long for registers read x three times.
+//
+// Numerics     The corrected two-pass algorithm (Chan, Golub and LeVeque, The American Statistician 37, 1983):
+//              `center` is the mean as summed in float32, and d = x - center is exact or nearly so. Then
+//              correction = mean(d) is what center missed, and var = mean(d^2) - correction^2, where the
+//              subtrahend is a rounding error squared. So rows like 1000 + noise keep the digits that x has.
+//              A row whose squares overflow is done again, scaled by a power of two: y is right up to
+//              values of 8e37 in float32 and bfloat16. float16 cannot overflow. One rounding to T, at the end.
+//
+// Preconditions  (_check.py, _rows.py) As in rms_norm.cu; beta as gamma.
+
+#include "row.cuh"
+
+using W = GAMMA_TYPE;
+using B = BETA_TYPE;
+
+// Parameters are loaded before the sums are known where the registers allow, as in rms_norm.cu.
+constexpr bool EARLY = RESIDENT && PACKETS <= 4;
+
+struct LayerNorm {
+  Rows rows;
+  Acc eps;
+};
+
+// The normalised value of x is (x - center - correction) * rstd.
+struct Moments {
+  Acc center;
+  Acc correction;
+  Acc rstd;
+};
+
+// The moments of scale * x. The two sites are those of its sums.
+template <int SITE, bool SCALED>
+__device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
+  constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
+  constexpr Acc SCALE = SCALED ? Numeric<T>::RESCUE : Acc(1);
+  const auto scaled = [](Acc v) { return SCALED ? mul(v, SCALE) : v; };
+
+  Acc sum[1];
+  sum_columns<SITE>(x, lane, sum, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
+  const Acc center = mul(sum[0], PER_COLUMN);
+
+  x.convert_anew();
+  Acc about[2];  // sums of d and of d^2
+  sum_columns<SITE + 1>(x, lane, about, [&](Acc v, Acc(&s)[2]) {
+    const Acc d = sub(scaled(v), center);
+    s[0] = add(s[0], d);
+    s[1] = fma_rn(d, d, s[1]);
+  });
+  const Acc correction = mul(about[0], PER_COLUMN);
+  const Acc square = mul(about[1], PER_COLUMN);
+  const Acc subtrahend = mul(correction, correction);
+  // A comparison that lets NaN through, which max would not.
+  const Acc variance = subtrahend > square ? Acc(0) : sub(square, subtrahend);
+  return {center, correction, reciprocal_sqrt(add(variance, mul(mul(eps, SCALE), SCALE)))};
+}
+
+__device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
+  Moments m = moments_of<0, false>(x, lane, eps);
+  if constexpr (Numeric<T>::MAY_OVERFLOW) {
+    // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share shuffles.
+    const bool overflow = !(m.rstd > Acc(0));
+    if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
+      x.convert_anew();
+      constexpr Acc SCALE = Numeric<T>::RESCUE;
+      const Moments s = moments_of<2, true>(x, lane, eps);
+      if (overflow) m = {mul(s.center, 1 / SCALE), mul(s.correction, 1 / SCALE), mul(s.rstd, SCALE)};
+    }
+  }
+  return m;
+}
+
+// y of one packet, before it is stored.
+__device__ inline Pack<T, VEC> affine(Acc (&value)[VEC], const Moments& m, const Pack<W, VEC>& gamma,
+                                      const Pack<B, VEC>& beta) {
+  const Acc shift = mul(-m.correction, m.rstd);
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) value[i] = fma_rn(sub(value[i], m.center), m.rstd, shift);
+  Acc factor[VEC];
+  Acc bias[VEC];
+  unpack(gamma, factor);
+  unpack(beta, bias);
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) {
+    if constexpr (HAS_GAMMA && HAS_BETA) {
+      value[i] = fma_rn(value[i], factor[i], bias[i]);
+    } else if constexpr (HAS_GAMMA) {
+      value[i] = mul(value[i], factor[i]);
+    } else if constexpr (HAS_BETA) {
+      value[i] = add(value[i], bias[i]);
+    }
+  }
+  return round_to<T>(value);
+}
+
+extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+    layer_norm_fwd(T* y, Acc* mean_out, Acc* rstd_out, const T* x, const W* gamma, const B* beta,
+                   const LayerNorm norm) {
+  const int lane = threadIdx.x;
+  const long long wanted = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
+  // A block's rows past the last compute the last one again and write nothing: no lane leaves the shuffles.
+  const long long row = ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted;
+  const Coordinates c = coordinates(row, norm.rows);
+
+  RowOfLane x_row(x + offset(c, norm.rows.x), lane);
+  Pack<W, VEC> gamma_kept[EARLY && HAS_GAMMA ? PACKETS : 1] = {};
+  Pack<B, VEC> beta_kept[EARLY && HAS_BETA ? PACKETS : 1] = {};
+  if constexpr (EARLY) {
+#pragma unroll
+    for (int turn = 0; turn < PACKETS; ++turn) {
+      const int columns = present(turn, lane);
+      if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
+      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ALIGNED>(beta, turn, lane, columns);
+    }
+  }
+
+  const Moments m = moments_of(x_row, lane, norm.eps);
+  if (ROWS > 1 && row != wanted) return;
+  if (lane == 0) {
+    if (mean_out != nullptr) mean_out[row] = add(m.center, m.correction);
+    if (rstd_out != nullptr) rstd_out[row] = m.rstd;
+  }
+
+  x_row.convert_anew();
+  T* y_row = y + offset(c, norm.rows.y);
+#pragma unroll 1
+  for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
+      Acc value[VEC];
+      x_row.values(turn, value);
+      Pack<W, VEC> g = {};
+      Pack<B, VEC> b = {};
+      if constexpr (EARLY) {
+        if constexpr (HAS_GAMMA) g = gamma_kept[turn];
+        if constexpr (HAS_BETA) b = beta_kept[turn];
+      } else {
+        if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
+        if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, lane, columns);
+      }
+      store<Y_ALIGNED>(y_row + first_column(turn, lane), affine(value, m, g, b), columns);
+    });
+  }
+}

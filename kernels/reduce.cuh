@@ -1,0 +1,56 @@
+// Sums over the lanes of a row. Every lane gets the same bits, and the order of the additions
+// depends on their number alone.
+//
+//   sub-warp or warp    a butterfly of shuffles: lane l adds lane l ^ 16, l ^ 8, ... l ^ 1
+//   several warps       a butterfly in each, one value a warp through shared memory, and every
+//                       warp adds those up in the order of the warps
+//
+// All threads of the block must call together: lanes of a warp that serve other rows take part in
+// the same shuffles.
+
+#pragma once
+
+#include "vec.cuh"
+
+constexpr unsigned FULL_WARP = 0xffffffffu;
+
+template <int WIDTH, typename Acc>
+__device__ inline Acc butterfly_sum(Acc value) {
+#pragma unroll
+  for (int distance = WIDTH / 2; distance > 0; distance /= 2) {
+    value = add(value, __shfl_xor_sync(FULL_WARP, value, distance));
+  }
+  return value;
+}
+
+// COUNT sums at the cost of one barrier. Each SITE owns its shared memory, so that a second sum needs
+// no barrier before it; a site may be used once in a launch.
+template <int THREADS, int SITE, int COUNT, typename Acc>
+__device__ inline void row_sums(Acc (&value)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) value[i] = butterfly_sum<THREADS < 32 ? THREADS : 32>(value[i]);
+  if constexpr (THREADS > 32) {
+    constexpr int WARPS = THREADS / 32;
+    __shared__ Acc partial[COUNT][WARPS];
+    if (threadIdx.x % 32 == 0) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) partial[i][threadIdx.x / 32] = value[i];
+    }
+    __syncthreads();
+    // Up to 8 warps it is shorter to add in turn than to shuffle again.
+    if constexpr (WARPS <= 8) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) {
+        value[i] = partial[i][0];
+#pragma unroll
+        for (int w = 1; w < WARPS; ++w) value[i] = add(value[i], partial[i][w]);
+      }
+    } else {
+      const int w = threadIdx.x % 32;
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) {
+        value[i] = butterfly_sum<32>(w < WARPS ? partial[i][w] : Acc(0));
+      }
+    }
+  }
+}

@@ -1,0 +1,169 @@
+// A row: where it lies in memory, and which of its columns a lane owns.
+//
+// Lane l owns packets l, l + LANES, l + 2 LANES, ... of VEC columns each:
+//
+//   columns   0 ... VEC-1 | VEC ... 2 VEC-1 | ...        | LANES VEC ...  | ...
+//   lane           0      |        1        | ... LANES-1|       0        |  1 ...
+//
+// The mapping follows from COLS and the element size alone. Alignment, strides and the number of
+// rows change how bytes arrive, never who adds what in which order.
+//
+// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, COLS, LANES, PACKETS (packets a
+// lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a block).
+// The launch (cunorm/_kernels.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
+
+#pragma once
+
+#include "reduce.cuh"
+#include "vec.cuh"
+
+using T = X_TYPE;
+using Acc = Numeric<T>::Acc;
+
+constexpr int VEC = 16 / sizeof(T);
+constexpr int WHOLE = COLS / VEC;  // packets with all their columns
+constexpr int TAIL = COLS % VEC;   // columns in the last, partial packet
+constexpr int ALL = WHOLE + (TAIL > 0);
+
+constexpr bool RESIDENT = PACKETS > 0;
+constexpr int TURNS = (ALL + LANES - 1) / LANES;  // packets of the busiest lane
+static_assert(!RESIDENT || TURNS == PACKETS, "the plan counts packets as the kernel does");
+// Rows that are read again add up eight packets at a time, so that a sum of 2^24 columns keeps its digits.
+constexpr int CHUNK = RESIDENT ? PACKETS : 8;
+constexpr int CHUNKS = (TURNS + CHUNK - 1) / CHUNK;
+
+// `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two.
+struct Rows {
+  long long count;
+  long long extent[2];
+  long long x[3];  // strides in elements, outermost first; the last LEVELS of them are used
+  long long y[3];
+};
+
+struct Coordinates {
+  long long at[3];
+};
+
+__device__ inline Coordinates coordinates(long long row, const Rows& rows) {
+  Coordinates c = {};
+  if constexpr (LEVELS == 1) {
+    c.at[2] = row;
+  } else {
+    using Index = ROW_INDEX;  // 32 bits where the number of rows allows: division is dear
+    Index rest = static_cast<Index>(row);
+    const Index inner = static_cast<Index>(rows.extent[1]);
+    c.at[2] = rest % inner;
+    rest /= inner;
+    if constexpr (LEVELS == 2) {
+      c.at[1] = rest;
+    } else {
+      const Index middle = static_cast<Index>(rows.extent[0]);
+      c.at[1] = rest % middle;
+      c.at[0] = rest / middle;
+    }
+  }
+  return c;
+}
+
+__device__ inline long long offset(const Coordinates& c, const long long (&stride)[3]) {
+  long long elements = 0;
+#pragma unroll
+  for (int level = 3 - LEVELS; level < 3; ++level) elements += c.at[level] * stride[level];
+  return elements;
+}
+
+// How many columns of packet `turn` of this lane exist. Constant wherever the whole turn exists.
+__device__ inline int present(int turn, int lane) {
+  if ((turn + 1) * LANES <= WHOLE) return VEC;
+  const int packet = turn * LANES + lane;
+  if (packet < WHOLE) return VEC;
+  return TAIL > 0 && packet == WHOLE ? TAIL : 0;
+}
+
+__device__ inline int first_column(int turn, int lane) { return (turn * LANES + lane) * VEC; }
+
+// The row as one lane sees it: kept in registers, or read again each time.
+class RowOfLane {
+ public:
+  __device__ RowOfLane(const T* row, int lane) : row_(row), lane_(lane) {
+    if constexpr (RESIDENT) {
+#pragma unroll
+      for (int turn = 0; turn < PACKETS; ++turn) kept_[turn] = read(turn);
+    }
+  }
+
+  __device__ void values(int turn, Acc (&value)[VEC]) const {
+    if constexpr (RESIDENT) {
+      unpack(kept_[turn], value);
+    } else {
+      unpack(read(turn), value);
+    }
+  }
+
+  // Between two passes over a long row: without it the compiler keeps what it converted, which is twice
+  // the registers of the row, and 1024 threads with 8 packets each have none to spare.
+  __device__ void convert_anew() {
+    if constexpr (PACKETS > 4 && sizeof(T) == 2) {
+#pragma unroll
+      for (int turn = 0; turn < PACKETS; ++turn) {
+#pragma unroll
+        for (int w = 0; w < kept_[turn].WORDS; ++w) asm volatile("" : "+r"(kept_[turn].word[w]));
+      }
+    }
+  }
+
+ private:
+  __device__ Pack<T, VEC> read(int turn) const {
+    return load<X_ALIGNED, false, VEC>(row_ + first_column(turn, lane_), present(turn, lane_));
+  }
+
+  const T* row_;
+  int lane_;
+  Pack<T, VEC> kept_[RESIDENT ? PACKETS : 1];
+};
+
+// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but in the
+// last turn).
+template <typename F>
+__device__ inline void for_each_packet(int first_turn, int turns, int lane, F f) {
+#pragma unroll
+  for (int t = 0; t < CHUNK; ++t) {
+    const int turn = first_turn + t;
+    if (!RESIDENT && t >= turns) continue;
+    const int columns = present(turn, lane);
+    if (columns == VEC) {
+      f(turn, VEC);
+    } else if (TAIL > 0 && columns == TAIL) {
+      f(turn, TAIL);
+    }
+  }
+}
+
+// Gamma or beta beside packet `turn` of this lane. Nothing that a launch writes overlaps them.
+template <bool ALIGNED, typename W>
+__device__ inline Pack<W, VEC> load_parameters(const W* first, int turn, int lane, int columns) {
+  return load<ALIGNED, true, VEC>(first + first_column(turn, lane), columns);
+}
+
+// Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane adds its
+// columns in ascending order, even and odd ones apart.
+template <int SITE, int COUNT, typename Term>
+__device__ inline void sum_columns(const RowOfLane& x, int lane, Acc (&total)[COUNT], Term term) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) total[i] = 0;
+#pragma unroll 1
+  for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+    Acc sums[2][COUNT] = {};
+    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
+      Acc value[VEC];
+      x.values(turn, value);
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) {
+        if (i < columns) term(value[i], sums[i % 2]);
+      }
+    });
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
+  }
+  row_sums<LANES, SITE>(total);
+}
