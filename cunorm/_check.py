@@ -102,7 +102,7 @@ def parameters(x: cupy.ndarray, **given: cupy.ndarray | None) -> int:
 
 
 def _real(name: str, value: object) -> float:
-    if not isinstance(value, Real) or type(value) in (bool, np.bool_):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, but is a {_type_name(value)}")
     return float(value)
 

@@ -1,29 +1,30 @@
 // LayerNorm.
 //
-// Formula      y = (x - mean) * rstd * gamma + beta,  rstd = 1 / sqrt(var + eps), over the last COLS
-//              columns of each row; var is the biased variance about the mean.
+// Formula      y = (x - mean) * rstd * gamma + beta,  rstd = 1 / sqrt(var + eps), over the last
+//              COLS columns of each row; var is the biased variance about the mean.
 //
-// Mapping      As in rms_norm.cu: LANES threads own a row, ROWS rows a block. Two sums, so two barriers where
-//              a row is a block.
+// Mapping      As in rms_norm.cu: LANES threads own a row, ROWS rows a block. Two sums, so two
+//              barriers where a row is a block.
 //
-// Traffic      rows * COLS * 2 * sizeof(T) + COLS * (sizeof(W) + sizeof(B)), plus 8 bytes a row where
-//              mean and rstd are wanted. Rows too long for registers read x three times.
+// Traffic      rows * COLS * 2 * sizeof(T) + COLS * (sizeof(W) + sizeof(B)), plus 8 bytes a row
+//              where mean and rstd are wanted. Rows too long for registers read x three times.
 //
-// Numerics     The corrected two-pass algorithm (Chan, Golub and LeVeque, The American Statistician 37, 1983):
-//              `center` is the mean as summed in float32, and d = x - center is exact or nearly so. Then
-//              correction = mean(d) is what center missed, and var = mean(d^2) - correction^2, where the
-//              subtrahend is a rounding error squared. So rows like 1000 + noise keep the digits that x has.
-//              A row whose squares overflow is done again, scaled by a power of two: y is right up to
-//              values of 8e37 in float32 and bfloat16. float16 cannot overflow. One rounding to T, at the end.
+// Numerics     The corrected two-pass algorithm (Chan, Golub and LeVeque, The American Statistician
+//              37, 1983): `center` is the mean as summed in float32, and d = x - center is exact or
+//              nearly so. Then correction = mean(d) is what center missed, and
+//              var = mean(d^2) - correction^2, where the subtrahend is a rounding error squared.
+//              So rows like 1000 + noise keep the digits that x has. A row whose squares overflow
+//              is done again, scaled by a power of two: y is right up to values of 8e37 in float32
+//              and bfloat16. float16 cannot overflow. One rounding to T, at the end.
 //
-// Preconditions  (_check.py, _rows.py) As in rms_norm.cu; beta as gamma.
+// Preconditions  (_check.py, _launch.py) As in rms_norm.cu; beta as gamma.
 
 #include "row.cuh"
 
 using W = GAMMA_TYPE;
 using B = BETA_TYPE;
 
-// Parameters are loaded before the sums are known where the registers allow, as in rms_norm.cu.
+// Parameters are loaded before the sums are known where registers allow, as in rms_norm.cu.
 constexpr bool EARLY = RESIDENT && PACKETS <= 4;
 
 struct LayerNorm {
@@ -67,21 +68,23 @@ __device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
 __device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
   Moments m = moments_of<0, false>(x, lane, eps);
   if constexpr (Numeric<T>::MAY_OVERFLOW) {
-    // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share shuffles.
+    // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share
+    // shuffles.
     const bool overflow = !(m.rstd > Acc(0));
     if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
       x.convert_anew();
       constexpr Acc SCALE = Numeric<T>::RESCUE;
       const Moments s = moments_of<2, true>(x, lane, eps);
-      if (overflow) m = {mul(s.center, 1 / SCALE), mul(s.correction, 1 / SCALE), mul(s.rstd, SCALE)};
+      if (overflow)
+        m = {mul(s.center, 1 / SCALE), mul(s.correction, 1 / SCALE), mul(s.rstd, SCALE)};
     }
   }
   return m;
 }
 
 // y of one packet, before it is stored.
-__device__ inline Pack<T, VEC> affine(Acc (&value)[VEC], const Moments& m, const Pack<W, VEC>& gamma,
-                                      const Pack<B, VEC>& beta) {
+__device__ inline Pack<T, VEC> affine(Acc (&value)[VEC], const Moments& m,
+                                      const Pack<W, VEC>& gamma, const Pack<B, VEC>& beta) {
   const Acc shift = mul(-m.correction, m.rstd);
 #pragma unroll
   for (int i = 0; i < VEC; ++i) value[i] = fma_rn(sub(value[i], m.center), m.rstd, shift);
@@ -107,7 +110,8 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
                    const LayerNorm norm) {
   const int lane = threadIdx.x;
   const long long wanted = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
-  // A block's rows past the last compute the last one again and write nothing: no lane leaves the shuffles.
+  // A block's rows past the last compute the last one again and write nothing, so that no lane
+  // leaves the shuffles.
   const long long row = ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted;
   const Coordinates c = coordinates(row, norm.rows);
 

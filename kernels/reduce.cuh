@@ -23,12 +23,13 @@ __device__ inline Acc butterfly_sum(Acc value) {
   return value;
 }
 
-// COUNT sums at the cost of one barrier. Each SITE owns its shared memory, so that a second sum needs
-// no barrier before it; a site may be used once in a launch.
+// COUNT sums at the cost of one barrier. Each SITE owns its shared memory, so that a second sum
+// needs no barrier before it; a site may be used once in a launch.
 template <int THREADS, int SITE, int COUNT, typename Acc>
 __device__ inline void row_sums(Acc (&value)[COUNT]) {
+  constexpr int WIDTH = THREADS < 32 ? THREADS : 32;
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i) value[i] = butterfly_sum<THREADS < 32 ? THREADS : 32>(value[i]);
+  for (int i = 0; i < COUNT; ++i) value[i] = butterfly_sum<WIDTH>(value[i]);
   if constexpr (THREADS > 32) {
     constexpr int WARPS = THREADS / 32;
     __shared__ Acc partial[COUNT][WARPS];

@@ -1,28 +1,31 @@
 // RMSNorm.
 //
-// Formula      y = x * rstd * (gamma + gamma_offset),  rstd = 1 / sqrt(mean(x^2) + eps), over the last
-//              COLS columns of each row. CAST_BEFORE rounds x * rstd to T before gamma multiplies, as
-//              Qwen2, Llama and T5 define it; otherwise there is one rounding, at the end.
+// Formula      y = x * rstd * (gamma + gamma_offset),  rstd = 1 / sqrt(mean(x^2) + eps), over the
+//              last COLS columns of each row. CAST_BEFORE rounds x * rstd to T before gamma
+//              multiplies, as Qwen2, Llama and T5 define it; otherwise there is one rounding, at
+//              the end.
 //
-// Mapping      LANES threads own a row (row.cuh says which columns), ROWS rows a block. Up to 32 lanes
-//              share a warp with other rows and meet in shuffles; more are a block of their own and meet at
-//              one barrier.
+// Mapping      LANES threads own a row (row.cuh says which columns), ROWS rows a block. Up to 32
+//              lanes share a warp with other rows and meet in shuffles; more are a block of their
+//              own and meet at one barrier.
 //
-// Traffic      rows * COLS * 2 * sizeof(T) + COLS * sizeof(W), plus 4 bytes a row where rstd is wanted.
-//              Rows too long for registers read x twice.
+// Traffic      rows * COLS * 2 * sizeof(T) + COLS * sizeof(W), plus 4 bytes a row where rstd is
+//              wanted. Rows too long for registers read x twice.
 //
 // Numerics     Squares, their sum and rstd are float32 (float64 for float64). A row whose squares
-//              overflow is summed again, scaled by a power of two, so that y is right wherever rstd is a normal
-//              number: up to a root mean square of 8e37 in float32 and bfloat16. float16 cannot overflow.
+//              overflow is summed again, scaled by a power of two, so that y is right wherever rstd
+//              is a normal number: up to a root mean square of 8e37 in float32 and bfloat16.
+//              float16 cannot overflow.
 //
-// Preconditions  (_check.py, _rows.py) Columns have unit stride. y is x, or overlaps nothing; gamma overlaps
-//              nothing that is written. *_ALIGNED hold for every row. rows.count >= 1, eps >= 0 and finite.
+// Preconditions  (_check.py, _launch.py) Columns have unit stride. y is x, or overlaps nothing;
+//              gamma overlaps nothing that is written. *_ALIGNED hold for every row.
+//              rows.count >= 1, eps >= 0 and finite.
 
 #include "row.cuh"
 
 using W = GAMMA_TYPE;
 
-// Gamma is loaded before the sum is known where the registers allow, so that its latency hides in x's.
+// Gamma is loaded before the sum is known where registers allow: its latency hides in that of x.
 constexpr bool GAMMA_EARLY = HAS_GAMMA && RESIDENT && PACKETS <= 4;
 
 struct RmsNorm {
@@ -83,7 +86,8 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
     rms_norm_fwd(T* y, Acc* rstd_out, const T* x, const W* gamma, const RmsNorm norm) {
   const int lane = threadIdx.x;
   const long long wanted = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
-  // A block's rows past the last compute the last one again and write nothing: no lane leaves the shuffles.
+  // A block's rows past the last compute the last one again and write nothing, so that no lane
+  // leaves the shuffles.
   const long long row = ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted;
   const Coordinates c = coordinates(row, norm.rows);
 
@@ -113,7 +117,8 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
       } else if constexpr (HAS_GAMMA) {
         g = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
       }
-      store<Y_ALIGNED>(y_row + first_column(turn, lane), scale(value, rstd, g, norm.gamma_offset), columns);
+      store<Y_ALIGNED>(y_row + first_column(turn, lane), scale(value, rstd, g, norm.gamma_offset),
+                       columns);
     });
   }
 }

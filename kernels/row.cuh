@@ -8,9 +8,9 @@
 // The mapping follows from COLS and the element size alone. Alignment, strides and the number of
 // rows change how bytes arrive, never who adds what in which order.
 //
-// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, COLS, LANES, PACKETS (packets a
-// lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a block).
-// The launch (cunorm/_kernels.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
+// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, COLS, LANES, PACKETS (packets
+// a lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a block).
+// The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
 
 #pragma once
 
@@ -28,7 +28,8 @@ constexpr int ALL = WHOLE + (TAIL > 0);
 constexpr bool RESIDENT = PACKETS > 0;
 constexpr int TURNS = (ALL + LANES - 1) / LANES;  // packets of the busiest lane
 static_assert(!RESIDENT || TURNS == PACKETS, "the plan counts packets as the kernel does");
-// Rows that are read again add up eight packets at a time, so that a sum of 2^24 columns keeps its digits.
+// Rows that are read again add up eight packets at a time, so that a sum of 2^24 columns keeps its
+// digits.
 constexpr int CHUNK = RESIDENT ? PACKETS : 8;
 constexpr int CHUNKS = (TURNS + CHUNK - 1) / CHUNK;
 
@@ -100,8 +101,8 @@ class RowOfLane {
     }
   }
 
-  // Between two passes over a long row: without it the compiler keeps what it converted, which is twice
-  // the registers of the row, and 1024 threads with 8 packets each have none to spare.
+  // Between two passes over a long row: without it the compiler keeps what it converted, which is
+  // twice the registers of the row, and 1024 threads with 8 packets each have none to spare.
   __device__ void convert_anew() {
     if constexpr (PACKETS > 4 && sizeof(T) == 2) {
 #pragma unroll
@@ -122,8 +123,8 @@ class RowOfLane {
   Pack<T, VEC> kept_[RESIDENT ? PACKETS : 1];
 };
 
-// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but in the
-// last turn).
+// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but in
+// the last turn).
 template <typename F>
 __device__ inline void for_each_packet(int first_turn, int turns, int lane, F f) {
 #pragma unroll
@@ -145,8 +146,8 @@ __device__ inline Pack<W, VEC> load_parameters(const W* first, int turn, int lan
   return load<ALIGNED, true, VEC>(first + first_column(turn, lane), columns);
 }
 
-// Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane adds its
-// columns in ascending order, even and odd ones apart.
+// Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane adds
+// its columns in ascending order, even and odd ones apart.
 template <int SITE, int COUNT, typename Term>
 __device__ inline void sum_columns(const RowOfLane& x, int lane, Acc (&total)[COUNT], Term term) {
 #pragma unroll

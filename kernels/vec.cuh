@@ -1,7 +1,7 @@
 // Packs of neighbouring elements: how they are loaded, stored and converted.
 //
-// A packet is 16 bytes of x, VEC = 16 / sizeof(T) elements. What stands beside it (gamma, beta) has as
-// many elements in 8, 16 or 32 bytes. All are held as 32-bit words, so that a load is a load
+// A packet is 16 bytes of x, VEC = 16 / sizeof(T) elements. What stands beside it (gamma, beta) has
+// as many elements in 8, 16 or 32 bytes. All are held as 32-bit words, so that a load is a load
 // whatever the type, and a conversion takes two 16-bit elements at a time.
 //
 // Arithmetic goes through mul, add and fma below: each rounds once and the compiler may not merge
@@ -12,8 +12,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-// What sums, statistics and products of E are held in. Where squares MAY_OVERFLOW that, RESCUE is a power of
-// two that brings any finite value's square, times 2^24 columns, back into range.
+// What sums, statistics and products of E are held in. Where squares MAY_OVERFLOW that, RESCUE is a
+// power of two that brings any finite value's square, times 2^24 columns, back into range.
 template <typename E>
 struct Numeric {
   using Acc = float;
@@ -74,9 +74,9 @@ struct Pack {
   unsigned word[WORDS];
 };
 
-// The first `present` elements at `from`; the others are zero. ALIGNED promises that a full pack lies
-// on a multiple of min(16, BYTES) bytes. CACHED loads go through the read-only cache, which must not be
-// asked for memory that this launch writes.
+// The first `present` elements at `from`; the others are zero. ALIGNED promises that a full pack
+// lies on a multiple of min(16, BYTES) bytes. CACHED loads go through the read-only cache, which
+// must not be asked for memory that this launch writes.
 template <bool ALIGNED, bool CACHED, int COUNT, typename E>
 __device__ inline Pack<E, COUNT> load(const E* from, int present) {
   using P = Pack<E, COUNT>;
@@ -200,9 +200,10 @@ __device__ inline Pack<E, COUNT> round_to(const Acc (&value)[COUNT]) {
   return pack;
 }
 
-// a * b, rounded once to E: the exact product of two 16-bit numbers is what the 16-bit multiplier rounds.
+// a * b, rounded once to E: the 16-bit multiplier rounds the exact product of two 16-bit numbers.
 template <typename E, int COUNT>
-__device__ inline Pack<E, COUNT> multiply_rounded(const Pack<E, COUNT>& a, const Pack<E, COUNT>& b) {
+__device__ inline Pack<E, COUNT> multiply_rounded(const Pack<E, COUNT>& a,
+                                                  const Pack<E, COUNT>& b) {
   static_assert(sizeof(E) == 2, "wider products are not exact in Acc either way");
   Pack<E, COUNT> product;
 #pragma unroll
