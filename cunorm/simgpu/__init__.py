@@ -1,1 +1,117 @@
-"""A software GPU under the unmodified CuPy: it executes the PTX that NVRTC produced."""
+"""A software GPU under the unmodified CuPy: it executes the PTX that NVRTC produced.
+
+``python -m cunorm.simgpu script.py`` runs a program on it; `install` does so from within, before
+CuPy is imported. What it does not emulate raises `NotEmulated` or `UnknownInstruction`; what
+hardware would punish or leave undefined raises another `Fault`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from .errors import NotEmulated
+from .faults import (
+    DivergentBarrier,
+    EndlessLoop,
+    Fault,
+    LaunchError,
+    LocalOutOfBounds,
+    Misaligned,
+    MissingLanes,
+    OutOfBounds,
+    SharedOutOfBounds,
+    UnknownInstruction,
+    UseAfterFree,
+)
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = [
+    "DivergentBarrier",
+    "EndlessLoop",
+    "Fault",
+    "LaunchError",
+    "LocalOutOfBounds",
+    "Misaligned",
+    "MissingLanes",
+    "NotEmulated",
+    "OutOfBounds",
+    "SharedOutOfBounds",
+    "UnknownInstruction",
+    "UseAfterFree",
+    "enqueue_only",
+    "hardware_devices",
+    "install",
+    "installed",
+]
+
+DEFAULT_ARCH = 90
+DEFAULT_MEMORY = 8 << 30
+
+_machine: Machine | None = None
+_options: tuple[int, int, int] | None = None
+
+
+def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_MEMORY) -> None:
+    """Put simulated devices under CuPy in this process, and import it.
+
+    Parameters
+    ----------
+    arch : int
+        Compute capability without the dot: 75, 80, 86, 89, 90, 100 or 120.
+    devices : int
+        How many devices there are.
+    memory : int
+        Bytes of memory of each device. Host memory is taken as it is written to.
+
+    Raises
+    ------
+    RuntimeError
+        Where CuPy was imported before, where it is a version that simgpu does not know, where simgpu
+        was installed before with other options, or where its C extension was not built.
+    ValueError
+        For an architecture that is not in the table, or less than one device or byte.
+    """
+    global _machine, _options
+    options = (arch, devices, memory)
+    if _options is not None:
+        if _options != options:
+            raise RuntimeError(
+                "simgpu is installed with (arch, devices, memory) = "
+                f"{_options} and cannot change to {options}"
+            )
+        return
+    if devices < 1 or memory < 1:
+        raise ValueError(f"devices and memory must be at least 1, not {devices} and {memory}")
+    from ._install import install as install_tables
+
+    _machine = install_tables(arch, devices, memory)
+    _options = options
+
+
+def installed() -> bool:
+    """Return whether this process's CuPy runs on simulated devices."""
+    return _machine is not None
+
+
+def enqueue_only() -> AbstractContextManager[None]:
+    """Return a context in which kernels are launched but not executed, to measure the host's time."""
+    if _machine is None:
+        raise RuntimeError("simgpu is not installed")
+    return _machine.enqueue_only()
+
+
+def hardware_devices() -> int:
+    """Return how many real CUDA devices the driver reports; 0 where there is no driver."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value

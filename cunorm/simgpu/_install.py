@@ -1,0 +1,217 @@
+"""How CuPy comes to use the simulated devices: its tables are replaced before it is imported."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from .copies import CopyHandlers
+from .errors import NotEmulated, Status
+from .machine import Machine
+from .modules import ContextHandlers, ModuleHandlers
+from .runtime import DeviceHandlers, MemoryHandlers
+from .streams import StreamHandlers
+
+_API = "cupy_backends.cuda.api."
+
+# Capsules that hold data, or functions that only fill a structure in: none of them reaches a driver.
+_KEPT = {
+    "_is_hip_environment",
+    "deviceAttributeComputeCapabilityMajor",
+    "deviceAttributeComputeCapabilityMinor",
+    "errorContextIsDestroyed",
+    "errorInvalidResourceHandle",
+    "errorInvalidValue",
+    "errorMemoryAllocation",
+    "errorPeerAccessAlreadyEnabled",
+    "make_Extent",
+    "make_PitchedPtr",
+    "make_Pos",
+}
+
+# Answered in C.
+_BUILT_IN = {"_ensure_context"}
+
+# Python functions of the runtime module that have no capsule.
+_PYTHON_ONLY = (
+    "deviceDisablePeerAccess",
+    "ipcCloseMemHandle",
+    "ipcGetEventHandle",
+    "ipcGetMemHandle",
+    "ipcOpenEventHandle",
+    "ipcOpenMemHandle",
+)
+
+# Libraries of machine code for real devices, by the module through which CuPy reaches them.
+_HOST_LIBRARIES = {
+    "cupy_backends.cuda.libs.cublas": "cuBLAS",
+    "cupy_backends.cuda.libs.curand": "cuRAND",
+    "cupy_backends.cuda.libs.cusolver": "cuSOLVER",
+    "cupy_backends.cuda.libs.cusparse": "cuSPARSE",
+    "cupy_backends.cuda.libs.cutensor": "cuTENSOR",
+    "cupy_backends.cuda.libs.nccl": "NCCL",
+    "cupy.cuda.cufft": "cuFFT",
+}
+# The same inside CuPy: (module, functions).
+_PRECOMPILED = {
+    "cupy.cuda.thrust": ("Thrust", ("argsort", "lexsort", "sort")),
+    "cupy.cuda.cub": (
+        "CUB",
+        (
+            "cub_histogram",
+            "cub_reduction",
+            "cub_scan",
+            "device_histogram",
+            "device_reduce",
+            "device_scan",
+            "device_segmented_reduce",
+        ),
+    ),
+}
+
+
+class _MissingLibrary(ModuleType):
+    """Stands where CuPy would import a library that needs hardware."""
+
+    def __init__(self, name: str, library: str) -> None:
+        super().__init__(name)
+        self._library = library
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # the import system asks for its own
+            raise AttributeError(name)
+        raise NotEmulated(f"{self._library} is machine code for hardware: simgpu does not have it")
+
+
+def _refusal(what: str) -> Callable[..., object]:
+    def refuse(*_: object, **__: object) -> object:
+        raise NotEmulated(f"simgpu does not emulate {what}")
+
+    return refuse
+
+
+def _cuda_name(table: str, name: str) -> str:
+    """Return CUDA's name of a table's function: cudaMalloc for runtime.malloc."""
+    prefix = "cuda" if table == "runtime" else "cu"
+    return prefix + name[0].upper() + name[1:]
+
+
+def _replace(table: str, module: ModuleType, tables: Any, parts: tuple[object, ...]) -> None:
+    """Replace one table's capsules and Python names, after all of them are known to match."""
+    ours: dict[str, object] = tables.capsules(table)
+    theirs: dict[str, object] = module.__pyx_capi__
+    if set(theirs) - _KEPT != set(ours):
+        differing = ", ".join(sorted(set(theirs) - _KEPT ^ set(ours)))
+        raise RuntimeError(f"simgpu does not know this CuPy: {table} differs in {differing}")
+    for name, capsule in ours.items():
+        found, expected = tables.signature(theirs[name]), tables.signature(capsule)
+        if found != expected:
+            raise RuntimeError(
+                f"simgpu does not know this CuPy: {table}.{name} is {found!r}, not {expected!r}"
+            )
+    python_only = _PYTHON_ONLY if table == "runtime" else ()
+    for name in (*ours, *python_only):
+        if name in _BUILT_IN:
+            continue
+        known = [getattr(part, name) for part in parts if hasattr(part, name)]
+        handler = known[0] if known else _refusal(_cuda_name(table, name))
+        if name in ours:
+            tables.bind(f"{table}.{name}", handler)
+        if hasattr(module, name):
+            setattr(module, name, handler)
+    theirs.update(ours)
+
+
+def _refuse_precompiled(cupy: ModuleType) -> None:
+    cupy.cuda.cufft = sys.modules["cupy.cuda.cufft"]
+    for name, (library, functions) in _PRECOMPILED.items():
+        module = importlib.import_module(name)
+        for function in functions:
+            setattr(module, function, _refusal(f"{library}, which CuPy carries as machine code"))
+    # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
+    accelerator = importlib.import_module("cupy._core._accelerator")
+    accelerator.set_routine_accelerators([])
+    accelerator.set_reduction_accelerators([])
+
+
+def _allocator(cupy: ModuleType) -> Callable[[int], object]:
+    """Return an allocator that gives each array its own allocation.
+
+    CuPy's pool hands out parts of larger blocks, in which an access past the end of an array still
+    finds memory of the program's own.
+    """
+    memory, runtime = cupy.cuda.memory, cupy.cuda.runtime
+
+    def allocate(nbytes: int) -> object:
+        try:
+            return memory._malloc(nbytes)
+        except runtime.CUDARuntimeError as error:
+            if error.status != Status.MEMORY_ALLOCATION:
+                raise
+        free, total = runtime.memGetInfo()
+        raise memory.OutOfMemoryError(nbytes, total - free, total)
+
+    return allocate
+
+
+# What CuPy calls as its objects die. At the end of the process they die in any order, some after the
+# modules that the handlers need.
+_DESTRUCTORS = (
+    "runtime.eventDestroy",
+    "runtime.free",
+    "runtime.freeAsync",
+    "runtime.freeHost",
+    "runtime.graphDestroy",
+    "runtime.graphExecDestroy",
+    "runtime.streamDestroy",
+    "driver.moduleUnload",
+)
+
+
+def _stop_destroying(tables: Any) -> None:
+    for name in _DESTRUCTORS:
+        tables.bind(name, lambda *_: None)
+
+
+def install(arch: int, devices: int, memory: int) -> Machine:
+    """Put `devices` simulated devices under CuPy, import it, and return the machine they make."""
+    try:
+        from . import _tables
+    except ImportError as error:
+        raise RuntimeError(
+            "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
+            "then reinstall cunorm"
+        ) from error
+    if "cupy" in sys.modules or _API + "runtime" in sys.modules:
+        raise RuntimeError("cunorm.simgpu.install() must be called before cupy is imported")
+    machine = Machine(arch, devices, memory)
+    # NVRTC then gives CuPy PTX instead of machine code.
+    os.environ["CUPY_COMPILE_WITH_PTX"] = "1"
+    runtime = importlib.import_module(_API + "runtime")
+    driver = importlib.import_module(_API + "driver")
+    # The version of the CUDA runtime inside CuPy: it needs no driver to say it.
+    version = runtime.runtimeGetVersion()
+
+    streams = StreamHandlers(machine)
+    runtime_parts = (
+        DeviceHandlers(machine, version, streams),
+        MemoryHandlers(machine, streams),
+        CopyHandlers(machine, streams),
+        streams,
+    )
+    driver_parts = (ContextHandlers(machine, version, streams), ModuleHandlers(machine, streams))
+    _replace("runtime", runtime, _tables, runtime_parts)
+    _replace("driver", driver, _tables, driver_parts)
+    atexit.register(_stop_destroying, _tables)
+    for name, library in _HOST_LIBRARIES.items():
+        sys.modules[name] = _MissingLibrary(name, library)
+
+    cupy = importlib.import_module("cupy")
+    _refuse_precompiled(cupy)
+    cupy.cuda.set_allocator(_allocator(cupy))
+    return machine

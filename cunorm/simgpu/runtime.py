@@ -1,0 +1,280 @@
+"""The runtime table's handlers: devices and memory. Each has the name CUDA gives it."""
+
+# The methods are documented by CUDA under their names.
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from . import device as devices
+from .errors import Status, runtime_error
+from .machine import Machine, held
+from .memory import Allocation
+from .streams import StreamHandlers
+
+# The values of cudaLimit, with CUDA's usual defaults: stack size, printf buffer, malloc heap,
+# synchronisation depth and pending launches of dynamic parallelism, L2 fetch granularity, and the
+# persisting part of L2.
+_LIMITS = {0: 1024, 1: 1 << 20, 2: 8 << 20, 3: 2, 4: 2048, 5: 64, 6: 0}
+
+_MEMORY_TYPES = {"pinned": 1, "device": 2, "managed": 3}
+_NO_DEVICE = -2  # cudaInvalidDeviceId
+
+# cudaMemPoolAttr: three switches about reuse, then the release threshold, then what is reserved and
+# used, now and at its highest.
+_POOL_SWITCHES = {1: 1, 2: 1, 3: 1}
+_POOL_THRESHOLD, _POOL_RESERVED, _POOL_RESERVED_HIGH, _POOL_USED, _POOL_USED_HIGH = range(4, 9)
+
+
+class DeviceHandlers:
+    """Which devices there are, what they say of themselves, and which is current."""
+
+    def __init__(self, machine: Machine, version: int, streams: StreamHandlers) -> None:
+        self._machine = machine
+        self._version = version
+        self._streams = streams
+        self._attributes = [devices.attributes(device) for device in machine.devices]
+        self._limits = [dict(_LIMITS) for _ in machine.devices]
+        self._peers: set[tuple[int, int]] = set()
+
+    def check_status(self, status: int) -> None:
+        if status != 0:
+            from cupy_backends.cuda.api import runtime
+
+            raise runtime.CUDARuntimeError(status)
+
+    def driverGetVersion(self) -> int:
+        return self._version
+
+    def runtimeGetVersion(self) -> int:
+        return self._version
+
+    def _getCUDAMajorVersion(self) -> int:
+        return self._version // 1000
+
+    def getDevice(self) -> int:
+        return self._machine.current
+
+    def setDevice(self, device: int) -> None:
+        self._machine.current = device
+
+    def getDeviceCount(self) -> int:
+        return len(self._machine.devices)
+
+    def getDeviceProperties(self, device: int) -> dict[str, object]:
+        return devices.properties(self._machine.devices[self._machine.check_ordinal(device)])
+
+    def deviceGetAttribute(self, attrib: int, device: int) -> int:
+        known = self._attributes[self._machine.check_ordinal(device)]
+        if attrib not in known:
+            # What CUDA says to an attribute it does not know; CuPy then leaves it out.
+            raise runtime_error(Status.INVALID_VALUE)
+        return known[attrib]
+
+    def deviceGetPCIBusId(self, device: int) -> str:
+        return self._machine.devices[self._machine.check_ordinal(device)].pci_bus_id
+
+    def deviceGetByPCIBusId(self, pci_bus_id: str) -> int:
+        for device in self._machine.devices:
+            if device.pci_bus_id == pci_bus_id.lower():
+                return device.ordinal
+        raise runtime_error(Status.INVALID_DEVICE)
+
+    def deviceSynchronize(self) -> None:
+        self._streams.forbid_while_capturing()
+
+    def deviceCanAccessPeer(self, device: int, peerDevice: int) -> int:
+        check = self._machine.check_ordinal
+        return int(check(device) != check(peerDevice))
+
+    def deviceEnablePeerAccess(self, peerDevice: int) -> None:
+        pair = (self._machine.current, self._machine.check_ordinal(peerDevice))
+        if pair[0] == pair[1]:
+            raise runtime_error(Status.INVALID_DEVICE)
+        if pair in self._peers:
+            raise runtime_error(Status.PEER_ACCESS_ALREADY_ENABLED)
+        self._peers.add(pair)
+
+    def _deviceEnsurePeerAccess(self, peerDevice: int) -> None:
+        self._peers.add((self._machine.current, self._machine.check_ordinal(peerDevice)))
+
+    def deviceDisablePeerAccess(self, peerDevice: int) -> None:
+        pair = (self._machine.current, self._machine.check_ordinal(peerDevice))
+        if pair not in self._peers:
+            raise runtime_error(Status.PEER_ACCESS_NOT_ENABLED)
+        self._peers.remove(pair)
+
+    def deviceGetLimit(self, limit: int) -> int:
+        limits = self._limits[self._machine.current]
+        if limit not in limits:
+            raise runtime_error(Status.UNSUPPORTED_LIMIT)
+        return limits[limit]
+
+    def deviceSetLimit(self, limit: int, value: int) -> None:
+        self.deviceGetLimit(limit)
+        self._limits[self._machine.current][limit] = value
+
+    def profilerStart(self) -> None:
+        """There is no profiler to start."""
+
+    def profilerStop(self) -> None:
+        """There is no profiler to stop."""
+
+
+@dataclass
+class Pool:
+    """A memory pool of CUDA's own: it only counts, the memory comes from `GlobalMemory`."""
+
+    device: int
+    settings: dict[int, int] = field(default_factory=lambda: {**_POOL_SWITCHES, _POOL_THRESHOLD: 0})
+    used: int = 0
+    highest: int = 0
+
+
+class MemoryHandlers:
+    """Allocation, and what an address belongs to."""
+
+    def __init__(self, machine: Machine, streams: StreamHandlers) -> None:
+        self._machine = machine
+        self._memory = machine.memory
+        self._streams = streams
+        self._pools = {machine.new_handle(): Pool(d.ordinal) for d in machine.devices}
+        self._default_pools = list(self._pools)
+        self._current_pools = list(self._pools)
+        self._pool_of: dict[int, Pool] = {}
+        streams.release = self._release
+
+    def _allocate(self, size: int, kind: str, device: int) -> int:
+        if size == 0:
+            return 0
+        try:
+            return self._memory.allocate(size, kind, device).address
+        except MemoryError:
+            raise runtime_error(Status.MEMORY_ALLOCATION) from None
+
+    def _release(self, ptr: int) -> None:
+        pool = self._pool_of.pop(ptr, None)
+        allocation = self._memory.find(ptr)
+        if pool is not None and allocation is not None:
+            pool.used -= allocation.nbytes
+        try:
+            self._memory.free(ptr)
+        except KeyError:
+            raise runtime_error(Status.INVALID_VALUE) from None
+
+    def _free(self, ptr: int, kinds: tuple[str, ...]) -> None:
+        if ptr == 0:
+            return
+        allocation = self._memory.find(ptr)
+        if allocation is None or allocation.address != ptr or allocation.kind not in kinds:
+            raise runtime_error(Status.INVALID_VALUE)
+        if allocation.freed or not self._streams.keep_for_graph(ptr):
+            self._release(ptr)
+
+    def malloc(self, size: int) -> int:
+        self._streams.forbid_unsafe()
+        return self._allocate(size, "device", self._machine.current)
+
+    def mallocManaged(self, size: int, flags: int = 1) -> int:
+        self._streams.forbid_unsafe()
+        return self._allocate(size, "managed", self._machine.current)
+
+    def hostAlloc(self, size: int, flags: int) -> int:
+        self._streams.forbid_unsafe()
+        return self._allocate(size, "pinned", self._machine.current)
+
+    def mallocAsync(self, size: int, stream: int) -> int:
+        device = self._streams.device_of(stream)
+        return self.mallocFromPoolAsync(size, self._current_pools[device], stream)
+
+    def mallocFromPoolAsync(self, size: int, pool: int, stream: int) -> int:
+        owner = held(self._pools, pool)
+        self._streams.device_of(stream)
+        ptr = self._allocate(size, "device", owner.device)
+        if ptr != 0:
+            self._pool_of[ptr] = owner
+            owner.used += size
+            owner.highest = max(owner.highest, owner.used)
+        return ptr
+
+    def free(self, ptr: int) -> None:
+        self._streams.forbid_unsafe()
+        self._free(ptr, ("device", "managed"))
+
+    def freeAsync(self, ptr: int, stream: int) -> None:
+        self._streams.device_of(stream)
+        self._free(ptr, ("device",))
+
+    def freeHost(self, ptr: int) -> None:
+        self._streams.forbid_unsafe()
+        self._free(ptr, ("pinned",))
+
+    def memGetInfo(self) -> tuple[int, int]:
+        used = self._memory.used(self._machine.current)
+        return self._memory.capacity - used, self._memory.capacity
+
+    def _live(self, ptr: int) -> Allocation | None:
+        allocation = self._memory.find(ptr)
+        return allocation if allocation is not None and not allocation.freed else None
+
+    def pointerGetMemoryType(self, ptr: int) -> int:
+        allocation = self._live(ptr)
+        return _MEMORY_TYPES[allocation.kind] if allocation is not None else 0
+
+    def pointerGetAttributes(self, ptr: int) -> object:
+        from cupy_backends.cuda.api import runtime
+
+        allocation = self._live(ptr)
+        if allocation is None:
+            return runtime.PointerAttributes(_NO_DEVICE, 0, ptr, 0)
+        host = 0 if allocation.kind == "device" else ptr
+        return runtime.PointerAttributes(
+            allocation.device, ptr, host, _MEMORY_TYPES[allocation.kind]
+        )
+
+    def memPrefetchAsync(self, devPtr: int, count: int, dstDevice: int, stream: int) -> None:
+        """Check the range; managed memory has one home here, so that nothing moves."""
+        self._check_managed(devPtr, count)
+
+    def memAdvise(self, devPtr: int, count: int, advice: int, device: int) -> None:
+        """Check the range; advice changes speed, and there is none here."""
+        self._check_managed(devPtr, count)
+
+    def _check_managed(self, ptr: int, count: int) -> None:
+        allocation = self._live(ptr)
+        if allocation is None or allocation.kind != "managed" or ptr + count > allocation.end:
+            raise runtime_error(Status.INVALID_VALUE)
+
+    def deviceGetDefaultMemPool(self, device: int) -> int:
+        return self._default_pools[self._machine.check_ordinal(device)]
+
+    def deviceGetMemPool(self, device: int) -> int:
+        return self._current_pools[self._machine.check_ordinal(device)]
+
+    def deviceSetMemPool(self, device: int, pool: int) -> None:
+        if held(self._pools, pool).device != self._machine.check_ordinal(device):
+            raise runtime_error(Status.INVALID_VALUE)
+        self._current_pools[device] = pool
+
+    def memPoolTrimTo(self, pool: int, size: int) -> None:
+        """Check the handle; a pool here holds nothing back."""
+        held(self._pools, pool)
+
+    def memPoolGetAttribute(self, pool: int, attr: int) -> int:
+        owner = held(self._pools, pool)
+        now = {_POOL_RESERVED: owner.used, _POOL_USED: owner.used}
+        high = {_POOL_RESERVED_HIGH: owner.highest, _POOL_USED_HIGH: owner.highest}
+        answers = {**owner.settings, **now, **high}
+        if attr not in answers:
+            raise runtime_error(Status.INVALID_VALUE)
+        return answers[attr]
+
+    def memPoolSetAttribute(self, pool: int, attr: int, value: int) -> None:
+        owner = held(self._pools, pool)
+        if attr in (_POOL_RESERVED_HIGH, _POOL_USED_HIGH) and value == 0:
+            owner.highest = owner.used
+        elif attr in owner.settings:
+            owner.settings[attr] = value
+        else:
+            raise runtime_error(Status.INVALID_VALUE)
