@@ -1,0 +1,241 @@
+"""Bad arguments: each is refused with a message that names it, and nothing is written."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import cupy
+import ml_dtypes
+import numpy as np
+import pytest
+
+import cunorm
+
+OPS = [cunorm.rms_norm, cunorm.rms_norm_fwd, cunorm.layer_norm, cunorm.layer_norm_fwd]
+RMS_OPS = OPS[:2]
+LAYER_OPS = OPS[2:]
+
+
+def x_of(shape=(4, 8), dtype=np.float32):
+    return cupy.ones(shape, dtype)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((4, 8)), r"x must be a cupy\.ndarray, but is a numpy\.ndarray"),
+        ([1.0, 2.0], r"x must be a cupy\.ndarray, but is a list"),
+        (None, r"x must be a cupy\.ndarray, but is a NoneType"),
+    ],
+)
+def test_x_of_another_type(op, x, message):
+    with pytest.raises(TypeError, match=message):
+        op(x)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_x_of_another_dtype(op, dtype):
+    with pytest.raises(TypeError, match=f"x must be float16, bfloat16.* but is {dtype}"):
+        op(cupy.zeros((4, 8), dtype))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_x_without_axes(op):
+    with pytest.raises(ValueError, match="x must have at least one axis, but is 0-dimensional"):
+        op(cupy.ones(()))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(), (7,), (1,), (8, 4), (3, 4, 8), (4, 1)])
+def test_gamma_of_a_shape_that_x_does_not_end_in(op, shape):
+    with pytest.raises(
+        ValueError, match=r"gamma must have the shape of trailing axes of x.*\(4, 8\)"
+    ):
+        op(x_of(), cupy.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("op", LAYER_OPS)
+def test_beta_of_another_shape_than_gamma(op):
+    with pytest.raises(ValueError, match=r"beta must have the shape of gamma, \(8,\), .* \(4, 8\)"):
+        op(x_of(), cupy.ones(8, np.float32), cupy.ones((4, 8), np.float32))
+
+
+@pytest.mark.parametrize("op", LAYER_OPS)
+def test_beta_alone_says_what_is_normalised(op):
+    with pytest.raises(ValueError, match="beta must have the shape of trailing axes of x"):
+        op(x_of(), None, cupy.ones(4, np.float32))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("x_dtype", "gamma_dtype", "allowed"),
+    [
+        ("float32", "float64", "float16, bfloat16 or float32 where x is float32"),
+        ("float16", "float64", "float16, bfloat16 or float32 where x is float16"),
+        ("float16", "int8", "float16, bfloat16 or float32 where x is float16"),
+        ("float64", "float16", "float64 or float32 where x is float64"),
+        ("float64", ml_dtypes.bfloat16, "float64 or float32 where x is float64"),
+    ],
+)
+def test_gamma_of_a_dtype_that_does_not_go_with_x(op, x_dtype, gamma_dtype, allowed):
+    name = np.dtype(gamma_dtype).name
+    with pytest.raises(TypeError, match=f"gamma must be {allowed}, but is {name}"):
+        op(x_of(dtype=x_dtype), cupy.zeros(8, gamma_dtype))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_gamma_of_another_type(op):
+    with pytest.raises(TypeError, match=r"gamma must be a cupy\.ndarray, but is a numpy\.ndarray"):
+        op(x_of(), np.ones(8, np.float32))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("eps", ["1e-6", None, 1j, True, [1e-6]])
+def test_eps_that_is_no_real_number(op, eps):
+    with pytest.raises(TypeError, match="eps must be a real number, but is a"):
+        op(x_of(), eps=eps)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("eps", [-1e-9, float("nan"), float("inf"), -float("inf"), 1e39])
+def test_eps_that_is_negative_or_not_finite_in_float32(op, eps):
+    with pytest.raises(ValueError, match="eps must be finite and not negative in float32, but is"):
+        op(x_of(), eps=eps)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("eps", [0, 1, 0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
+def test_eps_may_be_any_real_number(op, eps):
+    first, second = (
+        r[0] if isinstance(r, tuple) else r
+        for r in (op(x_of(), eps=eps), op(x_of(), eps=float(eps)))
+    )
+    assert cupy.asnumpy(first).tobytes() == cupy.asnumpy(second).tobytes()
+
+
+def test_eps_of_float64_data_may_be_larger_than_float32_goes():
+    x = x_of(dtype=np.float64)
+    assert cupy.asnumpy(cunorm.rms_norm(x, eps=1e40))[0, 0] == pytest.approx(1e-20)
+
+
+@pytest.mark.parametrize("op", RMS_OPS)
+@pytest.mark.parametrize(
+    ("offset", "error", "message"),
+    [
+        ("1", TypeError, "gamma_offset must be a real number, but is a str"),
+        (float("nan"), ValueError, "gamma_offset must be finite, but is nan"),
+    ],
+)
+def test_gamma_offset(op, offset, error, message):
+    with pytest.raises(error, match=message):
+        op(x_of(), cupy.ones(8, np.float32), gamma_offset=offset)
+
+
+@pytest.mark.parametrize("op", RMS_OPS)
+def test_gamma_offset_without_gamma(op):
+    with pytest.raises(
+        ValueError, match=r"gamma_offset must be 0 where gamma is None, but is 1\.0"
+    ):
+        op(x_of(), gamma_offset=1.0)
+
+
+@pytest.mark.parametrize("op", RMS_OPS)
+@pytest.mark.parametrize(
+    ("cast", "error", "message"),
+    [
+        ("hf", ValueError, "cast must be 'before' or 'after', but is 'hf'"),
+        (None, TypeError, "cast must be 'before' or 'after', but is a NoneType"),
+    ],
+)
+def test_cast(op, cast, error, message):
+    with pytest.raises(error, match=message):
+        op(x_of(), cast=cast)
+
+
+def out_cases():
+    """`out` made from x and the larger buffer that x is the middle of, and what is said of it."""
+    return {
+        "another type": (
+            lambda x, buffer: np.empty((4, 8)),
+            TypeError,
+            r"out must be a cupy\.ndarray",
+        ),
+        "another dtype": (
+            lambda x, buffer: cupy.empty((4, 8), np.float16),
+            TypeError,
+            "out must have the dtype of x, float32, but has float16",
+        ),
+        "another shape": (
+            lambda x, buffer: cupy.empty((8, 4), np.float32),
+            ValueError,
+            r"out must have the shape of x, \(4, 8\), but has \(8, 4\)",
+        ),
+        "one row on": (
+            lambda x, buffer: buffer[2:6],
+            ValueError,
+            "out must be x itself or not overlap it",
+        ),
+        "reversed": (
+            lambda x, buffer: x[::-1],
+            ValueError,
+            "out must be x itself or not overlap it",
+        ),
+        "broadcast": (
+            lambda x, buffer: cupy.broadcast_to(cupy.empty(8, np.float32), (4, 8)),
+            ValueError,
+            r"out must not overlap itself, but has strides \(0, 4\)",
+        ),
+    }
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("case", out_cases())
+def test_out(op, case):
+    make, error, message = out_cases()[case]
+    buffer = cupy.arange(64, dtype=np.float32).reshape(8, 8)
+    x = buffer[1:5]
+    before = cupy.asnumpy(buffer)
+    with pytest.raises(error, match=message):
+        op(x, out=make(x, buffer))
+    assert np.array_equal(cupy.asnumpy(buffer), before)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_out_over_gamma(op):
+    buffer = cupy.ones((5, 8), np.float32)
+    with pytest.raises(ValueError, match="out must not overlap gamma, but shares memory with it"):
+        op(x_of(), buffer[0], out=buffer[:4])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_out_interleaved_with_x_overlaps_in_bounds_only_and_is_fine(op):
+    buffer = cupy.arange(64, dtype=np.float32).reshape(4, 16)
+    x, out = buffer[:, :8], buffer[:, 8:]
+    expected = op(x.copy())
+    result = op(x, out=out)
+    y, expected_y = (r[0] if isinstance(r, tuple) else r for r in (result, expected))
+    assert y is out
+    assert np.array_equal(cupy.asnumpy(y), cupy.asnumpy(expected_y))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_arguments_after_the_star_are_by_keyword_only(op):
+    with pytest.raises(TypeError, match="positional"):
+        op(x_of(), None, None, 1e-6, None, None)
+
+
+@pytest.mark.skipif(
+    cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)"
+)
+@pytest.mark.parametrize("op", OPS)
+def test_arrays_of_another_device(op):
+    x = x_of()
+    with cupy.cuda.Device(1):
+        gamma = cupy.ones(8, np.float32)
+        out = cupy.ones((4, 8), np.float32)
+    with pytest.raises(ValueError, match="gamma must be on the device of x, 0, but is on 1"):
+        op(x, gamma)
+    with pytest.raises(ValueError, match="out must be on the device of x, 0, but is on 1"):
+        op(x, out=out)
