@@ -71,8 +71,8 @@ def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_ME
     Raises
     ------
     RuntimeError
-        Where CuPy was imported before, where it is a version that simgpu does not know, where simgpu
-        was installed before with other options, or where its C extension was not built.
+        Where CuPy was imported before or is a version that simgpu does not know, where simgpu was
+        installed before with other options, or where its C extension was not built.
     ValueError
         For an architecture that is not in the table, or less than one device or byte.
     """
@@ -99,7 +99,7 @@ def installed() -> bool:
 
 
 def enqueue_only() -> AbstractContextManager[None]:
-    """Return a context in which kernels are launched but not executed, to measure the host's time."""
+    """Return a context in which launches are checked but not executed: host time remains."""
     if _machine is None:
         raise RuntimeError("simgpu is not installed")
     return _machine.enqueue_only()

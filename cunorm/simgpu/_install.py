@@ -19,7 +19,7 @@ from .streams import StreamHandlers
 
 _API = "cupy_backends.cuda.api."
 
-# Capsules that hold data, or functions that only fill a structure in: none of them reaches a driver.
+# Capsules that hold data, or functions that only fill a structure in: no driver is reached.
 _KEPT = {
     "_is_hip_environment",
     "deviceAttributeComputeCapabilityMajor",
@@ -53,8 +53,6 @@ _HOST_LIBRARIES = {
     "cupy_backends.cuda.libs.curand": "cuRAND",
     "cupy_backends.cuda.libs.cusolver": "cuSOLVER",
     "cupy_backends.cuda.libs.cusparse": "cuSPARSE",
-    "cupy_backends.cuda.libs.cutensor": "cuTENSOR",
-    "cupy_backends.cuda.libs.nccl": "NCCL",
     "cupy.cuda.cufft": "cuFFT",
 }
 # The same inside CuPy: (module, functions).
@@ -85,7 +83,7 @@ class _MissingLibrary(ModuleType):
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # the import system asks for its own
             raise AttributeError(name)
-        raise NotEmulated(f"{self._library} is machine code for hardware: simgpu does not have it")
+        raise NotEmulated(f"simgpu does not emulate {name} of {self._library}: it is machine code")
 
 
 def _refusal(what: str) -> Callable[..., object]:
@@ -127,12 +125,19 @@ def _replace(table: str, module: ModuleType, tables: Any, parts: tuple[object, .
     theirs.update(ours)
 
 
-def _refuse_precompiled(cupy: ModuleType) -> None:
-    cupy.cuda.cufft = sys.modules["cupy.cuda.cufft"]
+def _refuse_machine_code() -> None:
+    for name, library in _HOST_LIBRARIES.items():
+        package, _, leaf = name.rpartition(".")
+        sys.modules[name] = _MissingLibrary(name, library)
+        setattr(importlib.import_module(package), leaf, sys.modules[name])
     for name, (library, functions) in _PRECOMPILED.items():
         module = importlib.import_module(name)
         for function in functions:
-            setattr(module, function, _refusal(f"{library}, which CuPy carries as machine code"))
+            setattr(module, function, _refusal(f"{function} of {library}: it is machine code"))
+    generators = importlib.import_module("cupy.random._bit_generator")
+    generators._cuRANDGenerator.__init__ = _refusal(
+        "the generators of cuRAND: they are machine code"
+    )
     # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
     accelerator = importlib.import_module("cupy._core._accelerator")
     accelerator.set_routine_accelerators([])
@@ -159,8 +164,8 @@ def _allocator(cupy: ModuleType) -> Callable[[int], object]:
     return allocate
 
 
-# What CuPy calls as its objects die. At the end of the process they die in any order, some after the
-# modules that the handlers need.
+# What CuPy calls as its objects die. At the end of the process they die in any order, some after
+# the modules that the handlers need.
 _DESTRUCTORS = (
     "runtime.eventDestroy",
     "runtime.free",
@@ -208,10 +213,7 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     _replace("runtime", runtime, _tables, runtime_parts)
     _replace("driver", driver, _tables, driver_parts)
     atexit.register(_stop_destroying, _tables)
-    for name, library in _HOST_LIBRARIES.items():
-        sys.modules[name] = _MissingLibrary(name, library)
-
     cupy = importlib.import_module("cupy")
-    _refuse_precompiled(cupy)
+    _refuse_machine_code()
     cupy.cuda.set_allocator(_allocator(cupy))
     return machine

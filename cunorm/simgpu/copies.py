@@ -14,7 +14,7 @@ from .machine import Machine
 from .memory import GlobalMemory
 from .streams import StreamHandlers
 
-# cudaMemcpyKind: whether the source and the destination are device memory; None: look at the address.
+# cudaMemcpyKind: whether source and destination are device memory; None: look at the address.
 _HOST_TO_HOST, _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE, _DEFAULT = range(5)
 _KINDS: dict[int, tuple[bool | None, bool | None]] = {
     _HOST_TO_HOST: (False, False),

@@ -1,8 +1,8 @@
 """What a simulated device says of itself: one table, by compute capability.
 
-The numbers are those of a well-known product of each architecture, from NVIDIA's data sheets and the
-"Technical Specifications per Compute Capability" table of the CUDA programming guide. They decide
-which launches are possible; nothing here is a speed, and nothing measures one.
+The numbers are those of a well-known product of each architecture, from NVIDIA's data sheets and
+the table "Technical Specifications per Compute Capability" of the CUDA programming guide. They
+decide which launches are possible; nothing here measures a speed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ ARCHITECTURES = tuple(_TABLE)
 
 
 def make(arch: int, ordinal: int = 0, memory_bytes: int = 8 << 30) -> Device:
-    """Return device number `ordinal` of architecture `arch`; ValueError for one not in the table."""
+    """Return device `ordinal` of architecture `arch`; ValueError for one not in the table."""
     if arch not in _TABLE:
         known = ", ".join(map(str, ARCHITECTURES))
         raise ValueError(f"arch must be one of {known}, not {arch!r}")

@@ -1,7 +1,7 @@
 """CUDA's errors, raised as the exceptions that CuPy would raise for them.
 
-A program may catch them and look at the status, so what CUDA reports with a status is raised here with
-the same one. What CUDA leaves undefined, or reports too late to be useful, is a `faults.Fault`.
+A program may catch them and look at the status, so what CUDA reports with a status is raised here
+with the same one. What CUDA leaves undefined or reports too late to be of use is a `faults.Fault`.
 """
 
 from __future__ import annotations

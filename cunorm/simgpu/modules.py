@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from . import launch, ptx
+from . import ptx
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
@@ -254,6 +254,8 @@ class ModuleHandlers:
         kernel_params: int,
         extra: int,
     ) -> None:
+        from . import launch
+
         function = self._function(f)
         if extra != 0:
             raise NotEmulated("simgpu does not emulate cuLaunchKernel's `extra`")
@@ -335,8 +337,6 @@ def _arguments(code: ptx.Function, kernel_params: int) -> list[bytes]:
     arguments = []
     for number, (parameter, pointer) in enumerate(zip(parameters, pointers, strict=True)):
         if pointer is None:
-            raise LaunchError(
-                f"parameter {number} was given no argument", Place(kernel=code.name)
-            )
+            raise LaunchError(f"parameter {number} was given no argument", Place(kernel=code.name))
         arguments.append(ctypes.string_at(pointer, parameter.size))
     return arguments

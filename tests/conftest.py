@@ -1,0 +1,45 @@
+"""Chooses the device for the whole session: hardware where there is some, else the software GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from cunorm import simgpu
+from cunorm.simgpu.device import ARCHITECTURES
+
+DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cunorm")
+    group.addoption("--simgpu", action="store_true", help="run on the software GPU in any case")
+    group.addoption(
+        "--simgpu-arch", type=int, choices=ARCHITECTURES, help="its architecture; implies --simgpu"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "simgpu: needs the software GPU in this process")
+    if simgpu.installed():  # by `python -m cunorm.simgpu -m pytest`
+        return
+    arch = config.getoption("--simgpu-arch")
+    if config.getoption("--simgpu") or arch is not None or simgpu.hardware_devices() == 0:
+        try:
+            simgpu.install(arch or simgpu.DEFAULT_ARCH, devices=DEVICES)
+        except RuntimeError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    return f"device: {cupy.cuda.runtime.getDeviceCount()} x {properties['name'].decode()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not simgpu.installed():
+        reason = "about the software GPU; run with --simgpu"
+        for item in items:
+            if item.get_closest_marker("simgpu") is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
