@@ -116,14 +116,16 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
   const Coordinates c = coordinates(row, norm.rows);
 
   RowOfLane x_row(x + offset(c, norm.rows.x), lane);
+  gamma += lane * VEC;
+  beta += lane * VEC;
   Pack<W, VEC> gamma_kept[EARLY && HAS_GAMMA ? PACKETS : 1] = {};
   Pack<B, VEC> beta_kept[EARLY && HAS_BETA ? PACKETS : 1] = {};
   if constexpr (EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
       const int columns = present(turn, lane);
-      if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
-      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ALIGNED>(beta, turn, lane, columns);
+      if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
+      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ALIGNED>(beta, turn, columns);
     }
   }
 
@@ -135,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
   }
 
   x_row.convert_anew();
-  T* y_row = y + offset(c, norm.rows.y);
+  y += offset(c, norm.rows.y) + lane * VEC;
 #pragma unroll 1
   for (int chunk = 0; chunk < CHUNKS; ++chunk) {
     for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
@@ -147,10 +149,10 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
         if constexpr (HAS_GAMMA) g = gamma_kept[turn];
         if constexpr (HAS_BETA) b = beta_kept[turn];
       } else {
-        if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
-        if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, lane, columns);
+        if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
+        if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, columns);
       }
-      store<Y_ALIGNED>(y_row + first_column(turn, lane), affine(value, m, g, b), columns);
+      store<Y_ALIGNED>(y + turn * TURN_COLS, affine(value, m, g, b), columns);
     });
   }
 }

@@ -92,11 +92,12 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
   const Coordinates c = coordinates(row, norm.rows);
 
   RowOfLane x_row(x + offset(c, norm.rows.x), lane);
+  gamma += lane * VEC;
   Pack<W, VEC> early[GAMMA_EARLY ? PACKETS : 1];
   if constexpr (GAMMA_EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      early[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, present(turn, lane));
+      early[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, present(turn, lane));
     }
   }
 
@@ -105,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
   if (rstd_out != nullptr && lane == 0) rstd_out[row] = rstd;
 
   x_row.convert_anew();
-  T* y_row = y + offset(c, norm.rows.y);
+  y += offset(c, norm.rows.y) + lane * VEC;
 #pragma unroll 1
   for (int chunk = 0; chunk < CHUNKS; ++chunk) {
     for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
@@ -115,10 +116,9 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
       if constexpr (GAMMA_EARLY) {
         g = early[turn];
       } else if constexpr (HAS_GAMMA) {
-        g = load_parameters<GAMMA_ALIGNED>(gamma, turn, lane, columns);
+        g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
       }
-      store<Y_ALIGNED>(y_row + first_column(turn, lane), scale(value, rstd, g, norm.gamma_offset),
-                       columns);
+      store<Y_ALIGNED>(y + turn * TURN_COLS, scale(value, rstd, g, norm.gamma_offset), columns);
     });
   }
 }

@@ -81,12 +81,13 @@ __device__ inline int present(int turn, int lane) {
   return TAIL > 0 && packet == WHOLE ? TAIL : 0;
 }
 
-__device__ inline int first_column(int turn, int lane) { return (turn * LANES + lane) * VEC; }
+// A lane's pointers start at its first packet, and its packets are a constant stride apart.
+constexpr int TURN_COLS = LANES * VEC;
 
 // The row as one lane sees it: kept in registers, or read again each time.
 class RowOfLane {
  public:
-  __device__ RowOfLane(const T* row, int lane) : row_(row), lane_(lane) {
+  __device__ RowOfLane(const T* row, int lane) : mine_(row + lane * VEC), lane_(lane) {
     if constexpr (RESIDENT) {
 #pragma unroll
       for (int turn = 0; turn < PACKETS; ++turn) kept_[turn] = read(turn);
@@ -115,16 +116,16 @@ class RowOfLane {
 
  private:
   __device__ Pack<T, VEC> read(int turn) const {
-    return load<X_ALIGNED, false, VEC>(row_ + first_column(turn, lane_), present(turn, lane_));
+    return load<X_ALIGNED, false, VEC>(mine_ + turn * TURN_COLS, present(turn, lane_));
   }
 
-  const T* row_;
+  const T* mine_;
   int lane_;
   Pack<T, VEC> kept_[RESIDENT ? PACKETS : 1];
 };
 
-// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but in
-// the last turn).
+// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but
+// in the last turn).
 template <typename F>
 __device__ inline void for_each_packet(int first_turn, int turns, int lane, F f) {
 #pragma unroll
@@ -140,14 +141,15 @@ __device__ inline void for_each_packet(int first_turn, int turns, int lane, F f)
   }
 }
 
-// Gamma or beta beside packet `turn` of this lane. Nothing that a launch writes overlaps them.
+// Gamma or beta beside packet `turn` of a lane; `mine` is beside its first. Nothing that a launch
+// writes overlaps them.
 template <bool ALIGNED, typename W>
-__device__ inline Pack<W, VEC> load_parameters(const W* first, int turn, int lane, int columns) {
-  return load<ALIGNED, true, VEC>(first + first_column(turn, lane), columns);
+__device__ inline Pack<W, VEC> load_parameters(const W* mine, int turn, int columns) {
+  return load<ALIGNED, true, VEC>(mine + turn * TURN_COLS, columns);
 }
 
-// Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane adds
-// its columns in ascending order, even and odd ones apart.
+// Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane
+// adds its columns in ascending order, even and odd ones apart.
 template <int SITE, int COUNT, typename Term>
 __device__ inline void sum_columns(const RowOfLane& x, int lane, Acc (&total)[COUNT], Term term) {
 #pragma unroll
