@@ -1,0 +1,216 @@
+"""The promises: what holds for every op, dtype and size, bit for bit."""
+
+import cupy
+import numpy as np
+import pytest
+from arrays import EVERY, bits, random
+
+import cunorm
+from cunorm import _reference
+from cunorm._selfcheck import GUARD, GUARDS, place
+
+SIZES = [1, 7, 128, 769, 4096, 5125, 20000]
+BATCH = 1000
+# The row under test stands among other ones, first, last and in between.
+PLACES = [0, 1, 499, 998, 999]
+
+OPS = {
+    "rms_norm": lambda x, gamma, beta, **out: cunorm.rms_norm_fwd(x, gamma, **out),
+    "layer_norm": lambda x, gamma, beta, **out: cunorm.layer_norm_fwd(x, gamma, beta, **out),
+}
+ops = pytest.mark.parametrize("op", OPS)
+dtypes = pytest.mark.parametrize("dtype", EVERY)
+
+
+def parameters(cols, dtype):
+    return [cupy.asarray(random(cols, dtype, seed=seed)) for seed in (1, 2)]
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@dtypes
+@ops
+def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(op, dtype, cols):
+    norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
+    row = random((1, cols), dtype, scale=3, shift=0.5)
+    alone = [bits(output) for output in norm(cupy.asarray(row), gamma, beta)]
+
+    three = np.concatenate([random((1, cols), dtype, seed=9), row, row])
+    for layout in ("contiguous", "row-strided", "base + 1 element"):
+        outputs = norm(place(three, layout)[1], gamma, beta)
+        for index in (1, 2):
+            assert [bits(output[index]) for output in outputs] == alone, (layout, index)
+
+    batch = np.repeat(random((1, cols), dtype, seed=9), BATCH, axis=0)
+    batch[PLACES] = row
+    outputs = norm(cupy.asarray(batch), gamma, beta)
+    for index in PLACES:
+        assert [bits(output[index]) for output in outputs] == alone, index
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "row-strided", "base + 1 element"])
+@dtypes
+@ops
+def test_in_place_equals_out_of_place_bit_for_bit(op, dtype, layout):
+    norm, (gamma, beta) = OPS[op], parameters(769, dtype)
+    x = random((5, 769), dtype)
+    apart = [bits(output) for output in norm(cupy.asarray(x), gamma, beta)]
+    _, view = place(x, layout)
+    together = norm(view, gamma, beta, out=view)
+    assert together[0] is view
+    assert [bits(output) for output in together] == apart
+
+
+@dtypes
+@ops
+def test_rows_read_twice_may_be_written_in_place(op, dtype):
+    # Past the registers a row is read again after its sum; each lane must read before it writes.
+    norm, (gamma, beta) = OPS[op], parameters(66000, dtype)
+    x = random((1, 66000), dtype)
+    apart = [bits(output) for output in norm(cupy.asarray(x), gamma, beta)]
+    _, view = place(x, "contiguous")
+    assert [bits(output) for output in norm(view, gamma, beta, out=view)] == apart
+
+
+@pytest.mark.parametrize("cols", [1, 7, 8, 769, 1024, 5125])
+@dtypes
+@ops
+def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, cols):
+    norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
+    x = random((3, cols), dtype)
+    for layout in ("row-strided", "base + 1 element"):
+        source, view = place(x, layout)
+        target, out = place(np.zeros_like(x), layout)
+        before = source.get()
+        assert norm(view, gamma, beta, out=out)[0] is out
+        assert bits(source) == before.tobytes()
+        written = target.get().astype(np.float64)
+        out.fill(GUARD)
+        assert (target.get().astype(np.float64) == GUARD).all()
+        assert (written == GUARD).sum() == written.size - x.size
+        assert (written[:GUARDS] == GUARD).all()
+
+
+@dtypes
+@ops
+def test_out_is_wholly_written(op, dtype):
+    norm, (gamma, beta) = OPS[op], parameters(65, dtype)
+    x = random((9, 65), dtype)
+    out = cupy.full((9, 65), np.nan, _reference.DTYPES[dtype])
+    norm(cupy.asarray(x), gamma, beta, out=out)
+    assert np.isfinite(out.get().astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("cols", [7, 128, 769])
+@dtypes
+@ops
+def test_nan_and_infinity_stay_in_their_row(op, dtype, cols, bad):
+    # Small rows share a warp, and its shuffles, with their neighbours.
+    norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
+    x = random((5, cols), dtype)
+    clean = norm(cupy.asarray(x), gamma, beta)
+    x[2, cols // 2] = bad
+    dirty = norm(cupy.asarray(x), gamma, beta)
+    for before, after in zip(clean, dirty, strict=True):
+        for row in (0, 1, 3, 4):
+            assert bits(after[row]) == bits(before[row]), row
+    assert np.isnan(dirty[0][2].get().astype(np.float64)).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@dtypes
+def test_a_row_with_nan_or_infinity_is_what_the_definition_makes_of_it(dtype, bad):
+    x = random((2, 40), dtype)
+    x[1, 3] = bad
+    with np.errstate(invalid="ignore"):
+        wanted = [_reference.rms_norm(x), _reference.layer_norm(x)]
+    for y, expected in zip(
+        (cunorm.rms_norm(cupy.asarray(x)), cunorm.layer_norm(cupy.asarray(x))), wanted, strict=True
+    ):
+        assert np.array_equal(np.isnan(y.get().astype(np.float64)), np.isnan(expected.value))
+
+
+@dtypes
+@ops
+def test_the_plain_op_gives_the_bits_of_the_one_with_statistics(op, dtype):
+    gamma, beta = parameters(96, dtype)
+    x = cupy.asarray(random((4, 96), dtype))
+    if op == "rms_norm":
+        assert bits(cunorm.rms_norm(x, gamma)) == bits(cunorm.rms_norm_fwd(x, gamma)[0])
+    else:
+        plain = cunorm.layer_norm(x, gamma, beta)
+        assert bits(plain) == bits(cunorm.layer_norm_fwd(x, gamma, beta)[0])
+
+
+@dtypes
+@ops
+def test_the_same_call_gives_the_same_bits_again(op, dtype):
+    norm, (gamma, beta) = OPS[op], parameters(3000, dtype)
+    x = cupy.asarray(random((3, 3000), dtype))
+    first, second = norm(x, gamma, beta), norm(x, gamma, beta)
+    assert [bits(a) for a in first] == [bits(b) for b in second]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"gamma": "short"}, ValueError),
+        ({"gamma": "integers"}, TypeError),
+        ({"eps": -1.0}, ValueError),
+        ({"eps": "1e-6"}, TypeError),
+        ({"out": "overlapping"}, ValueError),
+    ],
+)
+@ops
+def test_a_refused_argument_writes_nothing(op, change, error):
+    base = cupy.asarray(random(9 * 16, "float32"))
+    x = base[: 8 * 16].reshape(8, 16)
+    before = bits(base)
+    arguments = {"gamma": cupy.ones(16, "float32"), "eps": 1e-6, "out": x}
+    strange = {
+        "short": cupy.ones(15, "float32"),
+        "integers": cupy.ones(16, "int32"),
+        "overlapping": base[16:].reshape(8, 16),
+    }
+    arguments |= {
+        name: strange.get(value, value) if isinstance(value, str) else value
+        for name, value in change.items()
+    }
+    with pytest.raises(error):
+        getattr(cunorm, op)(x, **arguments)
+    assert bits(base) == before
+
+
+@ops
+def test_the_work_is_ordered_on_the_current_stream(op):
+    norm, (gamma, beta) = OPS[op], parameters(64, "float32")
+    x = random((4, 64), "float32")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        y = norm(cupy.asarray(x), gamma, beta)[0]
+        doubled = y + y
+    stream.synchronize()
+    expected = norm(cupy.asarray(x), gamma, beta)[0]
+    assert bits(doubled) == bits(expected + expected)
+
+
+@ops
+def test_with_out_given_nothing_is_allocated(op):
+    gamma, beta = parameters(64, "float32")
+    x = cupy.asarray(random((4, 64), "float32"))
+    out = cupy.empty_like(x)
+    call = getattr(cunorm, op)
+    arguments = (x, gamma) if op == "rms_norm" else (x, gamma, beta)
+    call(*arguments, out=out)  # compiles
+    allocations = []
+    pool = cupy.cuda.MemoryPool()
+
+    def counting(size):
+        allocations.append(size)
+        return pool.malloc(size)
+
+    with cupy.cuda.using_allocator(counting):
+        call(*arguments, out=out)
+        assert allocations == []
+        cupy.empty(4)
+        assert len(allocations) == 1
