@@ -1,0 +1,101 @@
+"""What importing cunorm costs and loads, what it exports, and what its wheel holds."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import cunorm
+
+ROOT = Path(__file__).parents[1]
+
+
+def fresh(code):
+    """Run code in a new interpreter and return what it printed, as JSON."""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return json.loads(run.stdout)
+
+
+def test_importing_cunorm_loads_neither_cupy_nor_numpy_nor_torch():
+    loaded = fresh(
+        "import sys, json, cunorm; print(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    )
+    assert "cunorm" in loaded
+    assert {"cupy", "cupy_backends", "numpy", "torch", "ml_dtypes"} & set(loaded) == set()
+
+
+def test_importing_cunorm_takes_less_than_50_ms():
+    # The best of five: other work on the machine only ever adds.
+    code = "import time; t = time.perf_counter(); import cunorm; print(time.perf_counter() - t)"
+    assert min(fresh(code) for _ in range(5)) < 0.050
+
+
+def test_the_public_names_are_sorted_and_exist():
+    assert cunorm.__all__ == sorted(cunorm.__all__)
+    assert all(callable(getattr(cunorm, name)) for name in cunorm.__all__)
+    assert set(cunorm.__all__) <= set(dir(cunorm))
+
+
+def test_a_name_that_does_not_exist_says_so():
+    with pytest.raises(AttributeError, match="module 'cunorm' has no attribute 'batch_norm'"):
+        cunorm.batch_norm  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], check=True
+    )
+    (path,) = folder.glob("cunorm-*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_kernels_the_types_and_every_module(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    sources = {f"cunorm/kernels/{file.name}" for file in (ROOT / "kernels").glob("*.cu*")}
+    modules = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "cunorm").rglob("*")
+        if file.suffix == ".py" or file.name == "py.typed"
+    }
+    assert len(sources) >= 5
+    assert (sources | modules) - held == set()
+
+
+def test_the_wheel_holds_the_software_gpu_and_no_tests(wheel):
+    held = zipfile.ZipFile(wheel).namelist()
+    assert any(name.startswith("cunorm/simgpu/_tables.") for name in held)
+    assert not [name for name in held if name.startswith(("tests/", "kernels/"))]
+
+
+def test_installed_from_the_wheel_the_kernels_are_found_and_run(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import cunorm.simgpu; cunorm.simgpu.install()\n"
+        "import cupy, cunorm, cunorm._kernels\n"
+        "y = cunorm.rms_norm(cupy.ones((2, 5), 'float32'), eps=3.0)\n"
+        "print(cunorm.__file__, cunorm._kernels.folder(), cupy.asnumpy(y)[1, 4], sep='\\n')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    package = tmp_path / "cunorm"
+    assert run.stdout.splitlines() == [
+        str(package / "__init__.py"),
+        str(package / "kernels"),
+        "0.5",
+    ]

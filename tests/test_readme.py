@@ -1,0 +1,55 @@
+"""README says what is so: its example runs as pasted, and CI runs its commands as written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cunorm
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_runs_as_pasted_and_prints_what_is_below_it(tmp_path):
+    (script,) = blocks("python")
+    (printed,) = blocks("")
+    (tmp_path / "example.py").write_text(script)
+    run = subprocess.run(
+        [sys.executable, "-m", "cunorm.simgpu", tmp_path / "example.py"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert run.stderr == ""
+    assert run.stdout == printed
+
+
+def test_the_example_is_eight_lines_of_code_or_fewer():
+    (script,) = blocks("python")
+    assert len([line for line in script.splitlines() if line]) <= 8
+
+
+def test_ci_runs_the_two_commands_as_written():
+    run = subprocess.run(
+        ["bash", ROOT / ".ci" / "run", "--list"], capture_output=True, text=True, check=True
+    )
+    commands = [line for block in blocks("bash") for line in block.splitlines() if "venv" in line]
+    assert run.stdout.splitlines() == commands
+    assert len(commands) == 2
+    assert "cunorm check --data tests/data/smollm2_rms_norm.npz" in commands[0]
+    assert commands[1].endswith("-m pytest")
+
+
+def test_every_file_that_readme_links_to_exists():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_public_op_is_in_the_table():
+    assert [name for name in cunorm.__all__ if f"`{name}(" not in README] == []
