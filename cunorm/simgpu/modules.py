@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from . import ptx
+from ._tables import read_arguments
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
@@ -47,12 +49,14 @@ class LoadedModule:
 
 @dataclass(eq=False)
 class LoadedFunction:
-    """A kernel of a loaded module."""
+    """A kernel of a loaded module; `started` holds the launch shapes that were found possible."""
 
     code: ptx.Function
     module: LoadedModule
+    sizes: tuple[int, ...]
     max_dynamic_shared: int
     carveout: int = -1
+    started: set[object] = field(default_factory=set)
 
 
 class ContextHandlers:
@@ -156,7 +160,8 @@ class ModuleHandlers:
             code = loaded.code.functions[funcname]
             handle = self._machine.new_handle()
             room = max(self._device.shared_per_block - code.shared_bytes, 0)
-            self._functions[handle] = LoadedFunction(code, loaded, room)
+            sizes = tuple(parameter.size for parameter in code.parameters)
+            self._functions[handle] = LoadedFunction(code, loaded, sizes, room)
             loaded.functions[funcname] = handle
         return loaded.functions[funcname]
 
@@ -206,6 +211,7 @@ class ModuleHandlers:
                     f"where the device allows {room}",
                 )
             function.max_dynamic_shared = value
+            function.started.clear()
         elif attribute == _CARVEOUT and -1 <= value <= 100:
             function.carveout = value
         else:
@@ -266,20 +272,25 @@ class ModuleHandlers:
             raise driver_error(_INVALID_HANDLE, "the stream is another device's")
         if function.module.device != device.ordinal:
             raise driver_error(_INVALID_HANDLE, "the function was loaded on another device")
-        self._check(function, device, grid, block, shared_mem_bytes)
+        shape = (grid, block, shared_mem_bytes)
+        if shape not in function.started:
+            self._check(function, device, grid, block, shared_mem_bytes)
+            function.started.add(shape)
+        arguments = _arguments(function, kernel_params)
+        if not self._machine.executing:
+            return
         run = partial(
             launch.run,
             function.code,
             grid,
             block,
             shared_mem_bytes,
-            _arguments(function.code, kernel_params),
+            arguments,
             memory=self._machine.memory,
             device=device,
             symbols=function.module.symbols,
         )
-        if self._machine.executing:
-            self._streams.submit(stream, run)
+        self._streams.submit(stream, run)
 
     def launchCooperativeKernel(
         self,
@@ -330,13 +341,13 @@ class ModuleHandlers:
             raise LaunchError(f"the launch asks for {problem}", Place(kernel=code.name))
 
 
-def _arguments(code: ptx.Function, kernel_params: int) -> list[bytes]:
+def _arguments(function: LoadedFunction, kernel_params: int) -> list[bytes]:
     """Copy each argument now: CuPy frees them when the launch returns, and a graph runs later."""
-    parameters = code.parameters
-    pointers = (ctypes.c_void_p * len(parameters)).from_address(kernel_params)
-    arguments = []
-    for number, (parameter, pointer) in enumerate(zip(parameters, pointers, strict=True)):
-        if pointer is None:
-            raise LaunchError(f"parameter {number} was given no argument", Place(kernel=code.name))
-        arguments.append(ctypes.string_at(pointer, parameter.size))
-    return arguments
+    arguments = read_arguments(kernel_params, function.sizes)
+    if None in arguments:
+        raise LaunchError(
+            f"the kernel takes {len(arguments)} arguments, and number {arguments.index(None) + 1} "
+            "was not given",
+            Place(kernel=function.code.name),
+        )
+    return cast("list[bytes]", arguments)
