@@ -11,12 +11,12 @@ from pathlib import Path
 import cupy
 from cuda import pathfinder  # type: ignore[import-untyped]
 
-from . import _kernels
+from . import __version__, _kernels
 
 
 def rows(device: str | None) -> Iterator[tuple[str, str]]:
     """Yield name and value, line by line."""
-    yield "cunorm", _version("cunorm")
+    yield "cunorm", f"{__version__} in {Path(__file__).parent}"
     yield "cupy", _cupy_distributions()
     yield "numpy", _version("numpy")
     yield "ml_dtypes", _version("ml_dtypes")

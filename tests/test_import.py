@@ -47,16 +47,21 @@ def test_a_name_that_does_not_exist_says_so():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory):
+    """A copy of the files that git tracks: what a clone has, and nothing built."""
+    source = tmp_path_factory.mktemp("source")
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], check=True
     )
@@ -64,16 +69,16 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_holds_the_kernels_the_types_and_every_module(wheel):
+def test_the_wheel_holds_the_kernels_the_types_and_every_module(source, wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    sources = {f"cunorm/kernels/{file.name}" for file in (ROOT / "kernels").glob("*.cu*")}
+    kernels = {f"cunorm/kernels/{file.name}" for file in (source / "kernels").glob("*.cu*")}
     modules = {
-        str(file.relative_to(ROOT))
-        for file in (ROOT / "cunorm").rglob("*")
+        str(file.relative_to(source))
+        for file in (source / "cunorm").rglob("*")
         if file.suffix == ".py" or file.name == "py.typed"
     }
-    assert len(sources) >= 5
-    assert (sources | modules) - held == set()
+    assert len(kernels) >= 5
+    assert (kernels | modules) - held == set()
 
 
 def test_the_wheel_holds_the_software_gpu_and_no_tests(wheel):

@@ -1,0 +1,218 @@
+"""Deliberate mistakes in copies of kernels/: each must give a wrong result or a fault.
+
+A mistake is a replacement of text, so that what it does can be read beside what was there. Its
+probe is a line of `python -m cunorm check`, or a case of the other tests in the same form; every
+probe passes on the kernels as they are.
+"""
+
+import math
+import shutil
+
+import cupy
+import pytest
+from arrays import random
+
+import cunorm
+from cunorm import _kernels, _reference, _selfcheck
+from cunorm._selfcheck import Check, Outcome
+
+pytestmark = pytest.mark.simgpu  # on hardware these would write wherever they happen to
+
+
+def far_from_zero(check):
+    """LayerNorm of 1000 + noise, in float32."""
+    x = random(check.shape, check.dtype, shift=1000)
+    off = ~_reference.layer_norm(x).accepts(cunorm.layer_norm(cupy.asarray(x)).get())
+    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def huge(check):
+    """RMSNorm and LayerNorm of rows whose squares overflow float32."""
+    x = random(check.shape, check.dtype, scale=1e30)
+    off = ~getattr(_reference, check.op)(x).accepts(
+        getattr(cunorm, check.op)(cupy.asarray(x)).get()
+    )
+    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def far_apart(check):
+    """RMSNorm of rows more than 2^31 elements apart."""
+    x = random((2, 128), check.dtype)
+    buffer = cupy.empty(2**31 + 128, check.dtype)
+    buffer[:128], buffer[2**31 :] = cupy.asarray(x[0]), cupy.asarray(x[1])
+    rows = cupy.lib.stride_tricks.as_strided(buffer, x.shape, (2**31 * x.itemsize, x.itemsize))
+    off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(rows).get())
+    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+PROBES = {str(check): check for check in _selfcheck.grid()} | {
+    "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
+    "rms_norm of 1e30": Check("rms_norm", "float32", (3, 96), "1e30", huge),
+    "layer_norm of 1e30": Check("layer_norm", "float32", (3, 96), "1e30", huge),
+    "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
+}
+
+# What goes wrong, where, what stands there, what is put there, and the probe that must notice.
+MUTATIONS = [
+    (
+        "off-by-one bound: the row ends a column late",
+        "row.cuh",
+        "TAIL = COLS % VEC;",
+        "TAIL = COLS % VEC + 1;",
+        "rms_norm float32 (3, 769) row-strided",
+    ),
+    (
+        "off-by-one bound: the last column is left out",
+        "row.cuh",
+        "present(int turn, int lane) {",
+        "present(int turn, int lane) {\n  if (turn * LANES + lane == WHOLE) return TAIL - 1;",
+        "layer_norm_fwd float16 (3, 5125) contiguous",
+    ),
+    (
+        "off-by-one bound: the row past the last is computed too",
+        "rms_norm.cu",
+        "ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted",
+        "wanted",
+        "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "wrong tail mask: the last packet is whole",
+        "row.cuh",
+        "f(turn, TAIL);",
+        "f(turn, VEC);",
+        "rms_norm bfloat16 (3, 769) in place, row-strided",
+    ),
+    (
+        "missing barrier: sums of other warps are read before they are written",
+        "reduce.cuh",
+        "    __syncthreads();\n",
+        "",
+        "rms_norm_fwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "divergent barrier: only the warps that write wait",
+        "reduce.cuh",
+        "    __syncthreads();\n",
+        "    if (threadIdx.x % 32 == 0) __syncthreads();\n",
+        "layer_norm_fwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "wrong stride: rows taken to be contiguous",
+        "row.cuh",
+        "c.at[level] * stride[level]",
+        "c.at[level] * COLS",
+        "layer_norm float16 (3, 769) row-strided",
+    ),
+    (
+        "wrong stride: packets one lane closer",
+        "row.cuh",
+        "TURN_COLS = LANES * VEC;",
+        "TURN_COLS = (LANES - 1) * VEC;",
+        "rms_norm_fwd float64 (3, 1024) contiguous",
+    ),
+    (
+        "wrong stride: offsets of 32 bits",
+        "row.cuh",
+        "  long long elements = 0;",
+        "  int elements = 0;",
+        "2^31 apart",
+    ),
+    (
+        "missing eps",
+        "rms_norm.cu",
+        "Acc rstd = reciprocal_sqrt(fma_rn(squares[0], PER_COLUMN, eps));",
+        "Acc rstd = reciprocal_sqrt(mul(squares[0], PER_COLUMN));",
+        "rms_norm float64 (3, 769) row-strided",
+    ),
+    (
+        "missing step of the butterfly",
+        "reduce.cuh",
+        "distance > 0;",
+        "distance > 1;",
+        "rms_norm_fwd bfloat16 (3, 769) contiguous",
+    ),
+    (
+        "shared memory read past its end",
+        "reduce.cuh",
+        "w < WARPS ? partial[i][w] : Acc(0)",
+        "partial[i][w]",
+        "layer_norm_fwd float16 (3, 20000) contiguous",
+    ),
+    (
+        "aligned access whatever the alignment",
+        "vec.cuh",
+        "if (ALIGNED && present == COUNT)",
+        "if (present == COUNT)",
+        "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "missing rounding before gamma",
+        "rms_norm.cu",
+        "if constexpr (CAST_BEFORE)",
+        "if constexpr (false)",
+        "rms_norm bfloat16 (3, 769) float32 gamma",
+    ),
+    (
+        "unbiased variance",
+        "layer_norm.cu",
+        "PER_COLUMN = Acc(1.0 / COLS);",
+        "PER_COLUMN = Acc(1.0 / (COLS - 1));",
+        "layer_norm float32 (3, 769) row-strided",
+    ),
+    (
+        "missing correction of the mean",
+        "layer_norm.cu",
+        "shift = mul(-m.correction, m.rstd);",
+        "shift = 0;",
+        "1000 + noise",
+    ),
+    (
+        "missing rescue of rows that overflow",
+        "rms_norm.cu",
+        "overflow = !isfinite(squares[0]);",
+        "overflow = false;",
+        "rms_norm of 1e30",
+    ),
+    (
+        "missing rescue of rows that overflow, in LayerNorm",
+        "layer_norm.cu",
+        "overflow = !(m.rstd > Acc(0));",
+        "overflow = false;",
+        "layer_norm of 1e30",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_kernels():
+    _kernels.load.cache_clear()
+    yield
+    _kernels.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "probe"),
+    [pytest.param(*rest, id=name) for name, *rest in MUTATIONS],
+)
+def test_a_mistake_in_a_kernel_is_noticed(tmp_path, monkeypatch, file, before, after, probe):
+    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    text = (copy / file).read_text()
+    assert before in text, "the kernel has changed: say the mistake anew"
+    (copy / file).write_text(text.replace(before, after))
+    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    faults = PROBES[probe].run().faults
+    assert faults
+    # A mutant that does not compile proves nothing about the tests.
+    assert "CompileException" not in faults[0], faults[0]
+
+
+@pytest.mark.parametrize("probe", sorted({probe for *_, probe in MUTATIONS}))
+def test_the_kernels_as_they_are_pass_the_same_probes(probe):
+    assert PROBES[probe].run().faults == []
+
+
+def test_a_mistake_that_changes_nothing_is_not_noticed(tmp_path, monkeypatch):
+    # Otherwise copying the kernels and pointing the library at the copy might be the fault.
+    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    assert PROBES["rms_norm float32 (3, 769) row-strided"].run().faults == []
