@@ -87,6 +87,13 @@ def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_ME
         return
     if devices < 1 or memory < 1:
         raise ValueError(f"devices and memory must be at least 1, not {devices} and {memory}")
+    try:
+        from . import _tables  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
+            "then reinstall cunorm"
+        ) from error
     from ._install import install as install_tables
 
     _machine = install_tables(arch, devices, memory)

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
+from . import _tables
 from .copies import CopyHandlers
 from .errors import NotEmulated, Status
 from .machine import Machine
@@ -99,15 +99,15 @@ def _cuda_name(table: str, name: str) -> str:
     return prefix + name[0].upper() + name[1:]
 
 
-def _replace(table: str, module: ModuleType, tables: Any, parts: tuple[object, ...]) -> None:
+def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
     """Replace one table's capsules and Python names, after all of them are known to match."""
-    ours: dict[str, object] = tables.capsules(table)
+    ours = _tables.capsules(table)
     theirs: dict[str, object] = module.__pyx_capi__
     if set(theirs) - _KEPT != set(ours):
         differing = ", ".join(sorted(set(theirs) - _KEPT ^ set(ours)))
         raise RuntimeError(f"simgpu does not know this CuPy: {table} differs in {differing}")
     for name, capsule in ours.items():
-        found, expected = tables.signature(theirs[name]), tables.signature(capsule)
+        found, expected = _tables.signature(theirs[name]), _tables.signature(capsule)
         if found != expected:
             raise RuntimeError(
                 f"simgpu does not know this CuPy: {table}.{name} is {found!r}, not {expected!r}"
@@ -119,7 +119,7 @@ def _replace(table: str, module: ModuleType, tables: Any, parts: tuple[object, .
         known = [getattr(part, name) for part in parts if hasattr(part, name)]
         handler = known[0] if known else _refusal(_cuda_name(table, name))
         if name in ours:
-            tables.bind(f"{table}.{name}", handler)
+            _tables.bind(f"{table}.{name}", handler)
         if hasattr(module, name):
             setattr(module, name, handler)
     theirs.update(ours)
@@ -178,20 +178,13 @@ _DESTRUCTORS = (
 )
 
 
-def _stop_destroying(tables: Any) -> None:
+def _stop_destroying() -> None:
     for name in _DESTRUCTORS:
-        tables.bind(name, lambda *_: None)
+        _tables.bind(name, lambda *_: None)
 
 
 def install(arch: int, devices: int, memory: int) -> Machine:
     """Put `devices` simulated devices under CuPy, import it, and return the machine they make."""
-    try:
-        from . import _tables
-    except ImportError as error:
-        raise RuntimeError(
-            "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
-            "then reinstall cunorm"
-        ) from error
     if "cupy" in sys.modules or _API + "runtime" in sys.modules:
         raise RuntimeError("cunorm.simgpu.install() must be called before cupy is imported")
     machine = Machine(arch, devices, memory)
@@ -210,9 +203,9 @@ def install(arch: int, devices: int, memory: int) -> Machine:
         streams,
     )
     driver_parts = (ContextHandlers(machine, version, streams), ModuleHandlers(machine, streams))
-    _replace("runtime", runtime, _tables, runtime_parts)
-    _replace("driver", driver, _tables, driver_parts)
-    atexit.register(_stop_destroying, _tables)
+    _replace("runtime", runtime, runtime_parts)
+    _replace("driver", driver, driver_parts)
+    atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     _refuse_machine_code()
     cupy.cuda.set_allocator(_allocator(cupy))

@@ -260,8 +260,6 @@ class ModuleHandlers:
         kernel_params: int,
         extra: int,
     ) -> None:
-        from . import launch
-
         function = self._function(f)
         if extra != 0:
             raise NotEmulated("simgpu does not emulate cuLaunchKernel's `extra`")
@@ -279,6 +277,8 @@ class ModuleHandlers:
         arguments = _arguments(function, kernel_params)
         if not self._machine.executing:
             return
+        from . import launch
+
         run = partial(
             launch.run,
             function.code,

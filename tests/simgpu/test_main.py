@@ -1,0 +1,153 @@
+"""`python -m cunorm.simgpu` and `simgpu.install()`, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import cunorm
+
+PROGRAM = """
+import sys
+import cupy
+device = cupy.cuda.Device()
+print(sys.argv[1:], __name__, device.compute_capability, cupy.cuda.runtime.getDeviceCount())
+"""
+
+
+# The package under test, installed or not, wherever the program runs.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cunorm.__file__).parents[1])}
+
+
+def python(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def simgpu(*arguments, **options):
+    return python("-m", "cunorm.simgpu", *arguments, **options)
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text, name="program.py"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    return write
+
+
+def test_a_script_sees_its_own_arguments(script):
+    done = simgpu("--arch", "80", "--devices", "3", script(PROGRAM), "--arch", "x", "-m")
+    assert done.stdout == "['--arch', 'x', '-m'] __main__ 80 3\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_script_imports_from_its_own_folder(script):
+    script("value = 41 + 1", "neighbour.py")
+    done = simgpu(script("import neighbour; print(neighbour.value)"))
+    assert done.stdout == "42\n"
+
+
+def test_a_module_runs_from_the_working_directory(script, tmp_path):
+    script(PROGRAM)
+    done = simgpu("-m", "program", "a", "-c", cwd=tmp_path)
+    assert done.stdout == "['a', '-c'] __main__ 90 1\n"
+
+
+def test_code_runs_with_its_arguments():
+    done = simgpu("-c", PROGRAM, "a", "-m")
+    assert done.stdout == "['a', '-m'] __main__ 90 1\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("raise SystemExit(7)", 7, ""),
+        ("raise SystemExit('bye')", 1, "bye\n"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+    ],
+)
+def test_the_exit_status_passes_through(code, status, error, script):
+    for done in (simgpu("-c", code), simgpu(script(code))):
+        assert done.returncode == status
+        assert error in done.stderr
+
+
+def test_memory_is_as_large_as_asked():
+    done = simgpu("--memory", "64", "-c", "import cupy; print(cupy.cuda.runtime.memGetInfo())")
+    assert done.stdout == f"({64 << 20}, {64 << 20})\n"
+
+
+def test_no_program_is_an_error_that_says_so():
+    done = simgpu("--arch", "80")
+    assert done.returncode == 2
+    assert "which program?" in done.stderr
+
+
+def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones():
+    done = simgpu("--arch", "70", "-c", "")
+    assert done.returncode == 2
+    assert "75, 80, 86, 89, 90, 100, 120" in done.stderr
+
+
+def test_importing_it_imports_neither_cupy_nor_numpy():
+    code = "import sys, cunorm.simgpu; print({'cupy', 'cupy_backends', 'numpy'} & set(sys.modules))"
+    assert python("-c", code).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import cupy; simgpu.install()", "before cupy is imported"),
+        ("simgpu.install(); simgpu.install(arch=80)", "cannot change to (80, 1, 8589934592)"),
+        ("simgpu.install(devices=0)", "must be at least 1, not 0"),
+        ("simgpu.install(arch=12)", "75, 80, 86, 89, 90, 100, 120, not 12"),
+        ("simgpu.enqueue_only()", "simgpu is not installed"),
+        (
+            "import sys; sys.modules['cunorm.simgpu._tables'] = None; simgpu.install()",
+            "install a C compiler, then reinstall",
+        ),
+    ],
+)
+def test_what_install_refuses(code, message):
+    done = python("-c", f"from cunorm import simgpu; {code}")
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_installing_twice_with_the_same_options_is_nothing_new():
+    code = "from cunorm import simgpu; simgpu.install(80); simgpu.install(80); import cupy"
+    assert python("-c", f"{code}; print(simgpu.installed())").stdout == "True\n"
+
+
+def test_a_process_ends_quietly_with_everything_alive():
+    code = """
+import cupy, numpy
+array = cupy.asarray(numpy.ones(3))
+pinned = cupy.cuda.alloc_pinned_memory(64)
+stream, event = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Event()
+stream.begin_capture()
+array.data.memset_async(0, 8, stream)
+graph = stream.end_capture()
+module = cupy.RawModule(code='extern "C" __global__ void f() {}')
+function = module.get_function("f")
+"""
+    done = simgpu("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_hardware_is_counted_without_importing_cupy():
+    code = "import sys; from cunorm import simgpu; count = simgpu.hardware_devices()"
+    done = python("-c", f"{code}; print(count >= 0, 'cupy' in sys.modules)")
+    assert done.stdout == "True False\n"
