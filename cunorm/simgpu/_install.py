@@ -12,6 +12,9 @@ from types import ModuleType
 from . import _tables
 from .copies import CopyHandlers
 from .errors import NotEmulated, Status
+from .events import EventHandlers
+from .functions import FunctionHandlers
+from .graphs import GraphHandlers
 from .machine import Machine
 from .modules import ContextHandlers, ModuleHandlers
 from .runtime import DeviceHandlers, MemoryHandlers
@@ -195,14 +198,22 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     # The version of the CUDA runtime inside CuPy: it needs no driver to say it.
     version = runtime.runtimeGetVersion()
 
-    streams = StreamHandlers(machine)
+    graphs = GraphHandlers(machine)
+    streams = StreamHandlers(machine, graphs)
     runtime_parts = (
         DeviceHandlers(machine, version, streams),
         MemoryHandlers(machine, streams),
         CopyHandlers(machine, streams),
+        EventHandlers(machine, streams),
         streams,
+        graphs,
     )
-    driver_parts = (ContextHandlers(machine, version, streams), ModuleHandlers(machine, streams))
+    modules = ModuleHandlers(machine)
+    driver_parts = (
+        ContextHandlers(machine, version, streams),
+        modules,
+        FunctionHandlers(machine, modules, streams),
+    )
     _replace("runtime", runtime, runtime_parts)
     _replace("driver", driver, driver_parts)
     atexit.register(_stop_destroying)

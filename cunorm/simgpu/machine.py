@@ -47,6 +47,11 @@ class Machine:
     def current(self, ordinal: int) -> None:
         self._local.device = self.check_ordinal(ordinal)
 
+    @property
+    def device(self) -> devices.Device:
+        """The calling thread's current device, as it describes itself."""
+        return self.devices[self.current]
+
     def check_ordinal(self, ordinal: int) -> int:
         """Return `ordinal` where there is such a device."""
         if not 0 <= ordinal < len(self.devices):

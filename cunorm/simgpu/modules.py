@@ -1,4 +1,4 @@
-"""The driver table's handlers: contexts, modules, functions and launches."""
+"""The driver table's handlers of contexts and modules."""
 
 # The methods are documented by CUDA under their names.
 # ruff: noqa: D102
@@ -8,29 +8,15 @@ from __future__ import annotations
 import ctypes
 import re
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 from . import ptx
-from ._tables import read_arguments
-from .device import WARP, Device
 from .errors import NotEmulated, driver_error
-from .faults import LaunchError, Place
 from .machine import Machine, held
 from .streams import StreamHandlers
 
-_INVALID_VALUE, _OUT_OF_MEMORY, _INVALID_IMAGE, _INVALID_CONTEXT = 1, 2, 200, 201
-_INVALID_PTX, _FILE_NOT_FOUND, _INVALID_HANDLE, _NOT_FOUND = 218, 301, 400, 500
-_COOPERATIVE_LAUNCH_TOO_LARGE = 720
-
-# CUfunction_attribute
-_MAX_THREADS, _SHARED_SIZE, _CONST_SIZE, _LOCAL_SIZE, _NUM_REGS = range(5)
-_PTX_VERSION, _BINARY_VERSION, _CACHE_MODE_CA, _MAX_DYNAMIC_SHARED, _CARVEOUT = range(5, 10)
-
-# PTX names virtual registers without end; how many of the hardware's a thread takes is decided by
-# ptxas, which does not run here. Kernels of the usual size take about this many.
-_REGISTERS = 32
+_OUT_OF_MEMORY, _INVALID_IMAGE, _INVALID_CONTEXT, _INVALID_PTX = 2, 200, 201, 218
+_FILE_NOT_FOUND, _INVALID_HANDLE, _NOT_FOUND = 301, 400, 500
 
 _TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)", re.MULTILINE)
 _VERSION = re.compile(r"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
@@ -91,15 +77,12 @@ class ContextHandlers:
 
 
 class ModuleHandlers:
-    """Modules and functions; `launch_checked` is what the launches share."""
+    """Modules, and the functions in them, by handle."""
 
-    def __init__(self, machine: Machine, streams: StreamHandlers) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._streams = streams
         self._modules: dict[int, LoadedModule] = {}
         self._functions: dict[int, LoadedFunction] = {}
-
-    # --- modules ----------------------------------------------------------------------------
 
     def moduleLoad(self, filename: str) -> int:
         path = Path(filename)
@@ -117,7 +100,7 @@ class ModuleHandlers:
         target, version = _TARGET.search(text), _VERSION.search(text)
         if target is None or version is None:
             raise driver_error(_INVALID_IMAGE, "neither PTX nor machine code")
-        device = self._device
+        device = self._machine.device
         if int(target[1]) > device.arch:
             raise driver_error(
                 _INVALID_PTX, f"PTX for sm_{target[1]} on a device of sm_{device.arch}"
@@ -159,7 +142,7 @@ class ModuleHandlers:
         if funcname not in loaded.functions:
             code = loaded.code.functions[funcname]
             handle = self._machine.new_handle()
-            room = max(self._device.shared_per_block - code.shared_bytes, 0)
+            room = max(self._machine.device.shared_per_block - code.shared_bytes, 0)
             sizes = tuple(parameter.size for parameter in code.parameters)
             self._functions[handle] = LoadedFunction(code, loaded, sizes, room)
             loaded.functions[funcname] = handle
@@ -174,180 +157,6 @@ class ModuleHandlers:
     def _module(self, handle: int) -> LoadedModule:
         return held(self._modules, handle, lambda: driver_error(_INVALID_HANDLE))
 
-    def _function(self, handle: int) -> LoadedFunction:
+    def function(self, handle: int) -> LoadedFunction:
+        """Return the function behind a handle."""
         return held(self._functions, handle, lambda: driver_error(_INVALID_HANDLE))
-
-    @property
-    def _device(self) -> Device:
-        return self._machine.devices[self._machine.current]
-
-    # --- attributes and occupancy -----------------------------------------------------------
-
-    def funcGetAttribute(self, attribute: int, func: int) -> int:
-        function = self._function(func)
-        answers = {
-            _MAX_THREADS: self._max_threads(function),
-            _SHARED_SIZE: function.code.shared_bytes,
-            _CONST_SIZE: 0,
-            _LOCAL_SIZE: 0,
-            _NUM_REGS: _REGISTERS,
-            _PTX_VERSION: function.module.ptx_version,
-            _BINARY_VERSION: self._device.arch,
-            _CACHE_MODE_CA: 0,
-            _MAX_DYNAMIC_SHARED: function.max_dynamic_shared,
-            _CARVEOUT: function.carveout,
-        }
-        # CuPy reports -1 where CUDA does not know an attribute.
-        return answers.get(attribute, -1)
-
-    def funcSetAttribute(self, func: int, attribute: int, value: int) -> None:
-        function = self._function(func)
-        if attribute == _MAX_DYNAMIC_SHARED:
-            room = self._device.shared_per_block_opt_in - function.code.shared_bytes
-            if not 0 <= value <= room:
-                raise driver_error(
-                    _INVALID_VALUE,
-                    f"{value} bytes of dynamic shared memory for {function.code.name}, "
-                    f"where the device allows {room}",
-                )
-            function.max_dynamic_shared = value
-            function.started.clear()
-        elif attribute == _CARVEOUT and -1 <= value <= 100:
-            function.carveout = value
-        else:
-            raise driver_error(_INVALID_VALUE)
-
-    def _max_threads(self, function: LoadedFunction) -> int:
-        return min(function.code.max_threads, self._device.max_threads_per_block)
-
-    def occupancyMaxActiveBlocksPerMultiprocessor(
-        self, func: int, blockSize: int, dynamicSMemSize: int
-    ) -> int:
-        function = self._function(func)
-        if blockSize < 1:
-            raise driver_error(_INVALID_VALUE)
-        if blockSize > self._max_threads(function) or dynamicSMemSize > function.max_dynamic_shared:
-            return 0
-        shared = function.code.shared_bytes + dynamicSMemSize
-        return self._device.resident_blocks(blockSize, shared, _REGISTERS)
-
-    def occupancyMaxPotentialBlockSize(
-        self, func: int, dynamicSMemSize: int, blockSizeLimit: int
-    ) -> tuple[int, int]:
-        most = self._max_threads(self._function(func))
-        if blockSizeLimit > 0:
-            most = min(most, blockSizeLimit)
-        best = (0, 0, 0)
-        for threads in {most, *range(WARP, most + 1, WARP)}:
-            blocks = self.occupancyMaxActiveBlocksPerMultiprocessor(func, threads, dynamicSMemSize)
-            best = max(best, (blocks * threads, threads, blocks))
-        _, threads, blocks = best
-        return blocks * self._device.multiprocessors, threads
-
-    # --- launches ---------------------------------------------------------------------------
-
-    def launchKernel(
-        self,
-        f: int,
-        grid_dim_x: int,
-        grid_dim_y: int,
-        grid_dim_z: int,
-        block_dim_x: int,
-        block_dim_y: int,
-        block_dim_z: int,
-        shared_mem_bytes: int,
-        stream: int,
-        kernel_params: int,
-        extra: int,
-    ) -> None:
-        function = self._function(f)
-        if extra != 0:
-            raise NotEmulated("simgpu does not emulate cuLaunchKernel's `extra`")
-        grid = (grid_dim_x, grid_dim_y, grid_dim_z)
-        block = (block_dim_x, block_dim_y, block_dim_z)
-        device = self._device
-        if self._streams.device_of(stream) != device.ordinal:
-            raise driver_error(_INVALID_HANDLE, "the stream is another device's")
-        if function.module.device != device.ordinal:
-            raise driver_error(_INVALID_HANDLE, "the function was loaded on another device")
-        shape = (grid, block, shared_mem_bytes)
-        if shape not in function.started:
-            self._check(function, device, grid, block, shared_mem_bytes)
-            function.started.add(shape)
-        arguments = _arguments(function, kernel_params)
-        if not self._machine.executing:
-            return
-        from . import launch
-
-        run = partial(
-            launch.run,
-            function.code,
-            grid,
-            block,
-            shared_mem_bytes,
-            arguments,
-            memory=self._machine.memory,
-            device=device,
-            symbols=function.module.symbols,
-        )
-        self._streams.submit(stream, run)
-
-    def launchCooperativeKernel(
-        self,
-        f: int,
-        grid_dim_x: int,
-        grid_dim_y: int,
-        grid_dim_z: int,
-        block_dim_x: int,
-        block_dim_y: int,
-        block_dim_z: int,
-        shared_mem_bytes: int,
-        stream: int,
-        kernel_params: int,
-    ) -> None:
-        grid = (grid_dim_x, grid_dim_y, grid_dim_z)
-        block = (block_dim_x, block_dim_y, block_dim_z)
-        threads = block_dim_x * block_dim_y * block_dim_z
-        resident = self.occupancyMaxActiveBlocksPerMultiprocessor(f, threads, shared_mem_bytes)
-        if grid_dim_x * grid_dim_y * grid_dim_z > resident * self._device.multiprocessors:
-            raise driver_error(_COOPERATIVE_LAUNCH_TOO_LARGE)
-        self.launchKernel(f, *grid, *block, shared_mem_bytes, stream, kernel_params, 0)
-
-    def _check(
-        self,
-        function: LoadedFunction,
-        device: Device,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        dynamic: int,
-    ) -> None:
-        """Raise where the device could not start this launch."""
-        code = function.code
-        threads = block[0] * block[1] * block[2]
-        problem = None
-        if threads == 0 or any(n > most for n, most in zip(block, device.max_block, strict=True)):
-            problem = f"a block of {block}, where each must be from 1 to {device.max_block}"
-        elif threads > self._max_threads(function):
-            problem = f"{threads} threads a block, where it allows {self._max_threads(function)}"
-        elif 0 in grid or any(n > most for n, most in zip(grid, device.max_grid, strict=True)):
-            problem = f"a grid of {grid}, where each must be from 1 to {device.max_grid}"
-        elif dynamic > function.max_dynamic_shared:
-            problem = (
-                f"{dynamic} bytes of dynamic shared memory, where {function.max_dynamic_shared} "
-                f"are allowed; max_dynamic_shared_size_bytes may raise that to "
-                f"{device.shared_per_block_opt_in - code.shared_bytes} on this device"
-            )
-        if problem is not None:
-            raise LaunchError(f"the launch asks for {problem}", Place(kernel=code.name))
-
-
-def _arguments(function: LoadedFunction, kernel_params: int) -> list[bytes]:
-    """Copy each argument now: CuPy frees them when the launch returns, and a graph runs later."""
-    arguments = read_arguments(kernel_params, function.sizes)
-    if None in arguments:
-        raise LaunchError(
-            f"the kernel takes {len(arguments)} arguments, and number {arguments.index(None) + 1} "
-            "was not given",
-            Place(kernel=function.code.name),
-        )
-    return cast("list[bytes]", arguments)

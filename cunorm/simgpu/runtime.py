@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from . import device as devices
 from .errors import Status, runtime_error
@@ -143,7 +144,6 @@ class MemoryHandlers:
         self._default_pools = list(self._pools)
         self._current_pools = list(self._pools)
         self._pool_of: dict[int, Pool] = {}
-        streams.release = self._release
 
     def _allocate(self, size: int, kind: str, device: int) -> int:
         if size == 0:
@@ -169,8 +169,9 @@ class MemoryHandlers:
         allocation = self._memory.find(ptr)
         if allocation is None or allocation.address != ptr or allocation.kind not in kinds:
             raise runtime_error(Status.INVALID_VALUE)
-        if allocation.freed or not self._streams.keep_for_graph(ptr):
-            self._release(ptr)
+        release = partial(self._release, ptr)
+        if allocation.freed or not self._streams.keep_for_graph(release):
+            release()
 
     def malloc(self, size: int) -> int:
         self._streams.forbid_unsafe()

@@ -1,4 +1,4 @@
-"""Streams, events and graphs.
+"""Streams, and what happens to work on them.
 
 Work runs before the call that enqueues it returns, so that every order a program asks for holds. A
 stream that is being captured is the exception: its work is recorded, and runs when the graph is
@@ -11,62 +11,20 @@ launched.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .errors import Status, runtime_error
+from .graphs import Capture, GraphHandlers, Operation
 from .machine import Machine, held
-
-Operation = Callable[[], None]
 
 # The default streams: 0 and 1 are the legacy one, 2 is the calling thread's own.
 _LEGACY = (0, 1)
 _DEFAULT_STREAMS = (0, 1, 2)
 _NON_BLOCKING = 1
-_DISABLE_TIMING = 2
 _PRIORITIES = (-5, 0)  # greatest and least, as on hardware
 
 _GLOBAL, _THREAD_LOCAL, _RELAXED = range(3)
-
-
-@dataclass(eq=False)
-class Graph:
-    """Recorded operations, and the memory that they keep alive.
-
-    `users` counts the handles to it: one of the graph, one of each instance.
-    """
-
-    operations: list[Operation] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
-    users: int = 0
-
-    def replay(self) -> None:
-        """Run the operations in the order in which they were recorded."""
-        for operation in self.operations:
-            operation()
-
-
-@dataclass(eq=False)
-class Capture:
-    """A capture under way.
-
-    `recorded` and `joined` count, for each stream that takes part, the operations it recorded, and
-    how many of them some other stream of the capture waits for.
-    """
-
-    origin: int
-    mode: int
-    thread: int
-    graph: Graph = field(default_factory=Graph)
-    invalid: bool = False
-    recorded: dict[int, int] = field(default_factory=dict)
-    joined: dict[int, int] = field(default_factory=dict)
-
-    def invalidated(self, status: Status) -> Exception:
-        """Give the capture up and return the error that says why."""
-        self.invalid = True
-        return runtime_error(status)
 
 
 @dataclass(eq=False)
@@ -79,42 +37,23 @@ class Stream:
     capture: Capture | None = None
 
 
-@dataclass(eq=False)
-class Event:
-    """An event: the host's clock when it was recorded, or the point of a capture."""
-
-    device: int
-    flags: int
-    nanoseconds: int | None = None
-    capture: Capture | None = None
-    stream: int = 0
-    position: int = 0
-
-
 class StreamHandlers:
-    """Streams, stream capture and graphs; `submit` is where all work on a stream passes."""
+    """Streams and their capture; `submit` is where all work on a stream passes."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, graphs: GraphHandlers) -> None:
         self._machine = machine
+        self._graphs = graphs
         self._streams: dict[int, Stream] = {}
-        self._events: dict[int, Event] = {}
-        self._graphs: dict[int, Graph] = {}
-        self._instances: dict[int, Graph] = {}
         self._captures: list[Capture] = []
-        # How memory that a graph kept is freed; the handlers of memory set it.
-        self.release: Callable[[int], None]
 
     # --- work -------------------------------------------------------------------------------
 
     def submit(self, stream: int, operation: Operation) -> None:
         """Run `operation`, or record it where `stream` is being captured."""
-        if stream not in _DEFAULT_STREAMS:
-            capture = held(self._streams, stream).capture
-            if capture is not None:
-                self._record(capture, stream, operation)
-                return
-        elif stream in _LEGACY:
-            self._forbid_implicit()
+        capture = self.capture_of(stream)
+        if capture is not None:
+            capture.record(stream, operation)
+            return
         with self._machine.lock:
             operation()
 
@@ -124,11 +63,26 @@ class StreamHandlers:
             return self._machine.current
         return held(self._streams, stream).device
 
-    def _record(self, capture: Capture, stream: int, operation: Operation) -> None:
-        if capture.invalid:
-            raise runtime_error(Status.STREAM_CAPTURE_INVALIDATED)
-        capture.graph.operations.append(operation)
-        capture.recorded[stream] = capture.recorded.get(stream, 0) + 1
+    def capture_of(self, stream: int) -> Capture | None:
+        """Return the capture that `stream` takes part in, for a use of the stream.
+
+        The legacy stream takes part in none; where it would have to wait for a stream that is being
+        captured, its use is an error.
+        """
+        if stream not in _DEFAULT_STREAMS:
+            return held(self._streams, stream).capture
+        if stream in _LEGACY:
+            for capture in self._captures:
+                origin = self._streams[capture.origin]
+                if not origin.flags & _NON_BLOCKING and origin.device == self._machine.current:
+                    raise capture.invalidated(Status.STREAM_CAPTURE_IMPLICIT)
+        return None
+
+    def enter_capture(self, stream: int, capture: Capture) -> None:
+        """Let `stream` take part in `capture`, because it waits for an event in it."""
+        if stream in _DEFAULT_STREAMS:
+            raise capture.invalidated(Status.STREAM_CAPTURE_IMPLICIT)
+        held(self._streams, stream).capture = capture
 
     # --- what a capture forbids -------------------------------------------------------------
 
@@ -139,29 +93,20 @@ class StreamHandlers:
 
     def forbid_unsafe(self) -> None:
         """Raise where a capture's mode forbids calls that may synchronise, such as cudaMalloc."""
-        here = threading.get_ident()
         for capture in self._captures:
-            mine = capture.thread == here and capture.mode != _RELAXED
+            mine = capture.thread == threading.get_ident() and capture.mode != _RELAXED
             if mine or capture.mode == _GLOBAL:
                 raise capture.invalidated(Status.STREAM_CAPTURE_UNSUPPORTED)
 
-    def _forbid_implicit(self) -> None:
-        """Raise where the legacy stream would have to wait for a stream that is being captured."""
-        for capture in self._captures:
-            stream = self._streams[capture.origin]
-            if not stream.flags & _NON_BLOCKING and stream.device == self._machine.current:
-                raise capture.invalidated(Status.STREAM_CAPTURE_IMPLICIT)
-
-    def keep_for_graph(self, ptr: int) -> bool:
+    def keep_for_graph(self, release: Operation) -> bool:
         """Take over memory that this thread frees while it captures; say whether that is so.
 
         Its address is among the recorded arguments, so that it must live as long as the graph: on
         hardware, CuPy's memory pool sees to that by not giving it back.
         """
-        here = threading.get_ident()
         for capture in self._captures:
-            if capture.thread == here:
-                capture.graph.memory.append(ptr)
+            if capture.thread == threading.get_ident():
+                capture.graph.releases.append(release)
                 return True
         return False
 
@@ -194,12 +139,9 @@ class StreamHandlers:
         return 0 if stream in _DEFAULT_STREAMS else held(self._streams, stream).priority
 
     def streamSynchronize(self, stream: int) -> None:
-        if stream in _LEGACY:
-            self._forbid_implicit()
-        elif stream not in _DEFAULT_STREAMS:
-            capture = held(self._streams, stream).capture
-            if capture is not None:
-                raise capture.invalidated(Status.STREAM_CAPTURE_UNSUPPORTED)
+        capture = self.capture_of(stream)
+        if capture is not None:
+            raise capture.invalidated(Status.STREAM_CAPTURE_UNSUPPORTED)
 
     def streamQuery(self, stream: int) -> int:
         # CuPy hands the status itself to its caller.
@@ -213,94 +155,31 @@ class StreamHandlers:
         callback(stream, 0, arg)
 
     def launchHostFunc(self, stream: int, callback: Callable[..., object], arg: int) -> None:
-        self.submit(stream, lambda: _call(callback, arg))
+        self._launchHostFuncUnmanaged(stream, (callback, arg))
 
     def _launchHostFuncUnmanaged(
         self, stream: int, func_arg: tuple[Callable[..., object], object]
     ) -> None:
-        self.submit(stream, lambda: _call(*func_arg))
+        callback, argument = func_arg
 
-    def streamWaitEvent(self, stream: int, event: int, flags: int = 0) -> None:
-        mark = held(self._events, event)
-        own = None if stream in _DEFAULT_STREAMS else held(self._streams, stream)
-        if mark.capture is None:
-            # Work outside the capture cannot be waited for in it.
-            if own is not None and own.capture is not None and mark.nanoseconds is not None:
-                raise own.capture.invalidated(Status.STREAM_CAPTURE_UNSUPPORTED)
-        elif own is None:
-            raise mark.capture.invalidated(Status.STREAM_CAPTURE_IMPLICIT)
-        elif own.capture not in (None, mark.capture):
-            raise mark.capture.invalidated(Status.STREAM_CAPTURE_MERGE)
-        else:
-            own.capture = mark.capture
-            if stream != mark.stream:
-                joined = mark.capture.joined
-                joined[mark.stream] = max(joined.get(mark.stream, -1), mark.position)
+        def call() -> None:
+            callback(argument)
 
-    # --- events -----------------------------------------------------------------------------
-
-    def eventCreate(self) -> int:
-        return self.eventCreateWithFlags(0)
-
-    def eventCreateWithFlags(self, flags: int) -> int:
-        handle = self._machine.new_handle()
-        self._events[handle] = Event(self._machine.current, flags)
-        return handle
-
-    def eventDestroy(self, event: int) -> None:
-        held(self._events, event)
-        del self._events[event]
-
-    def eventRecord(self, event: int, stream: int) -> None:
-        mark = held(self._events, event)
-        if self.device_of(stream) != mark.device:
-            raise runtime_error(Status.INVALID_RESOURCE_HANDLE)
-        if stream in _LEGACY:
-            self._forbid_implicit()
-        mark.capture = None
-        if stream in self._streams:
-            mark.capture = self._streams[stream].capture
-        if mark.capture is not None:
-            mark.stream, mark.position = stream, mark.capture.recorded.get(stream, 0)
-        else:
-            mark.nanoseconds = time.perf_counter_ns()
-
-    def eventQuery(self, event: int) -> int:
-        self.eventSynchronize(event)
-        return 0
-
-    def eventSynchronize(self, event: int) -> None:
-        capture = held(self._events, event).capture
-        if capture is not None:
-            raise capture.invalidated(Status.CAPTURED_EVENT)
-
-    def eventElapsedTime(self, start: int, end: int) -> float:
-        """Milliseconds of the host's clock: how long the simulation took, not a GPU."""
-        marks = [held(self._events, handle) for handle in (start, end)]
-        if any(mark.flags & _DISABLE_TIMING for mark in marks):
-            raise runtime_error(Status.INVALID_RESOURCE_HANDLE)
-        begin, finish = (mark.nanoseconds for mark in marks)
-        if begin is None or finish is None:
-            raise runtime_error(Status.INVALID_RESOURCE_HANDLE)
-        return (finish - begin) / 1e6
+        self.submit(stream, call)
 
     # --- capture and graphs -----------------------------------------------------------------
 
     def streamBeginCapture(self, stream: int, mode: int = _RELAXED) -> None:
         if stream in _LEGACY:
             raise runtime_error(Status.STREAM_CAPTURE_UNSUPPORTED)
-        if mode not in (_GLOBAL, _THREAD_LOCAL, _RELAXED):
-            raise runtime_error(Status.INVALID_VALUE)
         own = held(self._streams, stream)
-        if own.capture is not None:
+        if own.capture is not None or mode not in (_GLOBAL, _THREAD_LOCAL, _RELAXED):
             raise runtime_error(Status.INVALID_VALUE)
         own.capture = Capture(stream, mode, threading.get_ident())
         self._captures.append(own.capture)
 
     def streamIsCapturing(self, stream: int) -> int:
-        if stream in _LEGACY:
-            self._forbid_implicit()
-        capture = None if stream in _DEFAULT_STREAMS else held(self._streams, stream).capture
+        capture = self.capture_of(stream)
         if capture is not None and capture.invalid:
             # CuPy turns the status "invalidated" into this very sentence.
             raise RuntimeError(
@@ -316,61 +195,28 @@ class StreamHandlers:
             raise capture.invalidated(Status.STREAM_CAPTURE_UNMATCHED)
         if capture.mode != _RELAXED and capture.thread != threading.get_ident():
             raise capture.invalidated(Status.STREAM_CAPTURE_WRONG_THREAD)
-        forked = [handle for handle, own in self._streams.items() if own.capture is capture]
-        self._end(capture)
+        members = self._end(capture)
         if capture.invalid:
             raise runtime_error(Status.STREAM_CAPTURE_INVALIDATED)
-        for other in forked:
-            if other != stream and capture.joined.get(other, -1) < capture.recorded.get(other, 0):
-                self._drop_memory(capture.graph)
-                raise runtime_error(Status.STREAM_CAPTURE_UNJOINED)
-        handle = self._machine.new_handle()
-        self._graphs[handle] = capture.graph
-        capture.graph.users = 1
-        return handle
+        if not all(map(capture.is_joined, members)):
+            capture.graph.drop_memory()
+            raise runtime_error(Status.STREAM_CAPTURE_UNJOINED)
+        return self._graphs.add(capture.graph)
 
-    def _end(self, capture: Capture) -> None:
+    def _end(self, capture: Capture) -> list[int]:
+        """End a capture, and return the streams that took part."""
         self._captures.remove(capture)
-        for own in self._streams.values():
-            if own.capture is capture:
-                own.capture = None
-        for mark in self._events.values():
-            if mark.capture is capture:
-                mark.capture = None
+        capture.ended = True
+        members = [handle for handle, own in list(self._streams.items()) if own.capture is capture]
+        for handle in members:
+            self._streams[handle].capture = None
         if capture.invalid:
-            self._drop_memory(capture.graph)
-
-    def _drop_memory(self, graph: Graph) -> None:
-        while graph.memory:
-            self.release(graph.memory.pop())
-
-    def _drop(self, graph: Graph) -> None:
-        graph.users -= 1
-        if graph.users == 0:
-            self._drop_memory(graph)
-
-    def graphInstantiate(self, graph: int) -> int:
-        recorded = held(self._graphs, graph)
-        recorded.users += 1
-        handle = self._machine.new_handle()
-        self._instances[handle] = recorded
-        return handle
+            capture.graph.drop_memory()
+        return members
 
     def graphLaunch(self, graphExec: int, stream: int) -> None:
-        self.submit(stream, held(self._instances, graphExec).replay)
+        self.submit(stream, self._graphs.instance(graphExec).replay)
 
     def graphUpload(self, graphExec: int, stream: int) -> None:
-        held(self._instances, graphExec)
+        self._graphs.instance(graphExec)
         self.device_of(stream)
-
-    def graphDestroy(self, graph: int) -> None:
-        self._drop(held(self._graphs, graph))
-        del self._graphs[graph]
-
-    def graphExecDestroy(self, graphExec: int) -> None:
-        self._drop(held(self._instances, graphExec))
-        del self._instances[graphExec]
-
-
-def _call(callback: Callable[..., object], argument: object) -> None:
-    callback(argument)

@@ -10,7 +10,7 @@ from cunorm import simgpu
 pytestmark = pytest.mark.simgpu
 
 INVALID_HANDLE, UNSUPPORTED, INVALIDATED = 400, 900, 901
-UNJOINED, IMPLICIT, CAPTURED_EVENT = 904, 906, 907
+UNJOINED, ISOLATION, IMPLICIT, CAPTURED_EVENT = 904, 905, 906, 907
 
 
 def status_of(call):
@@ -213,3 +213,17 @@ def test_a_captured_event_cannot_be_waited_for_on_the_host(stream):
     event = stream.record()
     assert status_of(event.synchronize) == CAPTURED_EVENT
     assert status_of(stream.end_capture) == INVALIDATED
+
+
+def test_an_event_cannot_carry_a_dependency_into_or_out_of_a_capture(stream):
+    before = cupy.cuda.get_current_stream().record()
+    stream.begin_capture()
+    assert status_of(lambda: stream.wait_event(before)) == ISOLATION
+    assert status_of(stream.end_capture) == INVALIDATED
+    stream.begin_capture()
+    inside = stream.record()
+    stream.end_capture()
+    assert status_of(lambda: cupy.cuda.Stream().wait_event(inside)) == ISOLATION
+    inside.record(stream)
+    cupy.cuda.Stream().wait_event(inside)
+    assert inside.done

@@ -8,7 +8,7 @@ import pytest
 from cupy_backends.cuda.api import driver, runtime
 
 from cunorm import simgpu
-from cunorm.simgpu import _install, _tables, copies, modules, streams
+from cunorm.simgpu import _install, _tables, copies, events, functions, graphs, modules, streams
 from cunorm.simgpu import runtime as runtime_handlers
 
 pytestmark = pytest.mark.simgpu
@@ -18,9 +18,11 @@ HANDLERS = {
         runtime_handlers.DeviceHandlers,
         runtime_handlers.MemoryHandlers,
         copies.CopyHandlers,
+        events.EventHandlers,
+        graphs.GraphHandlers,
         streams.StreamHandlers,
     ),
-    "driver": (modules.ContextHandlers, modules.ModuleHandlers),
+    "driver": (modules.ContextHandlers, modules.ModuleHandlers, functions.FunctionHandlers),
 }
 MODULES = {"runtime": runtime, "driver": driver}
 
