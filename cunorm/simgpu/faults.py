@@ -96,3 +96,7 @@ class LaunchError(Fault):
 
 class UnknownInstruction(Fault, NotImplementedError):
     """PTX that the software GPU does not know; it never guesses."""
+
+
+class Trap(Fault):
+    """A program that ended itself: ``trap``, ``__trap()``, a failed assertion."""

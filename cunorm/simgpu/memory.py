@@ -15,9 +15,81 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
+from . import faults
+
 ALIGNMENT = 512  # bytes; cudaMalloc promises 256, and CuPy's pool works in units of 512
 RED_ZONE = 512  # bytes that belong to nobody, on both sides of every allocation
 QUARANTINE = 64 << 20  # bytes of freed memory held back before their addresses may be used again
+
+
+# Accesses are gathered in units of their whole width; NumPy moves 16-byte complex numbers as bits.
+UNITS = {1: np.dtype("u1"), 2: np.dtype("u2"), 4: np.dtype("u4"), 8: np.dtype("u8")} | {
+    16: np.dtype("c16")
+}
+Part = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
+
+
+class BadAccess(Exception):
+    """An access that memory refuses: the fault, its words, and which of the addresses it was."""
+
+    def __init__(self, fault: type[faults.Fault], what: str, position: int) -> None:
+        super().__init__(what)
+        self.fault = fault
+        self.what = what
+        self.position = position
+
+
+def misaligned(addresses: np.ndarray, width: int, space: str) -> BadAccess | None:
+    """Return the refusal of the first address that is no multiple of `width`, if there is one."""
+    wrong = addresses & np.uint64(width - 1) != 0
+    if not wrong.any():
+        return None
+    position = int(wrong.argmax())
+    what = f"{width}-byte access to {space} address {int(addresses[position]):#x}"
+    return BadAccess(faults.Misaligned, what, position)
+
+
+class Segment:
+    """Memory in equal pieces, one per block (shared) or per thread (local), or one (parameters).
+
+    Parameters
+    ----------
+    space : str
+        Its name in messages.
+    pieces, nbytes : int
+        How many pieces, and the bytes of each.
+    fault : type
+        What an access outside a piece raises.
+    """
+
+    def __init__(self, space: str, pieces: int, nbytes: int, fault: type[faults.Fault]) -> None:
+        self.space = space
+        self.nbytes = nbytes
+        self.fault = fault
+        self.stride = -(-nbytes // 16) * 16
+        self.data = np.zeros(max(pieces * self.stride, 16), np.uint8)
+        self._views: dict[int, np.ndarray] = {}
+
+    def parts(self, addresses: np.ndarray, width: int, piece: np.ndarray) -> list[Part]:
+        """Return the one array and the indices where accesses to these pieces lie."""
+        if int(addresses.max()) + width > self.nbytes or int(addresses.max()) >> 62:
+            position = int((addresses > np.uint64(max(self.nbytes - width, 0))).argmax())
+            if width > self.nbytes:
+                position = 0
+            what = (
+                f"{width}-byte access at offset {int(addresses[position]):#x} of"
+                f" {self.nbytes} bytes of {self.space} memory"
+            )
+            raise BadAccess(self.fault, what, position)
+        if width > 1 and int(np.bitwise_or.reduce(addresses)) & (width - 1):
+            refusal = misaligned(addresses, width, self.space)
+            assert refusal is not None
+            raise refusal
+        view = self._views.get(width)
+        if view is None:
+            view = self._views[width] = self.data.view(UNITS[width])
+        index = (addresses.view(np.int64) + piece * self.stride) >> (width.bit_length() - 1)
+        return [(view, index, None)]
 
 
 class Allocation:
@@ -133,3 +205,54 @@ class GlobalMemory:
         with self._lock:
             index = bisect.bisect_right(self._starts, address) - 1
             return self._by_start[self._starts[index]] if index >= 0 else None
+
+    def parts(self, addresses: np.ndarray, width: int) -> list[Part]:
+        """Return where accesses lie: for each allocation its array, the indices, which accesses.
+
+        The common case, every access in one allocation, has one part, and None for "all of them".
+        """
+        allocation = self.find(int(addresses[0]))
+        if allocation is not None and not allocation.freed:
+            offsets = addresses - np.uint64(allocation.address)
+            # An address below the start wraps to an offset past the end.
+            inside = int(offsets.max()) + width <= allocation.nbytes
+            if inside and not (width > 1 and int(np.bitwise_or.reduce(offsets)) & (width - 1)):
+                index = (offsets >> np.uint64(width.bit_length() - 1)).view(np.int64)
+                return [(allocation.as_type(UNITS[width]), index, None)]
+        return self._scattered(addresses, width)
+
+    def _scattered(self, addresses: np.ndarray, width: int) -> list[Part]:
+        """Find each access's allocation, or refuse the first access that has none."""
+        refusal = misaligned(addresses, width, "global")
+        first_wrong = refusal.position if refusal else addresses.size
+        parts: list[Part] = []
+        pending = np.arange(addresses.size)
+        wrong: BadAccess | None = None
+        while pending.size:
+            address = int(addresses[pending[0]])
+            allocation = self.find(address)
+            if allocation is None or allocation.freed or address + width > allocation.end:
+                wrong = self._refusal(address, width, int(pending[0]))
+                break
+            offsets = addresses[pending] - np.uint64(allocation.address)
+            inside = offsets <= np.uint64(allocation.nbytes - width)
+            index = (offsets[inside] >> np.uint64(width.bit_length() - 1)).view(np.int64)
+            parts.append((allocation.as_type(UNITS[width]), index, pending[inside]))
+            pending = pending[~inside]
+        if refusal is not None and (wrong is None or first_wrong <= wrong.position):
+            raise refusal
+        if wrong is not None:
+            raise wrong
+        return parts
+
+    def _refusal(self, address: int, width: int, position: int) -> BadAccess:
+        allocation = self.nearest(address)
+        access = f"{width}-byte access to global address {address:#x}"
+        if allocation is None:
+            return BadAccess(faults.OutOfBounds, f"{access}, below every allocation", position)
+        if allocation.freed and address < allocation.end:
+            inside = f"{access}, {address - allocation.address} bytes into {allocation!r}"
+            return BadAccess(faults.UseAfterFree, inside, position)
+        past = address + width - allocation.end
+        where = f"{access}, {past} bytes past the end of {allocation!r}"
+        return BadAccess(faults.OutOfBounds, where, position)

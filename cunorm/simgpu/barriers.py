@@ -1,0 +1,173 @@
+"""Block barriers: who arrived, who goes on, and who is missed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import faults
+from .isa import Array
+from .terminators import Barrier, Groups, Lanes
+
+if TYPE_CHECKING:
+    from .warps import Batch
+
+NAMED = 16  # barriers per block
+WARP = 32
+
+
+class Barriers:
+    """The barriers of a batch of blocks.
+
+    Lanes that arrived are kept as arrays over the lanes of the batch: at which barrier, to go on where.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.at: Array | None = None  # the number of the barrier each lane waits at, -1 for none
+        self.resume: Array = np.zeros(0, np.int64)
+        self.votes: Array = np.zeros(0, bool)
+        self.arrived: Array = np.zeros(0, np.int64)  # arrivals that do not wait, block by number
+
+    def wanted(self) -> int:
+        """Return which slots the waiting lanes will read."""
+        if self.at is None:
+            return 0
+        wanted = self.batch.program.wanted
+        kept = 0
+        for index in np.unique(self.resume[self.at >= 0]):
+            # The barrier's own block, so that its operands are kept as well.
+            kept |= wanted[int(index) - 1]
+        return kept
+
+    def arrive(self, barrier: Barrier, lanes: Lanes) -> Groups:
+        """Count a group in, and return all lanes that go on."""
+        batch = self.batch
+        count = batch.lanes if lanes is None else lanes.size
+        alone = self.at is None and count == batch.threads
+        if alone and barrier.numbers < 2 and not barrier.votes and barrier.waits:
+            # Every thread of every block, at one barrier or each block at its own: straight on.
+            return ((barrier.follower, lanes),)
+        here = np.arange(batch.lanes) if lanes is None else lanes
+        numbers = (
+            barrier.operand(batch, 0, here).astype(np.int64)
+            if barrier.numbers
+            else np.zeros(here.size, np.int64)
+        )
+        if int(numbers.max()) >= NAMED:
+            self._refuse(barrier, int(here[0]), f"barrier {int(numbers.max())} of {NAMED}")
+        if self.at is None:
+            self.at = np.full(batch.lanes, -1)
+            self.resume = np.zeros(batch.lanes, np.int64)
+            self.votes = np.zeros(batch.lanes, bool)
+        if not self.arrived.size:
+            self.arrived = np.zeros(batch.blocks * NAMED, np.int64)
+        keys = here // batch.padded * NAMED + numbers
+        leaving: list[tuple[int, Lanes]] = []
+        if barrier.waits:
+            self.at[here] = keys
+            self.resume[here] = barrier.follower
+            if barrier.votes:
+                self.votes[here] = barrier.operand(batch, barrier.numbers, here)
+        else:
+            np.add.at(self.arrived, keys, 1)
+            leaving.append((barrier.follower, lanes))
+        leaving.extend(self._release(barrier, here, keys))
+        return leaving
+
+    def _release(self, barrier: Barrier, here: Array, keys: Array) -> Groups:
+        batch = self.batch
+        assert self.at is not None
+        expected = np.full(keys.shape, batch.launch.threads)
+        if barrier.numbers == 2:
+            expected = barrier.operand(batch, 1, here).astype(np.int64)
+            if (expected % WARP).any() or not expected.all():
+                self._refuse(
+                    barrier, int(here[0]), "a barrier for a number of threads that is no whole warps"
+                )
+        full = -(-batch.launch.threads // WARP) * WARP
+        present = np.bincount(self.at[self.at >= 0], minlength=self.arrived.size) + self.arrived
+        unique, at = np.unique(keys, return_index=True)
+        # Hardware counts warps: a last warp that is not full counts like one that is.
+        need = np.where(expected[at] >= full, batch.launch.threads, expected[at])
+        done = unique[present[unique] >= need]
+        leaving: list[tuple[int, Lanes]] = []
+        for key in done:
+            lanes = np.flatnonzero(self.at == key)
+            self.arrived[key] = 0
+            self._check_aligned(barrier, lanes)
+            for index in np.unique(self.resume[lanes]):
+                group = lanes[self.resume[lanes] == index]
+                self._reduce(int(index), lanes, group)
+                leaving.append((int(index), group))
+        if done.size:
+            self.at[np.isin(self.at, done)] = -1
+            if not (self.at >= 0).any():
+                self.at = None
+        return _together(leaving, batch.lanes)
+
+    def _check_aligned(self, barrier: Barrier, lanes: Array) -> None:
+        """Refuse an aligned barrier that lanes of one warp reached at different instructions."""
+        if not barrier.aligned:
+            return
+        warps, resume = lanes // WARP, self.resume[lanes]
+        apart = (warps[1:] == warps[:-1]) & (resume[1:] != resume[:-1])
+        if apart.any():
+            lane = int(lanes[1:][apart][0])
+            self._refuse(barrier, lane, "lanes of one warp are at different aligned barriers")
+
+    def _reduce(self, index: int, everyone: Array, group: Array) -> None:
+        """Give bar.red's result to those who go on."""
+        batch = self.batch
+        barrier = batch.program.blocks[index - 1].terminator
+        if barrier.reduce is None:
+            return
+        slot, convert = barrier.target_slot
+        value = barrier.reduce(self.votes[everyone])
+        held = batch.program.initial[slot].dtype
+        result = np.array([value]).astype(held if convert is None else np.uint32)
+        batch._merge(slot, result if convert is None else convert(result), group, -1)
+
+    def _refuse(self, barrier: Barrier, lane: int, what: str) -> None:
+        raise faults.DivergentBarrier(what, self.batch.place(barrier.op, lane))
+
+    def stuck(self) -> None:
+        """Name the threads that a barrier misses."""
+        batch = self.batch
+        assert self.at is not None
+        lane = int(np.flatnonzero(self.at >= 0)[0])
+        block = lane // batch.padded
+        barrier = batch.program.blocks[int(self.resume[lane]) - 1].terminator
+        inside = slice(block * batch.padded, block * batch.padded + batch.launch.threads)
+        absent = np.flatnonzero(self.at[inside] != self.at[lane])
+        exited = np.flatnonzero(~batch.live[inside])
+        what = (
+            f"{batch.launch.threads - absent.size} of {batch.launch.threads} threads wait at a"
+            f" barrier that threads {_spans(absent)} do not reach"
+        )
+        if exited.size:
+            what += f" (exited: {_spans(exited)})"
+        self._refuse(barrier, lane, what)
+
+
+def _together(groups: list[tuple[int, Lanes]], lanes: int) -> Groups:
+    """Join the groups that go on at one block."""
+    by_index: dict[int, list[Array]] = {}
+    for index, group in groups:
+        if group is not None:
+            by_index.setdefault(index, []).append(group)
+    joined: list[tuple[int, Lanes]] = []
+    for index, some in by_index.items():
+        together = np.sort(np.concatenate(some))
+        joined.append((index, None if together.size == lanes else together))
+    return joined
+
+
+def _spans(threads: Array) -> str:
+    """Write numbers as ranges: 0-3, 7."""
+    breaks = np.flatnonzero(np.diff(threads) > 1) + 1
+    runs = np.split(threads, breaks)
+    return ", ".join(f"{run[0]}-{run[-1]}" if run.size > 1 else f"{run[0]}" for run in runs[:8]) + (
+        ", ..." if len(runs) > 8 else ""
+    )

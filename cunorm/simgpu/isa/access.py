@@ -1,0 +1,190 @@
+"""Loads and stores in every state space. Each access goes through `resolve`, whatever it is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import faults
+from ..memory import BadAccess, Part
+from . import Array, form
+from .types import TYPES
+
+if TYPE_CHECKING:
+    from ..decode import Decoder, Op, Site
+    from ..warps import Batch
+
+ORDER = "[weak|volatile|relaxed|acquire|release|mmio:order] [cta|cluster|gpu|sys:scope]"
+SPACE = "[global|shared|shared=cta|local|const|param|param=entry|param=func:space]"
+CACHE = (
+    "[ca|cg|cs|cv|lu|wb|wt:cop] [nc] [L1=evict_normal|L1=evict_unchanged|L1=evict_first"
+    "|L1=evict_last|L1=no_allocate:l1] [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
+    " [L2=64B|L2=128B|L2=256B:prefetch]"
+)
+VALUE = (
+    "[v2|v4|v8:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16|f16x2|f32|f64:type"
+)
+
+
+def resolve(
+    batch: Batch, op: Op, lanes: Array | None, space: str, addresses: Array, width: int
+) -> list[Part]:
+    """Return where the accesses of these lanes lie; the place of every check and counter.
+
+    Parameters
+    ----------
+    lanes : ndarray or None
+        The lanes that access, None for all of the batch.
+    addresses : ndarray of uint64
+        One per lane, or one for all of them.
+    """
+    try:
+        if space == "global" or space == "const":
+            return batch.memory.parts(addresses, width)
+        if space == "generic":
+            return _generic(batch, op, lanes, addresses, width)
+        segment, piece = batch.segment(space)
+        if piece.size > 1 and lanes is not None:
+            piece = piece[lanes]
+        return segment.parts(addresses, width, piece)
+    except BadAccess as refusal:
+        if lanes is None:
+            lanes = np.arange(batch.lanes)
+        # An address that all lanes share is blamed on the first of them.
+        lane = int(lanes[refusal.position if addresses.size > 1 else 0])
+        raise refusal.fault(refusal.what, batch.place(op, lane)) from None
+
+
+def _generic(
+    batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int
+) -> list[Part]:
+    tops = addresses >> np.uint64(batch.WINDOW_BITS)
+    if not tops.any():
+        return resolve(batch, op, lanes, "global", addresses, width)
+    every = np.arange(batch.lanes) if lanes is None else lanes
+    parts: list[Part] = []
+    for top in np.unique(tops):
+        space = batch.space_at(int(top))
+        if space is None:
+            raise BadAccess(
+                faults.OutOfBounds,
+                f"generic address {int(addresses[tops == top][0]):#x} is in no space",
+                int((tops == top).argmax()),
+            )
+        offsets = addresses & np.uint64((1 << batch.WINDOW_BITS) - 1)
+        if addresses.size == 1:
+            return resolve(batch, op, lanes, space, offsets, width)
+        chosen = np.flatnonzero(tops == top)
+        for view, index, which in resolve(batch, op, every[chosen], space, offsets[chosen], width):
+            parts.append((view, index, chosen if which is None else chosen[which]))
+    return parts
+
+
+def gather(parts: list[Part], lanes: int) -> Array:
+    """Read every access; one value where all lanes share one address."""
+    view, index, which = parts[0]
+    if which is None:
+        return view[index]
+    values = np.empty(lanes, view.dtype)
+    for view, index, which in parts:
+        values[which] = view[index]
+    return values
+
+
+def scatter(parts: list[Part], values: Array, lanes: int) -> None:
+    """Write every access; of two lanes at one address the higher one is last."""
+    for view, index, which in parts:
+        if which is None:
+            if index.size == 1 and values.size > 1:
+                values = values[-1:]
+            view[index] = values
+        else:
+            view[index] = values if values.size == 1 else values[which]
+
+
+def _layout(fields: dict[str, str]) -> tuple[np.dtype, int, int]:
+    dtype = TYPES[fields["type"]].dtype
+    count = int((fields["vector"] or "v1")[1:])
+    return dtype, count, dtype.itemsize * count
+
+
+def names_of(text: str) -> list[str]:
+    """Return the registers of a scalar or vector operand."""
+    return [name.strip() for name in text.strip("{} ").split(",")]
+
+
+def _space(decoder: Decoder, site: Site, text: str, space: str | None) -> str:
+    space = (space or "generic").partition("::")[0]
+    # A device function's parameters live in its caller's frame.
+    if space == "param" and decoder.in_frame(site, text):
+        return "local"
+    return space
+
+
+@form(f"ld {ORDER} {SPACE} {CACHE} {VALUE}", "load", decodes=True)
+@form("ldu [global:space] [v2|v4:vector] b8|b16|b32|b64|u32|f32|f64:type", "load", decodes=True)
+def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    target, text = site.operands
+    dtype, count, width = _layout(fields)
+    space = _space(decoder, site, text, fields["space"])
+    names = names_of(target)
+    if len(names) != count or width > 32:
+        return None
+    # A wider access than 16 bytes is two, at one address and the next.
+    halves = 2 if width > 16 else 1
+    step = width // halves
+    shape = (-1, count // halves)
+
+    def load(batch: Batch, op: Op, lanes: Array | None, addresses: Array) -> tuple[Array, ...]:
+        n = batch.lanes if lanes is None else lanes.size
+        columns: list[Array] = []
+        for half in range(halves):
+            at = addresses + np.uint64(half * step) if half else addresses
+            values = gather(resolve(batch, op, lanes, space, at, step), n).view(dtype)
+            if count == 1:
+                return (values,)
+            columns.extend(np.ascontiguousarray(values.reshape(shape).T))
+        return tuple(columns)
+
+    return decoder.access(site, load, text, [(name, fields["type"]) for name in names], [])
+
+
+@form(f"st {ORDER} {SPACE} {CACHE} {VALUE}", "store", decodes=True)
+def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    text, source = site.operands
+    dtype, count, width = _layout(fields)
+    space = _space(decoder, site, text, fields["space"])
+    names = names_of(source)
+    if len(names) != count or width > 32 or space == "const":
+        return None
+    halves = 2 if width > 16 else 1
+    step, part = width // halves, count // halves
+
+    def store(
+        batch: Batch, op: Op, lanes: Array | None, addresses: Array, *values: Array
+    ) -> tuple[Array, ...]:
+        n = batch.lanes if lanes is None else lanes.size
+        for half in range(halves):
+            at = addresses + np.uint64(half * step) if half else addresses
+            parts = resolve(batch, op, lanes, space, at, step)
+            unit = parts[0][0].dtype
+            chosen = values[half * part : (half + 1) * part]
+            if part == 1:
+                scatter(parts, chosen[0].view(unit), n)
+                continue
+            joined = np.empty((max(map(len, chosen)), part), dtype)
+            for column, value in enumerate(chosen):
+                joined[:, column] = value
+            scatter(parts, joined.view(unit).reshape(-1), n)
+        return ()
+
+    return decoder.access(site, store, text, [], [(name, fields["type"]) for name in names])
+
+
+@form("prefetch [global|local:space] L1|L2:level", "control", decodes=True)
+@form("prefetchu L1:level", "control", decodes=True)
+def _prefetch(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    return decoder.nothing(site)
+
+

@@ -1,0 +1,199 @@
+"""A launch: its checks, its parameters, and its blocks in batches of lanes."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from . import faults
+from .decode import Decoder
+from .memory import GlobalMemory, Segment
+from .program import Program
+from .ptx import Function
+from .warps import WARP, Batch
+
+if TYPE_CHECKING:
+    from .isa import Array
+
+LANES = 16384  # per batch: registers of 64 KiB, several of which fit in a core's L2 cache
+BUDGET = 50_000_000  # operations on a batch, about two minutes of them
+Extent = tuple[int, int, int]
+
+_programs: WeakKeyDictionary[Function, Program] = WeakKeyDictionary()
+
+
+def program_of(function: Function) -> Program:
+    """Return the function decoded, which is done once."""
+    program = _programs.get(function)
+    if program is None:
+        program = _programs[function] = Decoder(function).decode()
+    return program
+
+
+def run(
+    function: Function,
+    grid: Extent,
+    block: Extent,
+    shared_bytes: int,
+    arguments: list[bytes],
+    *,
+    memory: GlobalMemory,
+    device: Any,
+    symbols: dict[str, int],
+    budget: int = BUDGET,
+) -> None:
+    """Execute a kernel over its whole grid.
+
+    Parameters
+    ----------
+    function : Function
+        The kernel.
+    grid, block : tuple of int
+        Extents (x, y, z) in blocks and in threads.
+    shared_bytes : int
+        Dynamic shared memory.
+    arguments : list of bytes
+        One per parameter, as it lies in memory.
+    memory : GlobalMemory
+        What its pointers point into.
+    device : object
+        The device; `multiprocessors` is used.
+    symbols : dict
+        Address of every module-scope variable.
+    budget : int
+        Operations that a batch of blocks may take.
+
+    Raises
+    ------
+    faults.Fault
+        What the program did wrong, with its place. Memory keeps what was written before.
+    """
+    launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols, budget)
+    with np.errstate(all="ignore"):
+        for first in range(0, launch.blocks, launch.per_batch):
+            Batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+
+
+class Launch:
+    """What all batches of one launch share."""
+
+    def __init__(
+        self,
+        function: Function,
+        grid: Extent,
+        block: Extent,
+        shared_bytes: int,
+        arguments: list[bytes],
+        memory: GlobalMemory,
+        device: Any,
+        symbols: dict[str, int],
+        budget: int,
+    ) -> None:
+        self.function = function
+        self.grid, self.block = grid, block
+        self.threads = block[0] * block[1] * block[2]
+        self.blocks = grid[0] * grid[1] * grid[2]
+        self.memory, self.device, self.symbols = memory, device, symbols
+        self.budget = budget
+        self.dynamic_bytes = shared_bytes
+        self.shared_bytes = function.shared_bytes + shared_bytes
+        self._check(arguments)
+        self.program = program_of(function)
+        self.padded = -(-self.threads // WARP) * WARP
+        self.per_batch = max(1, LANES // self.padded)
+        self.exists = np.arange(self.padded) < self.threads
+        self.parameters = self._pack(arguments)
+
+    def _check(self, arguments: list[bytes]) -> None:
+        function = self.function
+        place = faults.Place(kernel=function.name)
+        if min(*self.grid, *self.block) < 1:
+            raise faults.LaunchError(f"grid {self.grid} of blocks {self.block}", place)
+        if self.threads > function.max_threads:
+            what = f"{self.threads} threads a block, of {function.max_threads} allowed"
+            raise faults.LaunchError(what, place)
+        wanted = [parameter.size for parameter in function.parameters]
+        given = [len(argument) for argument in arguments]
+        if wanted != given:
+            what = f"arguments of {given} bytes for parameters of {wanted}"
+            raise faults.LaunchError(what, place)
+
+    def _pack(self, arguments: list[bytes]) -> Segment:
+        nbytes = self.program.parameter_bytes
+        segment = Segment("param", 1, nbytes, faults.OutOfBounds)
+        for offset, argument in zip(self.program.parameters.values(), arguments, strict=True):
+            segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
+        return segment
+
+    def fill(self, batch: Batch) -> None:
+        """Give a batch its special registers and the addresses of variables."""
+        registers = batch.registers
+        for name, slot in self.program.special.items():
+            registers[slot] = self._special(name, batch)
+        for slot, (name, offset) in self.program.symbols.items():
+            if name not in self.symbols:
+                raise faults.LaunchError(
+                    f"variable {name} has no address", faults.Place(kernel=self.function.name)
+                )
+            dtype = registers[slot].dtype
+            registers[slot] = np.array([self.symbols[name] + offset], np.uint64).astype(dtype)
+
+    def _special(self, name: str, batch: Batch) -> Array:
+        kind, _, axis = name.lstrip("%").partition(".")
+        at = "xyz".find(axis) if axis else 0
+        if kind == "tid":
+            if self.block[at] == 1:
+                return _one(0)
+            return np.tile(self._thread(at), batch.blocks)
+        if kind == "ctaid":
+            blocks = np.arange(batch.first, batch.first + batch.blocks)
+            index = blocks // int(np.prod(self.grid[:at], dtype=np.int64)) % self.grid[at]
+            if (index == index[0]).all():
+                return _one(int(index[0]))
+            return np.repeat(index.astype(np.uint32), self.padded)
+        if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
+            return np.tile(self._within(kind), batch.blocks)
+        if kind == "smid":
+            processors = int(self.device.multiprocessors)
+            blocks = np.arange(batch.first, batch.first + batch.blocks) % processors
+            return np.repeat(blocks.astype(np.uint32), self.padded)
+        if kind == "gridid":
+            return np.zeros(1, np.uint64)
+        return _one(
+            {
+                "ntid": self.block[at],
+                "nctaid": self.grid[at],
+                "nwarpid": self.padded // WARP,
+                "nsmid": int(self.device.multiprocessors),
+                "dynamic_smem_size": self.dynamic_bytes,
+                "total_smem_size": self.shared_bytes,
+                "WARP_SZ": WARP,
+            }[kind]
+        )
+
+    @functools.cache  # noqa: B019 - a launch lives as long as its batches
+    def _thread(self, at: int) -> Array:
+        below = int(np.prod(self.block[:at], dtype=np.int64))
+        return (np.arange(self.padded) // below % self.block[at]).astype(np.uint32)
+
+    @functools.cache  # noqa: B019
+    def _within(self, kind: str) -> Array:
+        thread = np.arange(self.padded)
+        lane = thread % WARP
+        value = {
+            "laneid": lane,
+            "warpid": thread // WARP,
+            "lanemask_eq": 1 << lane,
+            "lanemask_le": (2 << lane) - 1,
+            "lanemask_lt": (1 << lane) - 1,
+            "lanemask_ge": (1 << 32) - (1 << lane),
+            "lanemask_gt": (1 << 32) - (2 << lane),
+        }[kind]
+        return value.astype(np.uint32)
+
+
+def _one(value: int) -> Array:
+    return np.array([value], np.uint32)
