@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+from . import launch
 from ._tables import read_arguments
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
@@ -131,8 +132,6 @@ class FunctionHandlers:
         arguments = _arguments(function, kernel_params)
         if not self._machine.executing:
             return
-        from . import launch
-
         run = partial(
             launch.run,
             function.code,

@@ -201,3 +201,14 @@ def ones(*shape):
 def test_libraries_of_machine_code_are_refused_by_name(call, library):
     with simgpu.enqueue_only(), pytest.raises(simgpu.NotEmulated, match=library):
         call()
+
+
+def test_sums_and_scans_do_not_go_to_cub_and_are_refused_where_they_are_sent_there():
+    assert cupy._core.get_routine_accelerators() == []
+    assert cupy._core.get_reduction_accelerators() == []
+    cupy._core.set_routine_accelerators(["cub"])
+    try:
+        with simgpu.enqueue_only(), pytest.raises(simgpu.NotEmulated, match="CUB"):
+            ones(4).sum()
+    finally:
+        cupy._core.set_routine_accelerators([])

@@ -1,5 +1,7 @@
 """Streams, events and graphs. Fills and copies stand for all work: kernels pass the same way."""
 
+import threading
+
 import cupy
 import numpy as np
 import pytest
@@ -227,3 +229,29 @@ def test_an_event_cannot_carry_a_dependency_into_or_out_of_a_capture(stream):
     inside.record(stream)
     cupy.cuda.Stream().wait_event(inside)
     assert inside.done
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"),
+    [(runtime.streamCaptureModeGlobal, True), (runtime.streamCaptureModeThreadLocal, False)],
+)
+def test_a_global_capture_stops_allocation_in_every_thread(mode, refused, stream):
+    outcome = []
+
+    def allocate():
+        try:
+            cupy.empty(8)
+            outcome.append(None)
+        except runtime.CUDARuntimeError as error:
+            outcome.append(error.status)
+
+    stream.begin_capture(mode)
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    thread.join()
+    if refused:
+        assert outcome == [UNSUPPORTED]
+        assert status_of(stream.end_capture) == INVALIDATED
+    else:
+        assert outcome == [None]
+        stream.end_capture()
