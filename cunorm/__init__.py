@@ -12,14 +12,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._layer_norm import layer_norm, layer_norm_fwd
-    from ._rms_norm import rms_norm, rms_norm_fwd
+    from ._layer_norm import add_layer_norm, layer_norm, layer_norm_fwd
+    from ._rms_norm import add_rms_norm, rms_norm, rms_norm_fwd
 
 __version__ = "0.1.0"
 
-__all__ = ["layer_norm", "layer_norm_fwd", "rms_norm", "rms_norm_fwd"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "layer_norm",
+    "layer_norm_fwd",
+    "rms_norm",
+    "rms_norm_fwd",
+]
 
 _HOME = {
+    "add_layer_norm": "._layer_norm",
+    "add_rms_norm": "._rms_norm",
     "layer_norm": "._layer_norm",
     "layer_norm_fwd": "._layer_norm",
     "rms_norm": "._rms_norm",

@@ -45,10 +45,10 @@ def data(name: str, value: Any) -> None:
         raise ValueError(f"{name} must have at least one axis, but is 0-dimensional")
 
 
-def _same_device(name: str, value: cupy.ndarray, x: cupy.ndarray) -> None:
-    if value.device.id != x.device.id:
+def _same_device(name: str, value: cupy.ndarray, like: cupy.ndarray, twin: str = "x") -> None:
+    if value.device.id != like.device.id:
         raise ValueError(
-            f"{name} must be on the device of x, {x.device.id}, but is on {value.device.id}"
+            f"{name} must be on the device of {twin}, {like.device.id}, but is on {value.device.id}"
         )
 
 
@@ -135,41 +135,64 @@ def cast(value: object) -> None:
         raise ValueError(f"cast must be 'before' or 'after', but is {value!r}")
 
 
-def out(value: Any, x: cupy.ndarray, **read: cupy.ndarray | None) -> None:
-    """Refuse an `out` that cannot hold y, or whose memory is not its own or that of x.
+def residual(value: Any, x: cupy.ndarray) -> None:
+    """Refuse a residual that cannot be added to x."""
+    data("residual", value)
+    x_dtype, dtype = x.dtype.name, value.dtype.name
+    if (x_dtype == "float64") != (dtype == "float64"):
+        allowed = "float64" if x_dtype == "float64" else "float16, bfloat16 or float32"
+        raise TypeError(f"residual must be {allowed} where x is {x_dtype}, but is {dtype}")
+    if value.shape != x.shape:
+        raise ValueError(f"residual must have the shape of x, {x.shape}, but has {value.shape}")
+    _same_device("residual", value, x)
+
+
+def written(
+    name: str, value: Any, twin: str, like: cupy.ndarray, **others: cupy.ndarray | None
+) -> None:
+    """Refuse an array that cannot hold a result, or whose memory is not its own or its twin's.
 
     Parameters
     ----------
+    name : str
+        The argument's name.
     value : object
         What the user gave; None is fine.
-    x : cupy.ndarray
-        The data. `out` may be the same memory laid out the same, and no other overlap.
-    **read : cupy.ndarray or None
-        The other arrays that the kernel reads, by name.
+    twin : str
+        The name of the input of the same shape and dtype that it may overwrite.
+    like : cupy.ndarray
+        That input. The result may be the same memory laid out the same, and no other overlap.
+    **others : cupy.ndarray or None
+        The other arrays that the kernel reads or writes, by name.
     """
     if value is None:
         return
-    array("out", value)
-    if value.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype.name}, but has {value.dtype.name}")
-    if value.shape != x.shape:
-        raise ValueError(f"out must have the shape of x, {x.shape}, but has {value.shape}")
-    _same_device("out", value, x)
+    array(name, value)
+    if value.dtype != like.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {twin}, {like.dtype.name}, but has {value.dtype.name}"
+        )
+    if value.shape != like.shape:
+        raise ValueError(
+            f"{name} must have the shape of {twin}, {like.shape}, but has {value.shape}"
+        )
+    _same_device(name, value, like, twin)
     if steps_on_itself(value.shape, tuple(s // value.itemsize for s in value.strides)):
         raise ValueError(
-            f"out must not overlap itself, but has strides {value.strides} for shape {value.shape}"
+            f"{name} must not overlap itself, but has strides {value.strides} "
+            f"for shape {value.shape}"
         )
-    if not _is_same(value, x) and _overlap(value, x):
+    if not _is_same(value, like) and _overlap(value, like):
         raise ValueError(
-            "out must be x itself or not overlap it, but shares part of its memory: "
-            f"out is at {value.data.ptr:#x} with strides {value.strides}, "
-            f"x at {x.data.ptr:#x} with strides {x.strides}"
+            f"{name} must be {twin} itself or not overlap it, but shares part of its memory: "
+            f"{name} is at {value.data.ptr:#x} with strides {value.strides}, "
+            f"{twin} at {like.data.ptr:#x} with strides {like.strides}"
         )
-    for name, other in read.items():
-        if other is not None and _overlap(value, other):
+    for other, memory in others.items():
+        if memory is not None and _overlap(value, memory):
             raise ValueError(
-                f"out must not overlap {name}, but shares memory with it: "
-                f"out is at {value.data.ptr:#x}, {name} at {other.data.ptr:#x}"
+                f"{name} must not overlap {other}, but shares memory with it: "
+                f"{name} is at {value.data.ptr:#x}, {other} at {memory.data.ptr:#x}"
             )
 
 

@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 from . import _kernels, _rows
-from ._plan import ITEMSIZE, PACKET_BYTES, accumulator
+from ._plan import PACKET_BYTES, accumulator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +21,27 @@ if TYPE_CHECKING:
     from ._kernels import Defines
     from ._plan import Plan
 
+# The strides of struct Rows in kernels/row.cuh, in its order.
+ROW_STRIDES = ("x", "y", "residual", "residual_out")
+
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
     """Return an uninitialised C-contiguous array of x's shape and dtype."""
     return cupy.empty(x.shape, x.dtype)
+
+
+def rows(
+    x: cupy.ndarray,
+    residual: cupy.ndarray | None,
+    out: cupy.ndarray | None,
+    residual_out: cupy.ndarray | None,
+) -> tuple[dict[str, cupy.ndarray], dict[str, cupy.ndarray]]:
+    """Return the arrays of rows that are written, made where not given, and those that are read."""
+    written, read = {"y": empty_like(x) if out is None else out}, {"x": x}
+    if residual is not None:
+        written["residual_out"] = empty_like(residual) if residual_out is None else residual_out
+        read["residual"] = residual
+    return written, read
 
 
 def statistic(x: cupy.ndarray, axes: int) -> cupy.ndarray:
@@ -47,13 +64,13 @@ def dtype_name(parameter: cupy.ndarray | None) -> str | None:
 def forward(
     plan: Plan,
     axes: int,
-    y: cupy.ndarray,
+    written: Mapping[str, cupy.ndarray],
     statistics: tuple[cupy.ndarray | None, ...],
-    x: cupy.ndarray,
+    read: Mapping[str, cupy.ndarray],
     parameters: Mapping[str, cupy.ndarray | None],
     scalars: Mapping[str, float],
 ) -> None:
-    """Enqueue a forward kernel on the current stream: y and the statistics from x.
+    """Enqueue a forward kernel on the current stream.
 
     Parameters
     ----------
@@ -61,94 +78,113 @@ def forward(
         The kernel.
     axes : int
         How many trailing axes are a row.
-    y : cupy.ndarray
-        Written; x itself, or memory of its own.
+    written, read : mapping of str to cupy.ndarray
+        The arrays of rows by their names in the kernel, in the order of its arguments. All have one
+        shape, with at least one row of at least one column.
     statistics : tuple of cupy.ndarray or None
         Written where not None, in the order of the kernel's arguments.
-    x : cupy.ndarray
-        Read, at least one row of at least one column.
     parameters : mapping of str to cupy.ndarray or None
         gamma and beta, in the order of the kernel's arguments.
     scalars : mapping of str to float
         The numbers that follow the rows in the kernel's last argument, in its order.
     """
-    target = y
-    if not _fits(axes, x, target):
-        x = cupy.ascontiguousarray(x)
-    if not _fits(axes, x, target):
-        target = empty_like(x)
-    layout = _layout(axes, x, target)
+    targets, sources = dict(written), dict(read)
+    if not _fit(axes, *targets.values(), *sources.values()):
+        sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
+    if not _fit(axes, *targets.values(), *sources.values()):
+        targets = {name: empty_like(a) for name, a in targets.items()}
+    arrays = targets | sources
+    layout = _layout(axes, *arrays.values())
+    strides = dict(zip(arrays, layout.strides, strict=True))
     given = {
         name: None if value is None else cupy.ascontiguousarray(value)
         for name, value in parameters.items()
     }
     access: Defines = (
-        ("X_ALIGNED", _rows_aligned(x, layout.strides[0])),
-        ("Y_ALIGNED", _rows_aligned(target, layout.strides[1])),
-        *((f"{name.upper()}_ALIGNED", _aligned(value, x)) for name, value in given.items()),
+        *((_flag(name), _rows_aligned(plan, a, strides[name])) for name, a in arrays.items()),
+        *((_flag(name), _aligned(plan, value)) for name, value in given.items()),
         ("LEVELS", len(layout.extents)),
         ("ROW_INDEX", "unsigned" if layout.count < 2**32 else "unsigned long long"),
     )
     kernel = _kernels.load(plan, access)
-    numbers = _numbers(layout, accumulator(x.dtype.name), tuple(scalars.items()))
+    numbers = _numbers(
+        layout.extents, tuple(strides.items()), plan.accumulator, tuple(scalars.items())
+    )
     kernel(
         plan.grid(layout.count),
         plan.block,
-        (target, *statistics, x, *given.values(), numbers),
+        (*targets.values(), *statistics, *sources.values(), *given.values(), numbers),
     )
-    if target is not y:
-        y[...] = target
+    for name, target in targets.items():
+        if target is not written[name]:
+            written[name][...] = target
+
+
+def _flag(name: str) -> str:
+    return f"{name.upper()}_ALIGNED"
 
 
 def _strides(a: cupy.ndarray) -> tuple[int, ...]:
     return tuple(stride // a.itemsize for stride in a.strides)
 
 
-def _layout(axes: int, x: cupy.ndarray, y: cupy.ndarray) -> _rows.Layout:
-    lead = x.ndim - axes
-    return _rows.merge(x.shape[:lead], _strides(x)[:lead], _strides(y)[:lead])
+def _layout(axes: int, *arrays: cupy.ndarray) -> _rows.Layout:
+    lead = arrays[0].ndim - axes
+    return _rows.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
 
-def _fits(axes: int, x: cupy.ndarray, y: cupy.ndarray) -> bool:
-    """Return whether the kernels can step through x and y as they lie."""
-    lead = x.ndim - axes
+def _fit(axes: int, *arrays: cupy.ndarray) -> bool:
+    """Return whether the kernels can step through the arrays as they lie."""
+    lead = arrays[0].ndim - axes
     return (
-        all(_rows.is_row(a.shape[lead:], _strides(a)[lead:]) for a in (x, y))
-        and len(_layout(axes, x, y).extents) <= _rows.LEVELS
+        all(_rows.is_row(a.shape[lead:], _strides(a)[lead:]) for a in arrays)
+        and len(_layout(axes, *arrays).extents) <= _rows.LEVELS
     )
 
 
-def _rows_aligned(a: cupy.ndarray, strides: tuple[int, ...]) -> int:
-    """Return 1 where every row starts on a packet's boundary."""
-    steps = (stride * a.itemsize for stride in strides)
-    return int(a.data.ptr % PACKET_BYTES == 0 and all(s % PACKET_BYTES == 0 for s in steps))
+def _boundary(plan: Plan, a: cupy.ndarray) -> int:
+    """Return the bytes on whose multiples an array's packs lie where it is aligned."""
+    return min(PACKET_BYTES, plan.vec * int(a.itemsize))
 
 
-def _aligned(parameter: cupy.ndarray | None, x: cupy.ndarray) -> int:
-    """Return 1 where a parameter starts on a boundary of what stands beside a packet of x."""
-    if parameter is None:
-        return 1
-    beside = PACKET_BYTES // ITEMSIZE[x.dtype.name] * parameter.itemsize
-    return int(parameter.data.ptr % min(PACKET_BYTES, beside) == 0)
+def _rows_aligned(plan: Plan, a: cupy.ndarray, strides: tuple[int, ...]) -> int:
+    """Return 1 where every row starts on a boundary."""
+    boundary = _boundary(plan, a)
+    starts = (a.data.ptr, *(stride * a.itemsize for stride in strides))
+    return int(all(start % boundary == 0 for start in starts))
+
+
+def _aligned(plan: Plan, parameter: cupy.ndarray | None) -> int:
+    """Return 1 where a parameter starts on a boundary."""
+    return int(parameter is None or parameter.data.ptr % _boundary(plan, parameter) == 0)
 
 
 @lru_cache(maxsize=1024)
 def _numbers(
-    layout: _rows.Layout, accumulator: str, scalars: tuple[tuple[str, float], ...]
+    extents: tuple[int, ...],
+    strides: tuple[tuple[str, tuple[int, ...]], ...],
+    accumulator: str,
+    scalars: tuple[tuple[str, float], ...],
 ) -> np.ndarray:
     """Return the kernel's last argument: struct Rows of kernels/row.cuh, then the scalars."""
+    by_name = dict(strides)
+    names = [name for name in ROW_STRIDES if name in by_name]
     dtype = np.dtype(
         [
             ("count", np.int64),
             ("extent", np.int64, 2),
-            ("x", np.int64, 3),
-            ("y", np.int64, 3),
+            *((name, np.int64, _rows.LEVELS) for name in names),
             *((name, accumulator) for name, _ in scalars),
         ],
         align=True,
     )
-    unused = (0,) * (_rows.LEVELS - len(layout.extents))
-    x, y = layout.strides
-    extents = (1, *unused, *layout.extents)[-2:] if unused else layout.extents[1:]
-    values = (layout.count, extents, unused + x, unused + y, *(v for _, v in scalars))
-    return np.array(values, dtype)
+    unused = (0,) * (_rows.LEVELS - len(extents))
+    return np.array(
+        (
+            prod(extents),
+            (*unused, *extents)[1:],
+            *(unused + by_name[name] for name in names),
+            *(value for _, value in scalars),
+        ),
+        dtype,
+    )

@@ -57,7 +57,8 @@ def layer_norm(
 
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
-    return _forward(x, gamma, beta, eps, out, with_statistics=False)[0]
+    _check.data("x", x)
+    return _forward(x, None, gamma, beta, eps, out, None, with_statistics=False)[0]
 
 
 def layer_norm_fwd(
@@ -89,26 +90,79 @@ def layer_norm_fwd(
     TypeError, ValueError
         As `layer_norm`.
     """
-    return _forward(x, gamma, beta, eps, out, with_statistics=True)
+    _check.data("x", x)
+    y, _, mean, rstd = _forward(x, None, gamma, beta, eps, out, None, with_statistics=True)
+    return y, mean, rstd
+
+
+def add_layer_norm(
+    x: cupy.ndarray,
+    residual: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    beta: cupy.ndarray | None = None,
+    eps: float = 1e-5,
+    *,
+    out: cupy.ndarray | None = None,
+    residual_out: cupy.ndarray | None = None,
+) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """Add a residual and normalise the sum, in one pass: two reads and two writes.
+
+    ``h = x + residual``, rounded to residual's dtype and written once;
+    ``y = layer_norm(h, gamma, beta, eps)`` of h as rounded, in x's dtype.
+
+    Parameters
+    ----------
+    x, gamma, beta, eps
+        As in `layer_norm`.
+    residual : cupy.ndarray, of x's shape
+        float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    out : cupy.ndarray, optional
+        Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
+        argument.
+    residual_out : cupy.ndarray, optional
+        Where h is written: `residual` itself, or memory of its shape and dtype that overlaps no
+        other argument.
+
+    Returns
+    -------
+    y : cupy.ndarray, shape (..., N)
+        In x's dtype; `out` where it was given. Where x and residual have one dtype, the bits of
+        ``layer_norm(x + residual, gamma, beta, eps)``.
+    residual_out : cupy.ndarray, shape (..., N)
+        h in residual's dtype; `residual_out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`.
+    """
+    _check.data("x", x)
+    _check.residual(residual, x)
+    y, h, _, _ = _forward(x, residual, gamma, beta, eps, out, residual_out, with_statistics=False)
+    return y, h
 
 
 def _forward(
     x: cupy.ndarray,
+    residual: cupy.ndarray | None,
     gamma: cupy.ndarray | None,
     beta: cupy.ndarray | None,
     eps: float,
     out: cupy.ndarray | None,
+    residual_out: cupy.ndarray | None,
     *,
     with_statistics: bool,
-) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
-    _check.data("x", x)
+) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None, cupy.ndarray | None]:
+    """Return y, h where there is a residual, and mean and rstd where they are wanted."""
     parameters = {"gamma": gamma, "beta": beta}
     axes = _check.parameters(x, **parameters)
     scalars = {"eps": _check.eps(eps, x)}
-    _check.out(out, x, **parameters)
+    _check.written("out", out, "x", x, residual=residual, residual_out=residual_out, **parameters)
+    if residual is not None:
+        _check.written("residual_out", residual_out, "residual", residual, x=x, **parameters)
 
     with x.device:
-        y = _launch.empty_like(x) if out is None else out
+        written, read = _launch.rows(x, residual, out, residual_out)
         mean, rstd = (_launch.statistic(x, axes) if with_statistics else None for _ in range(2))
         if x.size > 0:
             plan = _plan.layer_norm_fwd(
@@ -116,6 +170,7 @@ def _forward(
                 x.dtype.name,
                 _launch.dtype_name(gamma),
                 _launch.dtype_name(beta),
+                residual=_launch.dtype_name(residual),
             )
-            _launch.forward(plan, axes, y, (mean, rstd), x, parameters, scalars)
-    return y, mean, rstd
+            _launch.forward(plan, axes, written, (mean, rstd), read, parameters, scalars)
+    return written["y"], written.get("residual_out"), mean, rstd

@@ -48,6 +48,8 @@ class Plan:
         The entry point.
     source : str
         The file in kernels/ that has it.
+    row : str
+        The dtype of the row that is normalised.
     cols : int
         N, the number of columns of a row.
     lanes : int
@@ -63,11 +65,22 @@ class Plan:
 
     kernel: str
     source: str
+    row: str
     cols: int
     lanes: int
     packets: int
     rows: int
     defines: tuple[tuple[str, str | int], ...]
+
+    @property
+    def vec(self) -> int:
+        """Columns of a packet."""
+        return PACKET_BYTES // ITEMSIZE[self.row]
+
+    @property
+    def accumulator(self) -> str:
+        """The dtype of sums and statistics."""
+        return accumulator(self.row)
 
     @property
     def block(self) -> tuple[int, int]:
@@ -94,16 +107,26 @@ def _share(cols: int, dtype: str) -> tuple[int, int, int]:
     return lanes, -(-packets // lanes), THREADS_OF_SHARED_BLOCK // lanes
 
 
-def _plan(kernel: str, source: str, cols: int, dtype: str, defines: dict[str, str | int]) -> Plan:
-    lanes, packets, rows = _share(cols, dtype)
+def _plan(
+    kernel: str,
+    source: str,
+    cols: int,
+    x: str,
+    residual: str | None,
+    defines: dict[str, str | int],
+) -> Plan:
+    row = residual or x
+    lanes, packets, rows = _share(cols, row)
     shared: dict[str, str | int] = {
-        "X_TYPE": C_TYPE[dtype],
+        "X_TYPE": C_TYPE[x],
+        "ROW_TYPE": C_TYPE[row],
+        "HAS_RESIDUAL": int(residual is not None),
         "COLS": cols,
         "LANES": lanes,
         "PACKETS": packets,
         "ROWS": rows,
     }
-    return Plan(kernel, source, cols, lanes, packets, rows, tuple((shared | defines).items()))
+    return Plan(kernel, source, row, cols, lanes, packets, rows, tuple((shared | defines).items()))
 
 
 def _parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | int]:
@@ -112,60 +135,74 @@ def _parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | in
 
 @cache
 def rms_norm_fwd(
-    cols: int, dtype: str, gamma: str | None, *, cast_before: bool, gamma_offset: bool
+    cols: int,
+    x: str,
+    gamma: str | None,
+    *,
+    cast_before: bool,
+    gamma_offset: bool,
+    residual: str | None = None,
 ) -> Plan:
-    """Plan RMSNorm forward for rows of `cols` elements of `dtype`.
+    """Plan RMSNorm forward for rows of `cols` elements.
 
     Parameters
     ----------
     cols : int
         N, at least 1.
-    dtype : str
+    x : str
         The dtype of x and y.
     gamma : str or None
         The dtype of gamma, None where there is none.
     cast_before : bool
-        Whether the normalised value is rounded to `dtype` before gamma multiplies. Data that is not
-        rounded, or that gamma does not multiply, has one kernel for both.
+        Whether the normalised value is rounded to x's dtype before gamma multiplies. Data that is
+        not rounded, or that gamma does not multiply, has one kernel for both.
     gamma_offset : bool
         Whether an offset is added to gamma.
+    residual : str or None
+        The dtype of residual and of the sum that is normalised, None where there is no residual.
 
     Returns
     -------
     Plan
     """
-    rounds = ITEMSIZE[dtype] == 2 and gamma is not None
+    rounds = ITEMSIZE[x] == 2 and gamma is not None
     return _plan(
-        "rms_norm_fwd",
+        "rms_norm_fwd" if residual is None else "add_rms_norm",
         "rms_norm.cu",
         cols,
-        dtype,
-        _parameter("GAMMA", gamma, dtype)
+        x,
+        residual,
+        _parameter("GAMMA", gamma, x)
         | {"CAST_BEFORE": int(cast_before and rounds), "GAMMA_OFFSET": int(gamma_offset)},
     )
 
 
 @cache
-def layer_norm_fwd(cols: int, dtype: str, gamma: str | None, beta: str | None) -> Plan:
-    """Plan LayerNorm forward for rows of `cols` elements of `dtype`.
+def layer_norm_fwd(
+    cols: int, x: str, gamma: str | None, beta: str | None, *, residual: str | None = None
+) -> Plan:
+    """Plan LayerNorm forward for rows of `cols` elements.
 
     Parameters
     ----------
     cols : int
         N, at least 1.
-    dtype : str
+    x : str
         The dtype of x and y.
     gamma, beta : str or None
         The dtypes of gamma and beta, None where there is none.
+    residual : str or None
+        The dtype of residual and of the sum that is normalised, None where there is no residual.
 
     Returns
     -------
     Plan
     """
     return _plan(
-        "layer_norm_fwd",
+        "layer_norm_fwd" if residual is None else "add_layer_norm",
         "layer_norm.cu",
         cols,
-        dtype,
-        _parameter("GAMMA", gamma, dtype) | _parameter("BETA", beta, dtype),
+        x,
+        residual,
+        _parameter("GAMMA", gamma, x) | _parameter("BETA", beta, x),
     )

@@ -61,7 +61,8 @@ def rms_norm(
 
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
-    return _forward(x, gamma, eps, gamma_offset, cast, out, with_rstd=False)[0]
+    _check.data("x", x)
+    return _forward(x, None, gamma, eps, gamma_offset, cast, out, None, with_rstd=False)[0]
 
 
 def rms_norm_fwd(
@@ -92,27 +93,83 @@ def rms_norm_fwd(
     TypeError, ValueError
         As `rms_norm`.
     """
-    return _forward(x, gamma, eps, gamma_offset, cast, out, with_rstd=True)
+    _check.data("x", x)
+    y, _, rstd = _forward(x, None, gamma, eps, gamma_offset, cast, out, None, with_rstd=True)
+    return y, rstd
+
+
+def add_rms_norm(
+    x: cupy.ndarray,
+    residual: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+    out: cupy.ndarray | None = None,
+    residual_out: cupy.ndarray | None = None,
+) -> tuple[cupy.ndarray, cupy.ndarray]:
+    """Add a residual and normalise the sum, in one pass: two reads and two writes.
+
+    ``h = x + residual``, rounded to residual's dtype and written once;
+    ``y = rms_norm(h, gamma, eps)`` of h as rounded, in x's dtype.
+
+    Parameters
+    ----------
+    x, gamma, eps, gamma_offset, cast
+        As in `rms_norm`.
+    residual : cupy.ndarray, of x's shape
+        float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    out : cupy.ndarray, optional
+        Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
+        argument.
+    residual_out : cupy.ndarray, optional
+        Where h is written: `residual` itself, or memory of its shape and dtype that overlaps no
+        other argument.
+
+    Returns
+    -------
+    y : cupy.ndarray, shape (..., N)
+        In x's dtype; `out` where it was given. Where x and residual have one dtype, the bits of
+        ``rms_norm(x + residual, gamma, eps)``.
+    residual_out : cupy.ndarray, shape (..., N)
+        h in residual's dtype; `residual_out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm`.
+    """
+    _check.data("x", x)
+    _check.residual(residual, x)
+    y, h, _ = _forward(
+        x, residual, gamma, eps, gamma_offset, cast, out, residual_out, with_rstd=False
+    )
+    return y, h
 
 
 def _forward(
     x: cupy.ndarray,
+    residual: cupy.ndarray | None,
     gamma: cupy.ndarray | None,
     eps: float,
     gamma_offset: float,
     cast: str,
     out: cupy.ndarray | None,
+    residual_out: cupy.ndarray | None,
     *,
     with_rstd: bool,
-) -> tuple[cupy.ndarray, cupy.ndarray | None]:
-    _check.data("x", x)
+) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
+    """Return y, h where there is a residual, and rstd where it is wanted."""
     axes = _check.parameters(x, gamma=gamma)
     scalars = {"eps": _check.eps(eps, x), "gamma_offset": _check.gamma_offset(gamma_offset, gamma)}
     _check.cast(cast)
-    _check.out(out, x, gamma=gamma)
+    _check.written("out", out, "x", x, residual=residual, residual_out=residual_out, gamma=gamma)
+    if residual is not None:
+        _check.written("residual_out", residual_out, "residual", residual, x=x, gamma=gamma)
 
     with x.device:
-        y = _launch.empty_like(x) if out is None else out
+        written, read = _launch.rows(x, residual, out, residual_out)
         rstd = _launch.statistic(x, axes) if with_rstd else None
         if x.size > 0:
             plan = _plan.rms_norm_fwd(
@@ -121,6 +178,7 @@ def _forward(
                 _launch.dtype_name(gamma),
                 cast_before=cast == "before",
                 gamma_offset=scalars["gamma_offset"] != 0,
+                residual=_launch.dtype_name(residual),
             )
-            _launch.forward(plan, axes, y, (rstd,), x, {"gamma": gamma}, scalars)
-    return y, rstd
+            _launch.forward(plan, axes, written, (rstd,), read, {"gamma": gamma}, scalars)
+    return written["y"], written.get("residual_out"), rstd

@@ -2,12 +2,15 @@
 //
 // Formula      y = (x - mean) * rstd * gamma + beta,  rstd = 1 / sqrt(var + eps), over the last
 //              COLS columns of each row; var is the biased variance about the mean.
+//              add_layer_norm normalises h = round(x + residual) in place of x, and writes it to
+//              residual_out.
 //
 // Mapping      As in rms_norm.cu: LANES threads own a row, ROWS rows a block. Two sums, so two
 //              barriers where a row is a block.
 //
-// Traffic      rows * COLS * 2 * sizeof(T) + COLS * (sizeof(W) + sizeof(B)), plus 8 bytes a row
-//              where mean and rstd are wanted. Rows too long for registers read x three times.
+// Traffic      rows * COLS * 2 * sizeof(X) + COLS * (sizeof(W) + sizeof(B)), plus 8 bytes a row
+//              where mean and rstd are wanted. add_layer_norm: rows * COLS * 2 * sizeof(T) more,
+//              for residual and h. Rows too long for registers read x, or h, twice more.
 //
 // Numerics     The corrected two-pass algorithm (Chan, Golub and LeVeque, The American Statistician
 //              37, 1983): `center` is the mean as summed in float32, and d = x - center is exact or
@@ -15,7 +18,7 @@
 //              var = mean(d^2) - correction^2, where the subtrahend is a rounding error squared.
 //              So rows like 1000 + noise keep the digits that x has. A row whose squares overflow
 //              is done again, scaled by a power of two: y is right up to values of 8e37 in float32
-//              and bfloat16. float16 cannot overflow. One rounding to T, at the end.
+//              and bfloat16. float16 cannot overflow. One rounding to X, at the end.
 //
 // Preconditions  (_check.py, _launch.py) As in rms_norm.cu; beta as gamma.
 
@@ -41,18 +44,18 @@ struct Moments {
 
 // The moments of scale * x. The two sites are those of its sums.
 template <int SITE, bool SCALED>
-__device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
+__device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) {
   constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
   constexpr Acc SCALE = SCALED ? Numeric<T>::RESCUE : Acc(1);
   const auto scaled = [](Acc v) { return SCALED ? mul(v, SCALE) : v; };
 
   Acc sum[1];
-  sum_columns<SITE>(x, lane, sum, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
+  sum_columns<SITE>(x, place, sum, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
   const Acc center = mul(sum[0], PER_COLUMN);
 
   x.convert_anew();
   Acc about[2];  // sums of d and of d^2
-  sum_columns<SITE + 1>(x, lane, about, [&](Acc v, Acc(&s)[2]) {
+  sum_columns<SITE + 1>(x, place, about, [&](Acc v, Acc(&s)[2]) {
     const Acc d = sub(scaled(v), center);
     s[0] = add(s[0], d);
     s[1] = fma_rn(d, d, s[1]);
@@ -65,8 +68,8 @@ __device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
   return {center, correction, reciprocal_sqrt(add(variance, mul(mul(eps, SCALE), SCALE)))};
 }
 
-__device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
-  Moments m = moments_of<0, false>(x, lane, eps);
+__device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) {
+  Moments m = moments_of<0, false>(x, place, eps);
   if constexpr (Numeric<T>::MAY_OVERFLOW) {
     // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share
     // shuffles.
@@ -74,7 +77,7 @@ __device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
     if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
       x.convert_anew();
       constexpr Acc SCALE = Numeric<T>::RESCUE;
-      const Moments s = moments_of<2, true>(x, lane, eps);
+      const Moments s = moments_of<2, true>(x, place, eps);
       if (overflow)
         m = {mul(s.center, 1 / SCALE), mul(s.correction, 1 / SCALE), mul(s.rstd, SCALE)};
     }
@@ -83,7 +86,7 @@ __device__ inline Moments moments_of(RowOfLane& x, int lane, Acc eps) {
 }
 
 // y of one packet, before it is stored.
-__device__ inline Pack<T, VEC> affine(Acc (&value)[VEC], const Moments& m,
+__device__ inline Pack<X, VEC> affine(Acc (&value)[VEC], const Moments& m,
                                       const Pack<W, VEC>& gamma, const Pack<B, VEC>& beta) {
   const Acc shift = mul(-m.correction, m.rstd);
 #pragma unroll
@@ -102,47 +105,40 @@ __device__ inline Pack<T, VEC> affine(Acc (&value)[VEC], const Moments& m,
       value[i] = add(value[i], bias[i]);
     }
   }
-  return round_to<T>(value);
+  return round_to<X>(value);
 }
 
-extern "C" __global__ void __launch_bounds__(LANES* ROWS)
-    layer_norm_fwd(T* y, Acc* mean_out, Acc* rstd_out, const T* x, const W* gamma, const B* beta,
-                   const LayerNorm norm) {
-  const int lane = threadIdx.x;
-  const long long wanted = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
-  // A block's rows past the last compute the last one again and write nothing, so that no lane
-  // leaves the shuffles.
-  const long long row = ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted;
-  const Coordinates c = coordinates(row, norm.rows);
-
-  RowOfLane x_row(x + offset(c, norm.rows.x), lane);
-  gamma += lane * VEC;
-  beta += lane * VEC;
+// One row: sums, scale and shift, store.
+__device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sources& sources,
+                                 const W* gamma, const B* beta, const Place& place,
+                                 const LayerNorm& norm) {
+  RowOfLane row(sources, place);
+  gamma += place.lane * VEC;
+  beta += place.lane * VEC;
   Pack<W, VEC> gamma_kept[EARLY && HAS_GAMMA ? PACKETS : 1] = {};
   Pack<B, VEC> beta_kept[EARLY && HAS_BETA ? PACKETS : 1] = {};
   if constexpr (EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      const int columns = present(turn, lane);
+      const int columns = place.columns(turn);
       if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
       if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ALIGNED>(beta, turn, columns);
     }
   }
 
-  const Moments m = moments_of(x_row, lane, norm.eps);
-  if (ROWS > 1 && row != wanted) return;
-  if (lane == 0) {
-    if (mean_out != nullptr) mean_out[row] = add(m.center, m.correction);
-    if (rstd_out != nullptr) rstd_out[row] = m.rstd;
+  const Moments m = moments_of(row, place, norm.eps);
+  if (place.lane == 0 && place.exists) {
+    if (mean_out != nullptr) mean_out[place.row] = add(m.center, m.correction);
+    if (rstd_out != nullptr) rstd_out[place.row] = m.rstd;
   }
 
-  x_row.convert_anew();
-  y += offset(c, norm.rows.y) + lane * VEC;
+  row.convert_anew();
+  y += offset(place.at, norm.rows.y) + place.lane * VEC;
 #pragma unroll 1
   for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
+    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, place, [&](int turn, int columns) {
       Acc value[VEC];
-      x_row.values(turn, value);
+      row.values(turn, value);
       Pack<W, VEC> g = {};
       Pack<B, VEC> b = {};
       if constexpr (EARLY) {
@@ -156,3 +152,20 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
     });
   }
 }
+
+#if HAS_RESIDUAL
+extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+    add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
+                   const B* beta, const LayerNorm norm) {
+  const Place here = place(norm.rows);
+  normalise(y, nullptr, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, beta,
+            here, norm);
+}
+#else
+extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+    layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
+                   const LayerNorm norm) {
+  const Place here = place(norm.rows);
+  normalise(y, mean_out, rstd_out, sources(x, here, norm.rows), gamma, beta, here, norm);
+}
+#endif

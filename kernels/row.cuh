@@ -8,16 +8,19 @@
 // The mapping follows from COLS and the element size alone. Alignment, strides and the number of
 // rows change how bytes arrive, never who adds what in which order.
 //
-// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, COLS, LANES, PACKETS (packets
-// a lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a block).
-// The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
+// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES, PACKETS
+// (packets a lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a
+// block). HAS_RESIDUAL adds two arrays: residual is read, and h = round(x + residual) is written to
+// residual_out and normalised as rounded. The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED,
+// ... and LEVELS, ROW_INDEX.
 
 #pragma once
 
 #include "reduce.cuh"
 #include "vec.cuh"
 
-using T = X_TYPE;
+using X = X_TYPE;    // x and y
+using T = ROW_TYPE;  // what is normalised: x, or h = round(x + residual) in residual's type
 using Acc = Numeric<T>::Acc;
 
 constexpr int VEC = 16 / sizeof(T);
@@ -33,12 +36,17 @@ static_assert(!RESIDENT || TURNS == PACKETS, "the plan counts packets as the ker
 constexpr int CHUNK = RESIDENT ? PACKETS : 8;
 constexpr int CHUNKS = (TURNS + CHUNK - 1) / CHUNK;
 
-// `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two.
+// `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two. Strides are
+// in elements, outermost first, of which the last LEVELS are used.
 struct Rows {
   long long count;
   long long extent[2];
-  long long x[3];  // strides in elements, outermost first; the last LEVELS of them are used
+  long long x[3];
   long long y[3];
+#if HAS_RESIDUAL
+  long long residual[3];
+  long long residual_out[3];
+#endif
 };
 
 struct Coordinates {
@@ -73,22 +81,61 @@ __device__ inline long long offset(const Coordinates& c, const long long (&strid
   return elements;
 }
 
-// How many columns of packet `turn` of this lane exist. Constant wherever the whole turn exists.
-__device__ inline int present(int turn, int lane) {
-  if ((turn + 1) * LANES <= WHOLE) return VEC;
-  const int packet = turn * LANES + lane;
-  if (packet < WHOLE) return VEC;
-  return TAIL > 0 && packet == WHOLE ? TAIL : 0;
+// A thread's row, and its place in it. A block's rows past the last have no columns: their lanes
+// stay for the shuffles, and neither read nor write.
+struct Place {
+  int lane;
+  long long row;
+  bool exists;
+  Coordinates at;
+
+  // How many columns of packet `turn` exist. Constant wherever the whole turn exists.
+  __device__ int columns(int turn) const {
+    if (ROWS > 1 && !exists) return 0;
+    if ((turn + 1) * LANES <= WHOLE) return VEC;
+    const int packet = turn * LANES + lane;
+    if (packet < WHOLE) return VEC;
+    return TAIL > 0 && packet == WHOLE ? TAIL : 0;
+  }
+};
+
+__device__ inline Place place(const Rows& rows) {
+  const long long row = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
+  return {static_cast<int>(threadIdx.x), row, row < rows.count, coordinates(row, rows)};
 }
 
 // A lane's pointers start at its first packet, and its packets are a constant stride apart.
 constexpr int TURN_COLS = LANES * VEC;
 
+// Where one lane's first packet lies in the arrays that make the row.
+struct Sources {
+  const X* x;
+  const T* residual;  // null without a residual, as is the next
+  T* residual_out;
+};
+
+#if HAS_RESIDUAL
+__device__ inline Sources sources(T* residual_out, const X* x, const T* residual,
+                                  const Place& place, const Rows& rows) {
+  const int first = place.lane * VEC;
+  return {x + offset(place.at, rows.x) + first, residual + offset(place.at, rows.residual) + first,
+          residual_out + offset(place.at, rows.residual_out) + first};
+}
+#else
+__device__ inline Sources sources(const X* x, const Place& place, const Rows& rows) {
+  return {x + offset(place.at, rows.x) + place.lane * VEC, nullptr, nullptr};
+}
+#endif
+
 // The row as one lane sees it: kept in registers, or read again each time.
 class RowOfLane {
  public:
-  __device__ RowOfLane(const T* row, int lane) : mine_(row + lane * VEC), lane_(lane) {
-    if constexpr (RESIDENT) {
+  __device__ RowOfLane(const Sources& sources, const Place& place)
+      : sources_(sources), place_(place) {
+    if constexpr (HAS_RESIDUAL) {
+#pragma unroll RESIDENT ? TURNS : 1
+      for (int first = 0; first < TURNS; first += ADDED_AT_ONCE) add_residual(first);
+    } else if constexpr (RESIDENT) {
 #pragma unroll
       for (int turn = 0; turn < PACKETS; ++turn) kept_[turn] = read(turn);
     }
@@ -115,24 +162,63 @@ class RowOfLane {
   }
 
  private:
-  __device__ Pack<T, VEC> read(int turn) const {
-    return load<X_ALIGNED, false, VEC>(mine_ + turn * TURN_COLS, present(turn, lane_));
+  // Packets of x and residual that a lane asks for before it needs the first.
+  static constexpr int ADDED_AT_ONCE = 4;
+
+#if HAS_RESIDUAL
+  __device__ void add_residual(int first) {
+    Pack<X, VEC> x[ADDED_AT_ONCE];
+    Pack<T, VEC> residual[ADDED_AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < ADDED_AT_ONCE; ++i) {
+      if (first + i >= TURNS) continue;
+      const int columns = place_.columns(first + i);
+      x[i] = load<X_ALIGNED, false, VEC>(sources_.x + (first + i) * TURN_COLS, columns);
+      residual[i] =
+          load<RESIDUAL_ALIGNED, false, VEC>(sources_.residual + (first + i) * TURN_COLS, columns);
+    }
+#pragma unroll
+    for (int i = 0; i < ADDED_AT_ONCE; ++i) {
+      if (first + i >= TURNS) continue;
+      Acc a[VEC];
+      Acc b[VEC];
+      unpack(x[i], a);
+      unpack(residual[i], b);
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) a[j] = add(a[j], b[j]);
+      const Pack<T, VEC> h = round_to<T>(a);
+      store<RESIDUAL_OUT_ALIGNED>(sources_.residual_out + (first + i) * TURN_COLS, h,
+                                  place_.columns(first + i));
+      if constexpr (RESIDENT) kept_[first + i] = h;
+    }
   }
 
-  const T* mine_;
-  int lane_;
+  __device__ Pack<T, VEC> read(int turn) const {
+    return load<RESIDUAL_OUT_ALIGNED, false, VEC>(sources_.residual_out + turn * TURN_COLS,
+                                                  place_.columns(turn));
+  }
+#else
+  __device__ void add_residual(int) {}
+
+  __device__ Pack<T, VEC> read(int turn) const {
+    return load<X_ALIGNED, false, VEC>(sources_.x + turn * TURN_COLS, place_.columns(turn));
+  }
+#endif
+
+  Sources sources_;
+  const Place& place_;
   Pack<T, VEC> kept_[RESIDENT ? PACKETS : 1];
 };
 
 // Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but
 // in the last turn).
 template <typename F>
-__device__ inline void for_each_packet(int first_turn, int turns, int lane, F f) {
+__device__ inline void for_each_packet(int first_turn, int turns, const Place& place, F f) {
 #pragma unroll
   for (int t = 0; t < CHUNK; ++t) {
     const int turn = first_turn + t;
     if (!RESIDENT && t >= turns) continue;
-    const int columns = present(turn, lane);
+    const int columns = place.columns(turn);
     if (columns == VEC) {
       f(turn, VEC);
     } else if (TAIL > 0 && columns == TAIL) {
@@ -151,13 +237,14 @@ __device__ inline Pack<W, VEC> load_parameters(const W* mine, int turn, int colu
 // Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane
 // adds its columns in ascending order, even and odd ones apart.
 template <int SITE, int COUNT, typename Term>
-__device__ inline void sum_columns(const RowOfLane& x, int lane, Acc (&total)[COUNT], Term term) {
+__device__ inline void sum_columns(const RowOfLane& x, const Place& place, Acc (&total)[COUNT],
+                                   Term term) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) total[i] = 0;
 #pragma unroll 1
   for (int chunk = 0; chunk < CHUNKS; ++chunk) {
     Acc sums[2][COUNT] = {};
-    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, lane, [&](int turn, int columns) {
+    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, place, [&](int turn, int columns) {
       Acc value[VEC];
       x.values(turn, value);
 #pragma unroll

@@ -120,13 +120,20 @@ __device__ inline Pack<E, COUNT> load(const E* from, int present) {
   return pack;
 }
 
-// Stores the first `present` elements of a 16-byte packet; the others are left alone.
+// Stores the first `present` elements of a pack; the others are left alone. ALIGNED as in load().
 template <bool ALIGNED, typename E, int COUNT>
 __device__ inline void store(E* to, const Pack<E, COUNT>& pack, int present) {
-  static_assert(Pack<E, COUNT>::BYTES == 16, "what is stored is a packet");
+  using P = Pack<E, COUNT>;
   if (ALIGNED && present == COUNT) {
-    *reinterpret_cast<uint4*>(to) =
-        make_uint4(pack.word[0], pack.word[1], pack.word[2], pack.word[3]);
+    if constexpr (P::BYTES % 16 == 0) {
+#pragma unroll
+      for (int q = 0; q < P::WORDS; q += 4) {
+        reinterpret_cast<uint4*>(to)[q / 4] =
+            make_uint4(pack.word[q], pack.word[q + 1], pack.word[q + 2], pack.word[q + 3]);
+      }
+    } else {
+      *reinterpret_cast<uint2*>(to) = make_uint2(pack.word[0], pack.word[1]);
+    }
     return;
   }
 #pragma unroll
