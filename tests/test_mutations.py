@@ -64,15 +64,15 @@ MUTATIONS = [
     (
         "off-by-one bound: the last column is left out",
         "row.cuh",
-        "present(int turn, int lane) {",
-        "present(int turn, int lane) {\n  if (turn * LANES + lane == WHOLE) return TAIL - 1;",
+        "columns(int turn) const {",
+        "columns(int turn) const {\n  if (turn * LANES + lane == WHOLE) return TAIL - 1;",
         "layer_norm_fwd float16 (3, 5125) contiguous",
     ),
     (
         "off-by-one bound: the row past the last is computed too",
-        "rms_norm.cu",
-        "ROWS > 1 ? min(wanted, norm.rows.count - 1) : wanted",
-        "wanted",
+        "row.cuh",
+        "row < rows.count",
+        "true",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
