@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ._selfcheck import Check, Outcome
 
 OFF, USAGE = 1, 2  # exit codes
-COLUMNS = "{:<15} {:<9} {:<13} {:<22} {:>9}  {}"
+COLUMNS = "{:<15} {:<9} {:<13} {:<22} {:>9} {:>9}  {}"
 PLAIN_PROGRESS = 10.0  # seconds between progress lines where stderr is no terminal
 
 
@@ -45,22 +45,24 @@ def _check(data: Path | None, only: str | None) -> int:
     device = _device()
     if device is None:
         return USAGE
-    from . import _selfcheck  # imports cupy, which must come after the choice of the device
+    from . import _selfcheck, _tensor_file  # these import cupy, which comes after the device
 
     try:
-        tensors = _selfcheck.read_file(data) if data is not None else None
-    except _selfcheck.BadFile as error:
+        tensors = _tensor_file.read(data) if data is not None else None
+    except _tensor_file.BadFile as error:
         print(f"python -m cunorm check: {error}", file=sys.stderr)
         return USAGE
 
-    checks = [*_selfcheck.grid(), *(_selfcheck.of_file(tensors) if tensors is not None else ())]
+    checks = list(_selfcheck.grid())
+    if tensors is not None:
+        checks += _tensor_file.checks(tensors)
     checks = [check for check in checks if only is None or only in str(check)]
     if not checks:
         print(f"python -m cunorm check: no line of the table holds {only!r}", file=sys.stderr)
         return USAGE
 
     print(f"cunorm on {device}\n")
-    print(COLUMNS.format("op", "dtype", "shape", "layout", "worst ulp", "verdict"))
+    print(COLUMNS.format("op", "dtype", "shape", "layout", "worst ulp", "allowed", "verdict"))
     progress = _Progress(len(checks))
     off = 0
     for check in checks:
@@ -80,9 +82,8 @@ def _line(check: Check, outcome: Outcome) -> str:
     if outcome.note:
         verdict += f" ({outcome.note})"
     shape = str(check.shape).replace(" ", "")
-    return COLUMNS.format(
-        check.op, check.dtype, shape, check.where, f"{outcome.worst:.2f}", verdict
-    )
+    error = (f"{outcome.worst:.2f}", f"{outcome.allowed:.2f}")
+    return COLUMNS.format(check.op, check.dtype, shape, check.where, *error, verdict)
 
 
 def _device() -> str | None:
@@ -101,7 +102,7 @@ def _device() -> str | None:
 
 def _info() -> int:
     device = _device()
-    from ._info import rows  # imports cupy, which must come after the choice of the device
+    from ._info import rows
 
     for name, value in rows(device):
         print(f"{name:<16} {value}")

@@ -172,5 +172,6 @@ def _forward(
                 _launch.dtype_name(beta),
                 residual=_launch.dtype_name(residual),
             )
-            _launch.forward(plan, axes, written, (mean, rstd), read, parameters, scalars)
+            statistics = (mean, rstd) if residual is None else ()
+            _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
     return written["y"], written.get("residual_out"), mean, rstd

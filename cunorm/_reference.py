@@ -113,12 +113,15 @@ class Expected:
         """Return the distance of each element of `actual` from the definition, in ulps."""
         return ulps(actual, self.value, self.dtype)
 
+    @property
+    def allowed(self) -> Wide:
+        """How far each element may be from the definition, in ulps."""
+        slack = np.where(np.isfinite(self.slack), self.slack, 0)
+        return 0.5 + slack / ulp(self.value, self.dtype)
+
     def accepts(self, actual: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return, element by element, whether `actual` is within the tolerance."""
-        distance = self.ulps(actual)
-        quantum = ulp(self.value, self.dtype)
-        allowed = 0.5 + np.where(np.isfinite(self.slack), self.slack, 0) / quantum
-        return distance <= allowed
+        return self.ulps(actual) <= self.allowed
 
 
 def rms_norm_fwd(
@@ -128,12 +131,15 @@ def rms_norm_fwd(
     *,
     gamma_offset: float = 0.0,
     cast: str = "before",
+    dtype: np.dtype | None = None,
 ) -> tuple[Expected, Expected]:
     """Return ``y = x * rstd * (gamma + gamma_offset)`` and ``rstd = (mean(x^2) + eps)^-1/2``.
 
     ``cast="before"`` rounds ``x * rstd`` to x's dtype before gamma multiplies, as the Llama and
     Qwen2 models define it; ``cast="after"`` rounds only the result, as PyTorch's rms_norm does.
+    y has `dtype`, that of x where there is none.
     """
+    dtype = x.dtype if dtype is None else dtype
     wide, u, tiny = _accumulator(x.dtype)
     data, axes, count = _normalised(x, gamma, wide)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -144,13 +150,13 @@ def rms_norm_fwd(
         normal = data * rstd
         normal_error = (rstd_error + u) * np.abs(normal) + tiny * (1 + rstd)
         if cast == "before":
-            rounded = round_to(normal, x.dtype)
-            low, high = (round_to(normal + s * normal_error, x.dtype) for s in (-1, 1))
+            rounded = round_to(normal, dtype)
+            low, high = (round_to(normal + s * normal_error, dtype) for s in (-1, 1))
             normal_error = np.maximum(np.abs(high - rounded), np.abs(rounded - low))
             normal = rounded
         y = normal * scale
         slack = normal_error * np.abs(scale) + np.abs(normal) * scale_error + u * np.abs(y) + tiny
-    return Expected(y, slack, x.dtype), _statistic(rstd, rstd_error * rstd, axes, x.dtype)
+    return Expected(y, slack, dtype), _statistic(rstd, rstd_error * rstd, axes, x.dtype)
 
 
 def layer_norm_fwd(
@@ -158,10 +164,13 @@ def layer_norm_fwd(
     gamma: npt.NDArray[np.generic] | None = None,
     beta: npt.NDArray[np.generic] | None = None,
     eps: float = 1e-5,
+    *,
+    dtype: np.dtype | None = None,
 ) -> tuple[Expected, Expected, Expected]:
     """Return y, mean and rstd: ``y = (x - mean) * rstd * gamma + beta``.
 
-    ``rstd = (var + eps)^-1/2``, with the biased variance about the mean.
+    ``rstd = (var + eps)^-1/2``, with the biased variance about the mean. y has `dtype`, that of x
+    where there is none.
     """
     wide, u, tiny = _accumulator(x.dtype)
     data, axes, count = _normalised(x, beta if gamma is None else gamma, wide)
@@ -182,7 +191,7 @@ def layer_norm_fwd(
             y = y + beta.astype(wide)
         slack = slack + u * np.abs(y) + tiny
     return (
-        Expected(y, slack, x.dtype),
+        Expected(y, slack, x.dtype if dtype is None else dtype),
         _statistic(mean, mean_error, axes, x.dtype),
         _statistic(rstd, rstd_error * rstd, axes, x.dtype),
     )
@@ -208,6 +217,43 @@ def layer_norm(
 ) -> Expected:
     """Return the y of `layer_norm_fwd`."""
     return layer_norm_fwd(x, gamma, beta, eps)[0]
+
+
+def add_rms_norm(
+    x: npt.NDArray[np.generic],
+    residual: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> tuple[Expected, Expected]:
+    """Return y and h: ``h = x + residual`` in residual's dtype, and y in x's, of h as rounded."""
+    total = _add(x, residual)
+    h = round_to(total.value, total.dtype).astype(total.dtype)
+    y, _ = rms_norm_fwd(h, gamma, eps, gamma_offset=gamma_offset, cast=cast, dtype=x.dtype)
+    return y, total
+
+
+def add_layer_norm(
+    x: npt.NDArray[np.generic],
+    residual: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None = None,
+    beta: npt.NDArray[np.generic] | None = None,
+    eps: float = 1e-5,
+) -> tuple[Expected, Expected]:
+    """Return y and h: ``h = x + residual`` in residual's dtype, and y in x's, of h as rounded."""
+    total = _add(x, residual)
+    h = round_to(total.value, total.dtype).astype(total.dtype)
+    return layer_norm_fwd(h, gamma, beta, eps, dtype=x.dtype)[0], total
+
+
+def _add(x: npt.NDArray[np.generic], residual: npt.NDArray[np.generic]) -> Expected:
+    """Return the sum as the accumulator gives it: its last rounding leaves no slack."""
+    wide, _, tiny = _accumulator(x.dtype)
+    narrow = np.float64 if x.dtype == DTYPES["float64"] else np.float32
+    total = (x.astype(narrow) + residual.astype(narrow)).astype(wide)
+    return Expected(total, np.full(total.shape, tiny), residual.dtype)
 
 
 def _accumulator(dtype: np.dtype) -> tuple[type[np.floating], float, float]:

@@ -180,5 +180,6 @@ def _forward(
                 gamma_offset=scalars["gamma_offset"] != 0,
                 residual=_launch.dtype_name(residual),
             )
-            _launch.forward(plan, axes, written, (rstd,), read, {"gamma": gamma}, scalars)
+            statistics = (rstd,) if residual is None else ()
+            _launch.forward(plan, axes, written, statistics, read, {"gamma": gamma}, scalars)
     return written["y"], written.get("residual_out"), rstd

@@ -23,7 +23,7 @@ def far_from_zero(check):
     """LayerNorm of 1000 + noise, in float32."""
     x = random(check.shape, check.dtype, shift=1000)
     off = ~_reference.layer_norm(x).accepts(cunorm.layer_norm(cupy.asarray(x)).get())
-    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
 def huge(check):
@@ -32,7 +32,7 @@ def huge(check):
     off = ~getattr(_reference, check.op)(x).accepts(
         getattr(cunorm, check.op)(cupy.asarray(x)).get()
     )
-    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
 def far_apart(check):
@@ -42,7 +42,7 @@ def far_apart(check):
     buffer[:128], buffer[2**31 :] = cupy.asarray(x[0]), cupy.asarray(x[1])
     rows = cupy.lib.stride_tricks.as_strided(buffer, x.shape, (2**31 * x.itemsize, x.itemsize))
     off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(rows).get())
-    return Outcome(math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
 PROBES = {str(check): check for check in _selfcheck.grid()} | {
@@ -182,6 +182,12 @@ MUTATIONS = [
     ),
 ]
 
+# All warps of a block run in step here, so that what one writes another may read, barrier or not.
+UNSEEN_MISTAKES = {"missing barrier: sums of other warps are read before they are written"}
+UNSEEN = pytest.mark.xfail(
+    strict=True, reason="the software GPU does not yet look for races in shared memory"
+)
+
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
@@ -192,7 +198,10 @@ def fresh_kernels():
 
 @pytest.mark.parametrize(
     ("file", "before", "after", "probe"),
-    [pytest.param(*rest, id=name) for name, *rest in MUTATIONS],
+    [
+        pytest.param(*rest, id=name, marks=[UNSEEN] if name in UNSEEN_MISTAKES else [])
+        for name, *rest in MUTATIONS
+    ],
 )
 def test_a_mistake_in_a_kernel_is_noticed(tmp_path, monkeypatch, file, before, after, probe):
     copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")

@@ -7,7 +7,7 @@ from arrays import EVERY, bits, random
 
 import cunorm
 from cunorm import _reference
-from cunorm._selfcheck import GUARD, GUARDS, place
+from cunorm._layouts import GUARD, GUARDS, place
 
 SIZES = [1, 7, 128, 769, 4096, 5125, 20000]
 BATCH = 1000

@@ -13,7 +13,7 @@ from arrays import EVERY, NARROW, assert_matches, bits, random, to_numpy, to_tor
 
 import cunorm
 from cunorm import _reference
-from cunorm._selfcheck import GUARD, GUARDS, place
+from cunorm._layouts import GUARD, GUARDS, place
 
 SIZES = [
     *(1, 2, 7, 8, 64, 111, 128, 129, 256, 500, 512, 760, 769, 1024, 1025, 1029, 2041, 3000, 4096),
