@@ -1,4 +1,4 @@
-"""Which kernel serves a row, and how its columns are shared out: pure, from N and the dtypes alone.
+"""Which kernel serves a row, and how its columns are shared out: pure, from N, dtypes and architecture.
 
 A plan never looks at the number of rows, at alignment or at strides. The kernel gives column c to
 the same lane, in the same order, whatever those are, and so a row has the same bits alone and in a
@@ -13,15 +13,36 @@ from functools import cache
 WARP = 32
 PACKET_BYTES = 16
 # A lane asks for up to four packets, 64 bytes, before it needs the first: enough bytes in flight to
-# cover DRAM latency at half occupancy, in 16 to 32 registers.
+# cover DRAM latency at half occupancy, in 16 registers.
 PACKETS_IN_FLIGHT = 4
-# Past four packets for each of 1024 lanes the lanes take more, up to half of the 64 registers that
-# each has.
-MOST_PACKETS = 8
-MOST_LANES = 1024
+# Longer rows stay with 512 lanes, which keep more packets each. Two such blocks share an SM while
+# their shared memory lasts, and one loads while the other sums or stores. A block of 1024 would have
+# 64 registers a lane and none to spare: at four packets LayerNorm spilled up to 458 bytes.
+MOST_LANES = 512
+# Where shared memory is too small for the rest of a row, a lane takes more packets into registers, up to
+# 40 of the 128 that each of 512 lanes may have.
+MOST_PACKETS = 10
 # Rows that share a warp come 128 threads a block: the smallest block that fills an SM (16 blocks of
 # 128 are the 2048 threads of sm_80 and sm_90, 8 the 1024 of sm_75).
 THREADS_OF_SHARED_BLOCK = 128
+
+# Shared memory that a block may have, by architecture, less what the sums take of it: CUDA C++
+# Programming Guide, "Technical specifications per compute capability". What is not listed gets what
+# every device has without asking.
+SHARED_BYTES = {
+    75: 64 << 10,
+    80: 163 << 10,
+    86: 99 << 10,
+    87: 163 << 10,
+    89: 99 << 10,
+    90: 227 << 10,
+    100: 227 << 10,
+    103: 227 << 10,
+    120: 99 << 10,
+    121: 99 << 10,
+}
+SHARED_BYTES_ELSEWHERE = 48 << 10
+SUMS_BYTES = 1 << 10
 
 # The four dtypes by their names in NumPy and ml_dtypes: size in bytes and type in CUDA C.
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -55,8 +76,10 @@ class Plan:
     lanes : int
         Threads that share a row: 4, 8, 16 or a multiple of 32.
     packets : int
-        16-byte packets that each lane keeps in registers; 0 where the row is too long for them and
-        is read again.
+        16-byte packets that each lane keeps in registers.
+    shared : int
+        Packets that each lane keeps in shared memory after those. What is left of a longer row is
+        read again.
     rows : int
         Rows that share a block.
     defines : tuple of (str, str or int)
@@ -69,6 +92,7 @@ class Plan:
     cols: int
     lanes: int
     packets: int
+    shared: int
     rows: int
     defines: tuple[tuple[str, str | int], ...]
 
@@ -83,6 +107,11 @@ class Plan:
         return accumulator(self.row)
 
     @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return self.shared * self.lanes * PACKET_BYTES
+
+    @property
     def block(self) -> tuple[int, int]:
         """The block's shape: lanes of a row, then rows."""
         return (self.lanes, self.rows)
@@ -92,19 +121,23 @@ class Plan:
         return (-(-rows // self.rows),)
 
 
-def _share(cols: int, dtype: str) -> tuple[int, int, int]:
-    """Return lanes a row, packets a lane and rows a block for rows of `cols` elements."""
+def _share(cols: int, dtype: str, arch: int) -> tuple[int, int, int, int]:
+    """Return lanes a row, packets a lane in registers and in shared memory, and rows a block."""
     packets = -(-cols * ITEMSIZE[dtype] // PACKET_BYTES)
-    if packets > MOST_LANES * MOST_PACKETS:
-        return MOST_LANES, 0, 1
-    if packets > WARP * PACKETS_IN_FLIGHT:
-        warps = min(-(-packets // (WARP * PACKETS_IN_FLIGHT)), MOST_LANES // WARP)
-        lanes = warps * WARP
-        return lanes, -(-packets // lanes), 1
-    lanes = 4
-    while lanes * PACKETS_IN_FLIGHT < packets:
-        lanes *= 2
-    return lanes, -(-packets // lanes), THREADS_OF_SHARED_BLOCK // lanes
+    if packets <= WARP * PACKETS_IN_FLIGHT:
+        lanes = 4
+        while lanes * PACKETS_IN_FLIGHT < packets:
+            lanes *= 2
+        return lanes, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes
+    warps = -(-packets // (WARP * PACKETS_IN_FLIGHT))
+    lanes = min(warps * WARP, MOST_LANES)
+    turns = -(-packets // lanes)
+    room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
+    shared = min(max(turns - PACKETS_IN_FLIGHT, 0), room // (lanes * PACKET_BYTES))
+    registers = turns - shared
+    if registers > MOST_PACKETS:  # the row is read again in any case
+        registers = PACKETS_IN_FLIGHT
+    return lanes, registers, shared, 1
 
 
 def _plan(
@@ -113,20 +146,24 @@ def _plan(
     cols: int,
     x: str,
     residual: str | None,
+    arch: int,
     defines: dict[str, str | int],
 ) -> Plan:
     row = residual or x
-    lanes, packets, rows = _share(cols, row)
-    shared: dict[str, str | int] = {
+    lanes, packets, shared, rows = _share(cols, row, arch)
+    common: dict[str, str | int] = {
         "X_TYPE": C_TYPE[x],
         "ROW_TYPE": C_TYPE[row],
         "HAS_RESIDUAL": int(residual is not None),
         "COLS": cols,
         "LANES": lanes,
         "PACKETS": packets,
+        "SHARED": shared,
         "ROWS": rows,
     }
-    return Plan(kernel, source, row, cols, lanes, packets, rows, tuple((shared | defines).items()))
+    return Plan(
+        kernel, source, row, cols, lanes, packets, shared, rows, tuple((common | defines).items())
+    )
 
 
 def _parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | int]:
@@ -141,6 +178,7 @@ def rms_norm_fwd(
     *,
     cast_before: bool,
     gamma_offset: bool,
+    arch: int,
     residual: str | None = None,
 ) -> Plan:
     """Plan RMSNorm forward for rows of `cols` elements.
@@ -158,6 +196,8 @@ def rms_norm_fwd(
         not rounded, or that gamma does not multiply, has one kernel for both.
     gamma_offset : bool
         Whether an offset is added to gamma.
+    arch : int
+        The architecture, like 90: how much shared memory a block may have.
     residual : str or None
         The dtype of residual and of the sum that is normalised, None where there is no residual.
 
@@ -172,6 +212,7 @@ def rms_norm_fwd(
         cols,
         x,
         residual,
+        arch,
         _parameter("GAMMA", gamma, x)
         | {"CAST_BEFORE": int(cast_before and rounds), "GAMMA_OFFSET": int(gamma_offset)},
     )
@@ -179,7 +220,13 @@ def rms_norm_fwd(
 
 @cache
 def layer_norm_fwd(
-    cols: int, x: str, gamma: str | None, beta: str | None, *, residual: str | None = None
+    cols: int,
+    x: str,
+    gamma: str | None,
+    beta: str | None,
+    *,
+    arch: int,
+    residual: str | None = None,
 ) -> Plan:
     """Plan LayerNorm forward for rows of `cols` elements.
 
@@ -191,6 +238,8 @@ def layer_norm_fwd(
         The dtype of x and y.
     gamma, beta : str or None
         The dtypes of gamma and beta, None where there is none.
+    arch : int
+        The architecture, like 90: how much shared memory a block may have.
     residual : str or None
         The dtype of residual and of the sum that is normalised, None where there is no residual.
 
@@ -204,5 +253,6 @@ def layer_norm_fwd(
         cols,
         x,
         residual,
+        arch,
         _parameter("GAMMA", gamma, x) | _parameter("BETA", beta, x),
     )

@@ -28,7 +28,9 @@ using W = GAMMA_TYPE;
 using B = BETA_TYPE;
 
 // Parameters are loaded before the sums are known where registers allow, as in rms_norm.cu.
-constexpr bool EARLY = RESIDENT && PACKETS <= 4;
+constexpr bool EARLY = IN_REGISTERS && PACKETS * (Pack<W, VEC>::WORDS + Pack<B, VEC>::WORDS) <= 16;
+
+constexpr int MIN_BLOCKS = 640 / (LANES * ROWS) * (PACKETS <= 4) + (PACKETS > 4);
 
 struct LayerNorm {
   Rows rows;
@@ -134,27 +136,25 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
 
   row.convert_anew();
   y += offset(place.at, norm.rows.y) + place.lane * VEC;
+  const auto finish = [&](int turn, int columns, Acc(&value)[VEC]) {
+    Pack<W, VEC> g = {};
+    Pack<B, VEC> b = {};
+    if constexpr (EARLY) {
+      if constexpr (HAS_GAMMA) g = gamma_kept[turn];
+      if constexpr (HAS_BETA) b = beta_kept[turn];
+    } else {
+      if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
+      if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, columns);
+    }
+    store<Y_ALIGNED>(y + turn * TURN_COLS, affine(value, m, g, b), columns);
+  };
+  for_each_packet(0, row, place, finish);
 #pragma unroll 1
-  for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, place, [&](int turn, int columns) {
-      Acc value[VEC];
-      row.values(turn, value);
-      Pack<W, VEC> g = {};
-      Pack<B, VEC> b = {};
-      if constexpr (EARLY) {
-        if constexpr (HAS_GAMMA) g = gamma_kept[turn];
-        if constexpr (HAS_BETA) b = beta_kept[turn];
-      } else {
-        if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
-        if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, columns);
-      }
-      store<Y_ALIGNED>(y + turn * TURN_COLS, affine(value, m, g, b), columns);
-    });
-  }
+  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_packet(chunk, row, place, finish);
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
     add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                    const B* beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS)
             here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
     layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
                    const LayerNorm norm) {
   const Place here = place(norm.rows);

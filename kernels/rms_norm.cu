@@ -27,8 +27,12 @@
 
 using W = GAMMA_TYPE;
 
-// Gamma is loaded before the sum is known where registers allow: its latency hides in that of x.
-constexpr bool GAMMA_EARLY = HAS_GAMMA && RESIDENT && PACKETS <= 4;
+// Gamma is loaded before the sum is known where 16 registers hold it: its latency hides in that of x.
+constexpr bool GAMMA_EARLY = HAS_GAMMA && IN_REGISTERS && PACKETS * Pack<W, VEC>::WORDS <= 16;
+
+// Blocks that share a multiprocessor: half of its 2048 threads in 64 registers each. With a residual
+// there are twice the packets in flight, so that 640 threads in 96 registers ask for as much.
+constexpr int MIN_BLOCKS = (HAS_RESIDUAL ? 640 : 1024) / (LANES * ROWS) * (PACKETS <= 4) + (PACKETS > 4);
 
 struct RmsNorm {
   Rows rows;
@@ -102,31 +106,29 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
 
   row.convert_anew();
   y += offset(place.at, norm.rows.y) + place.lane * VEC;
+  const auto finish = [&](int turn, int columns, Acc(&value)[VEC]) {
+    Pack<W, VEC> g = {};
+    if constexpr (GAMMA_EARLY) {
+      g = early[turn];
+    } else if constexpr (HAS_GAMMA) {
+      g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
+    }
+    store<Y_ALIGNED>(y + turn * TURN_COLS, scale(value, rstd, g, norm.gamma_offset), columns);
+  };
+  for_each_packet(0, row, place, finish);
 #pragma unroll 1
-  for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, place, [&](int turn, int columns) {
-      Acc value[VEC];
-      row.values(turn, value);
-      Pack<W, VEC> g = {};
-      if constexpr (GAMMA_EARLY) {
-        g = early[turn];
-      } else if constexpr (HAS_GAMMA) {
-        g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
-      }
-      store<Y_ALIGNED>(y + turn * TURN_COLS, scale(value, rstd, g, norm.gamma_offset), columns);
-    });
-  }
+  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_packet(chunk, row, place, finish);
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
     add_rms_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                  const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
     rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, rstd_out, sources(x, here, norm.rows), gamma, here, norm);

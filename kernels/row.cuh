@@ -9,8 +9,7 @@
 // rows change how bytes arrive, never who adds what in which order.
 //
 // The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES, PACKETS
-// (packets a lane keeps in registers; 0 where the row is too long and is read again), ROWS (rows a
-// block). HAS_RESIDUAL adds two arrays: residual is read, and h = round(x + residual) is written to
+// and SHARED (packets that a lane keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays: residual is read, and h = round(x + residual) is written to
 // residual_out and normalised as rounded. The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED,
 // ... and LEVELS, ROW_INDEX.
 
@@ -28,13 +27,15 @@ constexpr int WHOLE = COLS / VEC;  // packets with all their columns
 constexpr int TAIL = COLS % VEC;   // columns in the last, partial packet
 constexpr int ALL = WHOLE + (TAIL > 0);
 
-constexpr bool RESIDENT = PACKETS > 0;
+// A lane keeps its first PACKETS packets in registers and the next SHARED in shared memory. What is
+// left of a row that is longer still is read from global memory each time.
 constexpr int TURNS = (ALL + LANES - 1) / LANES;  // packets of the busiest lane
-static_assert(!RESIDENT || TURNS == PACKETS, "the plan counts packets as the kernel does");
-// Rows that are read again add up eight packets at a time, so that a sum of 2^24 columns keeps its
+constexpr bool IN_REGISTERS = TURNS == PACKETS;
+static_assert(TURNS >= PACKETS + SHARED, "the plan counts packets as the kernel does");
+// Past the registers eight packets are added up at a time, so that a sum of 2^24 columns keeps its
 // digits.
-constexpr int CHUNK = RESIDENT ? PACKETS : 8;
-constexpr int CHUNKS = (TURNS + CHUNK - 1) / CHUNK;
+constexpr int CHUNK = 8;
+constexpr int CHUNKS = 1 + (TURNS - PACKETS + CHUNK - 1) / CHUNK;
 
 // `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two. Strides are
 // in elements, outermost first, of which the last LEVELS are used.
@@ -127,32 +128,40 @@ __device__ inline Sources sources(const X* x, const Place& place, const Rows& ro
 }
 #endif
 
-// The row as one lane sees it: kept in registers, or read again each time.
+// Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
+extern __shared__ uint4 parked[];
+
+// The row as one lane sees it.
 class RowOfLane {
  public:
   __device__ RowOfLane(const Sources& sources, const Place& place)
       : sources_(sources), place_(place) {
-    if constexpr (HAS_RESIDUAL) {
-#pragma unroll RESIDENT ? TURNS : 1
-      for (int first = 0; first < TURNS; first += ADDED_AT_ONCE) add_residual(first);
-    } else if constexpr (RESIDENT) {
 #pragma unroll
-      for (int turn = 0; turn < PACKETS; ++turn) kept_[turn] = read(turn);
+    for (int first = 0; first < PACKETS; first += AT_ONCE) {
+      fetch(first, PACKETS, [&](int turn, const Pack<T, VEC>& pack) { kept_[turn] = pack; });
+    }
+    // A residual is added once, also where the sum is read again later.
+    constexpr int FETCHED = HAS_RESIDUAL ? TURNS : PACKETS + SHARED;
+#pragma unroll 1
+    for (int first = PACKETS; first < FETCHED; first += AT_ONCE) {
+      fetch(first, FETCHED, [&](int turn, const Pack<T, VEC>& pack) {
+        if (turn < PACKETS + SHARED) *parking(turn) = bits<uint4>(pack);
+      });
     }
   }
 
-  __device__ void values(int turn, Acc (&value)[VEC]) const {
-    if constexpr (RESIDENT) {
-      unpack(kept_[turn], value);
-    } else {
-      unpack(read(turn), value);
-    }
+  // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
+  __device__ const Pack<T, VEC>& in_register(int turn) const { return kept_[turn]; }
+
+  // One of the packets after those.
+  __device__ Pack<T, VEC> past_registers(int turn) const {
+    return turn < PACKETS + SHARED ? bits<Pack<T, VEC>>(*parking(turn)) : read(turn);
   }
 
-  // Between two passes over a long row: without it the compiler keeps what it converted, which is
-  // twice the registers of the row, and 1024 threads with 8 packets each have none to spare.
+  // Between two passes: without it the compiler keeps the 16-bit packets that it converted, which
+  // takes twice their registers.
   __device__ void convert_anew() {
-    if constexpr (PACKETS > 4 && sizeof(T) == 2) {
+    if constexpr (sizeof(T) == 2) {
 #pragma unroll
       for (int turn = 0; turn < PACKETS; ++turn) {
 #pragma unroll
@@ -162,24 +171,30 @@ class RowOfLane {
   }
 
  private:
-  // Packets of x and residual that a lane asks for before it needs the first.
-  static constexpr int ADDED_AT_ONCE = 4;
+  // Packets that a lane asks for before it needs the first.
+  static constexpr int AT_ONCE = 4;
+
+  __device__ uint4* parking(int turn) const {
+    return parked + (turn - PACKETS) * LANES + place_.lane;
+  }
 
 #if HAS_RESIDUAL
-  __device__ void add_residual(int first) {
-    Pack<X, VEC> x[ADDED_AT_ONCE];
-    Pack<T, VEC> residual[ADDED_AT_ONCE];
+  // Makes h of packets first, first + 1, ... below end, stores it, and hands each to keep().
+  template <typename Keep>
+  __device__ void fetch(int first, int end, Keep keep) {
+    Pack<X, VEC> x[AT_ONCE];
+    Pack<T, VEC> residual[AT_ONCE];
 #pragma unroll
-    for (int i = 0; i < ADDED_AT_ONCE; ++i) {
-      if (first + i >= TURNS) continue;
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i >= end) continue;
       const int columns = place_.columns(first + i);
-      x[i] = load<X_ALIGNED, false, VEC>(sources_.x + (first + i) * TURN_COLS, columns);
-      residual[i] =
-          load<RESIDUAL_ALIGNED, false, VEC>(sources_.residual + (first + i) * TURN_COLS, columns);
+      const int at = (first + i) * TURN_COLS;
+      x[i] = load<X_ALIGNED, false, VEC>(sources_.x + at, columns);
+      residual[i] = load<RESIDUAL_ALIGNED, false, VEC>(sources_.residual + at, columns);
     }
 #pragma unroll
-    for (int i = 0; i < ADDED_AT_ONCE; ++i) {
-      if (first + i >= TURNS) continue;
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i >= end) continue;
       Acc a[VEC];
       Acc b[VEC];
       unpack(x[i], a);
@@ -189,7 +204,7 @@ class RowOfLane {
       const Pack<T, VEC> h = round_to<T>(a);
       store<RESIDUAL_OUT_ALIGNED>(sources_.residual_out + (first + i) * TURN_COLS, h,
                                   place_.columns(first + i));
-      if constexpr (RESIDENT) kept_[first + i] = h;
+      keep(first + i, h);
     }
   }
 
@@ -198,7 +213,19 @@ class RowOfLane {
                                                   place_.columns(turn));
   }
 #else
-  __device__ void add_residual(int) {}
+  // Reads packets first, first + 1, ... below end, and hands each to keep().
+  template <typename Keep>
+  __device__ void fetch(int first, int end, Keep keep) {
+    Pack<T, VEC> x[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i < end) x[i] = read(first + i);
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i < end) keep(first + i, x[i]);
+    }
+  }
 
   __device__ Pack<T, VEC> read(int turn) const {
     return load<X_ALIGNED, false, VEC>(sources_.x + turn * TURN_COLS, place_.columns(turn));
@@ -207,23 +234,31 @@ class RowOfLane {
 
   Sources sources_;
   const Place& place_;
-  Pack<T, VEC> kept_[RESIDENT ? PACKETS : 1];
+  Pack<T, VEC> kept_[PACKETS];
 };
 
-// Calls f(turn, columns) for each packet of the lane, `columns` of it present (a constant VEC but
-// in the last turn).
+// Calls f(turn, columns, value) for the packets of a lane's chunk, `columns` of each present (a
+// constant VEC but in the last turn). Chunk 0 is what the registers hold.
 template <typename F>
-__device__ inline void for_each_packet(int first_turn, int turns, const Place& place, F f) {
-#pragma unroll
-  for (int t = 0; t < CHUNK; ++t) {
-    const int turn = first_turn + t;
-    if (!RESIDENT && t >= turns) continue;
+__device__ inline void for_each_packet(int chunk, const RowOfLane& row, const Place& place, F f) {
+  const auto visit = [&](int turn, const Pack<T, VEC>& packet) {
     const int columns = place.columns(turn);
+    Acc value[VEC];
+    unpack(packet, value);
     if (columns == VEC) {
-      f(turn, VEC);
+      f(turn, VEC, value);
     } else if (TAIL > 0 && columns == TAIL) {
-      f(turn, TAIL);
+      f(turn, TAIL, value);
     }
+  };
+  if (chunk == 0) {
+#pragma unroll
+    for (int turn = 0; turn < PACKETS; ++turn) visit(turn, row.in_register(turn));
+  } else {
+    const int first = PACKETS + (chunk - 1) * CHUNK;
+    const int end = min(first + CHUNK, TURNS);
+#pragma unroll 2
+    for (int turn = first; turn < end; ++turn) visit(turn, row.past_registers(turn));
   }
 }
 
@@ -237,16 +272,13 @@ __device__ inline Pack<W, VEC> load_parameters(const W* mine, int turn, int colu
 // Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane
 // adds its columns in ascending order, even and odd ones apart.
 template <int SITE, int COUNT, typename Term>
-__device__ inline void sum_columns(const RowOfLane& x, const Place& place, Acc (&total)[COUNT],
+__device__ inline void sum_columns(const RowOfLane& row, const Place& place, Acc (&total)[COUNT],
                                    Term term) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) total[i] = 0;
-#pragma unroll 1
-  for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+  const auto add_chunk = [&](int chunk) {
     Acc sums[2][COUNT] = {};
-    for_each_packet(chunk * CHUNK, TURNS - chunk * CHUNK, place, [&](int turn, int columns) {
-      Acc value[VEC];
-      x.values(turn, value);
+    for_each_packet(chunk, row, place, [&](int, int columns, Acc(&value)[VEC]) {
 #pragma unroll
       for (int i = 0; i < VEC; ++i) {
         if (i < columns) term(value[i], sums[i % 2]);
@@ -254,6 +286,9 @@ __device__ inline void sum_columns(const RowOfLane& x, const Place& place, Acc (
     });
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
-  }
+  };
+  add_chunk(0);
+#pragma unroll 1
+  for (int chunk = 1; chunk < CHUNKS; ++chunk) add_chunk(chunk);
   row_sums<LANES, SITE>(total);
 }
