@@ -58,7 +58,7 @@ def _register_type(kind):
 def execute(opcode, results, *operands):
     """Return the bits that `opcode` gives: one array for each type in `results`.
 
-    Operands are (bits or values, type) pairs, one lane per element, or strings that stand as written.
+    Operands are (bits or values, type) pairs, one lane per element, or strings, as written.
     """
     given = [operand for operand in operands if not isinstance(operand, str)]
     lanes = max((np.size(values) for values, _ in given), default=1)
@@ -203,7 +203,8 @@ class Format:
         positive = [
             0, 1, 2, least - 1, least, least + 1, one - 1, one, one + 1, one + 3, one + least,
             self.round(Fraction(3, 2)), self.round(Fraction(10)), self.round(Fraction(1, 3)),
-            self.round(Fraction(2) ** (self.lowest // 2)), self.round(Fraction(2) ** (self.precision - 1)),
+            self.round(Fraction(2) ** (self.lowest // 2)),
+            self.round(Fraction(2) ** (self.precision - 1)),
             self.round(Fraction(2) ** self.precision + 1, "rp"), top - 1, top - least, top, top + 1,
             self.nan,
         ]  # fmt: skip

@@ -8,7 +8,8 @@ from cunorm.simgpu import faults
 def test_a_place_says_what_is_known():
     place = faults.Place("k", 12, "ld.global.u32 %r1, [%rd1]", "norm.cu:7", (1, 0, 0), (31, 0, 0))
     assert str(place) == (
-        "kernel k, PTX line 12 `ld.global.u32 %r1, [%rd1]`, norm.cu:7, block (1, 0, 0), thread (31, 0, 0)"
+        "kernel k, PTX line 12 `ld.global.u32 %r1, [%rd1]`, norm.cu:7,"
+        " block (1, 0, 0), thread (31, 0, 0)"
     )
     assert str(faults.Place()) == ""
 

@@ -87,7 +87,8 @@ def test_orders_and_hints_change_nothing(memory, marks, cache):
     out, got = array(memory, np.zeros(64), "u4")
     launch(memory, f"""
       mad.wide.u32 %q2, %i0, 4, %q0; mad.wide.u32 %q3, %i0, 4, %q1;
-      ld{marks}.global{cache}.u32 %r0, [%q2]; st.global.u32 [%q3], %r0; ret;""", given, out)  # fmt: skip
+      ld{marks}.global{cache}.u32 %r0, [%q2];
+      st.global.u32 [%q3], %r0; ret;""", given, out)  # fmt: skip
     np.testing.assert_array_equal(got, values)
 
 
@@ -113,7 +114,8 @@ def test_parameters_can_be_indexed(memory):
       .reg .b64 %q<9>; .reg .b32 %i<9>;
       mov.u32 %i0, %tid.x; mov.b64 %q0, table; mad.wide.u32 %q1, %i0, 4, %q0;
       ld.param.u32 %i1, [%q1]; ld.param.u32 %i2, [table+4];
-      ld.param.u64 %q2, [o]; mad.wide.u32 %q3, %i0, 8, %q2; st.global.v2.u32 [%q3], {%i1, %i2}; ret; }"""
+      ld.param.u64 %q2, [o]; mad.wide.u32 %q3, %i0, 8, %q2;
+      st.global.v2.u32 [%q3], {%i1, %i2}; ret; }"""
     out, got = array(memory, np.zeros(32), "u4")
     table = np.arange(16, dtype=np.uint32) ** 2
     start(text, "k", (1, 1, 1), (16, 1, 1), [table.tobytes(), out.address], memory=memory)
@@ -121,7 +123,8 @@ def test_parameters_can_be_indexed(memory):
 
 
 def test_module_variables_have_addresses_and_initial_bytes(memory):
-    top = ".global .align 4 .u32 table[4] = {1, 2, 0xFF, 4};\n.const .align 8 .f64 half = 0d3FE0000000000000;"
+    top = """.global .align 4 .u32 table[4] = {1, 2, 0xFF, 4};
+      .const .align 8 .f64 half = 0d3FE0000000000000;"""
     from cunorm.simgpu import ptx
 
     body = (
@@ -151,7 +154,8 @@ def test_dynamic_shared_memory_follows_the_static(memory):
       sub.u32 %r2, %r0, %r1; shl.b32 %r3, %i0, 2; add.u32 %r4, %r0, %r3;
       st.shared.u32 [%r4], %i0; bar.sync 0; sub.u32 %i1, 63, %i0; shl.b32 %i1, %i1, 2;
       add.u32 %r5, %r0, %i1; ld.shared.u32 %r6, [%r5]; add.u32 %r6, %r6, %r2;
-      mad.wide.u32 %q2, %i0, 4, %q1; st.global.u32 [%q2], %r6; ret;""", out, out, top=top, shared=256)  # fmt: skip
+      mad.wide.u32 %q2, %i0, 4, %q1;
+      st.global.u32 [%q2], %r6; ret;""", out, out, top=top, shared=256)  # fmt: skip
     np.testing.assert_array_equal(got, 63 - np.arange(64) + 32)
 
 
@@ -162,7 +166,8 @@ def test_blocks_have_shared_memory_of_their_own(memory, grid):
       .shared .align 4 .b8 tile[4]; mov.u32 %i1, %ctaid.x; setp.ne.u32 %p0, %i0, 0;
       @%p0 bra wait; st.shared.u32 [tile], %i1;
       wait: bar.sync 0; ld.shared.u32 %r0, [tile]; mad.lo.u32 %i2, %i1, 64, %i0;
-      mad.wide.u32 %q2, %i2, 4, %q1; st.global.u32 [%q2], %r0; ret;""", out, out, grid=(grid, 1, 1))  # fmt: skip
+      mad.wide.u32 %q2, %i2, 4, %q1;
+      st.global.u32 [%q2], %r0; ret;""", out, out, grid=(grid, 1, 1))  # fmt: skip
     np.testing.assert_array_equal(got, np.repeat(np.arange(grid), 64))
 
 
@@ -244,7 +249,8 @@ def test_float_atomics_round_after_every_lane(memory):
 def test_half_atomics(memory):
     data, cells = array(memory, [1.0, 2.0], "f2")
     launch(memory, """
-      mov.b32 %r0, 0x3C003800; red.global.add.noftz.f16x2 [%q0], %r0; ret;""", data, data, threads=3)  # fmt: skip
+      mov.b32 %r0, 0x3C003800;
+      red.global.add.noftz.f16x2 [%q0], %r0; ret;""", data, data, threads=3)  # fmt: skip
     assert cells.tolist() == [2.5, 5.0]
 
 

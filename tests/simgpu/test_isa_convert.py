@@ -182,7 +182,7 @@ def test_widening_is_exact(to, source):
 )
 def test_conversions_flush_float32_subnormals(opcode):
     *_, to, source = opcode.split(".")
-    values = floats(source) + [FORMATS[source].round(Fraction(2) ** -130)]
+    values = [*floats(source), FORMATS[source].round(Fraction(2) ** -130)]
     got = execute(opcode, [to], (np.array(values, DTYPES[source]), source))
     plain = opcode.replace(".ftz", "")
     flushed = [FORMATS["f32"].flush(v) if source == "f32" else v for v in values]

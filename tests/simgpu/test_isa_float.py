@@ -129,7 +129,7 @@ def test_sums_and_products_are_rounded_once(opcode, name, kind, mode, ftz):
 
 def test_half_fma_differs_from_two_roundings_somewhere():
     # Otherwise the test above could not tell a fused operation from a product and a sum.
-    values, operands = columns("f16", 3)
+    _, operands = columns("f16", 3)
     fused = execute("fma.rn.f16", ["f16"], *operands)
     product = execute("mul.rn.f16", ["f16"], *operands[:2])
     apart = execute("add.rn.f16", ["f16"], (product, "f16"), operands[2])
@@ -303,7 +303,8 @@ def test_testp(test, kind):
 @pytest.mark.parametrize(
     ("name", "bound"),
     # The ISA's bounds: relative 2^-22 or better, absolute for sin, cos, lg2 near their zeros.
-    [("rcp", 2**-23), ("rsqrt", 2**-22.9), ("sqrt", 2**-23), ("ex2", 2**-22.5), ("lg2", 2**-22), ("sin", 2**-20.9), ("cos", 2**-20.9)],
+    [("rcp", 2**-23), ("rsqrt", 2**-22.9), ("sqrt", 2**-23), ("ex2", 2**-22.5),
+     ("lg2", 2**-22), ("sin", 2**-20.9), ("cos", 2**-20.9)],
 )  # fmt: skip
 def test_approximate_functions_stay_inside_the_bounds(name, bound, ftz):
     draw = np.random.default_rng(3)
@@ -327,7 +328,8 @@ SPECIAL = {
     "rsqrt": [(-INFINITY, NAN), (-1.0, NAN), (-0.0, -INFINITY), (0.0, INFINITY), (INFINITY, 0.0)],
     "sqrt": [(-INFINITY, NAN), (-1.0, NAN), (-0.0, -0.0), (0.0, 0.0), (INFINITY, INFINITY)],
     "ex2": [(-INFINITY, 0.0), (-0.0, 1.0), (0.0, 1.0), (INFINITY, INFINITY), (NAN, NAN)],
-    "lg2": [(-INFINITY, NAN), (-1.0, NAN), (-0.0, -INFINITY), (0.0, -INFINITY), (INFINITY, INFINITY)],
+    "lg2": [(-INFINITY, NAN), (-1.0, NAN), (-0.0, -INFINITY), (0.0, -INFINITY),
+            (INFINITY, INFINITY)],
     "sin": [(-INFINITY, NAN), (-0.0, -0.0), (0.0, 0.0), (INFINITY, NAN), (NAN, NAN)],
     "cos": [(-INFINITY, NAN), (-0.0, 1.0), (0.0, 1.0), (INFINITY, NAN), (NAN, NAN)],
     "tanh": [(-INFINITY, -1.0), (-0.0, -0.0), (0.0, 0.0), (INFINITY, 1.0), (NAN, NAN)],

@@ -23,7 +23,8 @@ def as_type(value, kind):
 
 def samples(kind, operands, count=300):
     bits = bits_of(kind)
-    edges = [0, 1, 2, 3, 5, (1 << bits - 1) - 1, 1 << bits - 1, (1 << bits - 1) + 1, (1 << bits) - 2,
+    edges = [0, 1, 2, 3, 5, (1 << bits - 1) - 1, 1 << bits - 1, (1 << bits - 1) + 1,
+             (1 << bits) - 2,
              (1 << bits) - 1, 0x55 << bits - 8, 1 << bits // 2, (1 << bits // 2) - 1]  # fmt: skip
     draw = random.Random(kind)
     rows = list(itertools.product(edges, repeat=min(operands, 2)))
@@ -356,8 +357,9 @@ CHAINS = """
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("name", ["add", "sub"])
 def test_carry_chains(name, bits):
-    from cunorm.simgpu.memory import GlobalMemory
     from one_instruction import entry, start
+
+    from cunorm.simgpu.memory import GlobalMemory
 
     size = bits // 8
     draw = random.Random(bits)
@@ -381,8 +383,9 @@ def test_carry_chains(name, bits):
 
 @pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
 def test_mad_with_carry(kind):
-    from cunorm.simgpu.memory import GlobalMemory
     from one_instruction import entry, start
+
+    from cunorm.simgpu.memory import GlobalMemory
 
     bits = bits_of(kind)
     size, top = bits // 8, (1 << bits) - 1
@@ -397,7 +400,8 @@ def test_mad_with_carry(kind):
       ld.param.u64 %q0, [p]; mov.u32 %i, %tid.x; mad.wide.u32 %q1, %i, {4 * size}, %q0;
       ld.global.b{bits} %a0, [%q1]; ld.global.b{bits} %a1, [%q1+{size}];
       ld.global.b{bits} %a2, [%q1+{2 * size}];
-      mad.lo.cc.{kind} %a3, %a0, %a1, %a2; madc.hi.cc.{kind} %a4, %a0, %a1, %a2; addc.{kind} %a5, 0, 0;
+      mad.lo.cc.{kind} %a3, %a0, %a1, %a2; madc.hi.cc.{kind} %a4, %a0, %a1, %a2;
+      addc.{kind} %a5, 0, 0;
       st.global.b{bits} [%q1], %a3; st.global.b{bits} [%q1+{size}], %a4;
       st.global.b{bits} [%q1+{2 * size}], %a5; ret;"""
     start(entry(body, ["p"]), "k", (1, 1, 1), (lanes, 1, 1), [data.address], memory=memory)

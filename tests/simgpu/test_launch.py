@@ -71,7 +71,8 @@ def test_clocks_go_forward():
     memory = GlobalMemory(1 << 20)
     out = memory.allocate(8)
     body = """.reg .b64 %q<4>; .reg .b32 %r<4>; ld.param.u64 %q0, [o]; mov.u32 %r0, %clock;
-      add.u32 %r2, %r0, 1; bar.sync 0; mov.u32 %r1, %clock; st.global.v2.u32 [%q0], {%r0, %r1}; ret;"""
+      add.u32 %r2, %r0, 1; bar.sync 0; mov.u32 %r1, %clock;
+      st.global.v2.u32 [%q0], {%r0, %r1}; ret;"""
     start(entry(body, ["o"]), "k", (1, 1, 1), (1, 1, 1), [out.address], memory=memory)
     before, after = out.data.view(np.uint32)
     assert after > before

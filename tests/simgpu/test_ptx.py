@@ -13,7 +13,8 @@ def test_a_kernel_says_what_a_launch_needs():
     module = ptx.parse(
         HEAD
         + """
-    .visible .entry k(.param .align 8 .b8 box[24], .param .u32 n, .param .u64 .ptr .global .align 16 p)
+    .visible .entry k(.param .align 8 .b8 box[24], .param .u32 n,
+      .param .u64 .ptr .global .align 16 p)
     .maxntid 64, 2, 1 .minnctapersm 2
     { .shared .align 16 .b8 tile[100]; .shared .align 8 .b8 rest[8]; .local .align 8 .b8 depot[40];
       .reg .b32 %r<3>; mov.u32 %r1, tile; mov.u32 %r2, rest; ret; }"""
@@ -118,9 +119,11 @@ def test_operands_split_outside_brackets():
 @pytest.mark.parametrize(
     ("text", "kind", "wanted"),
     [
-        ("0f3F800000", "f32", struct.pack("<f", 1)), ("0d3FF0000000000000", "f64", struct.pack("<d", 1)),
+        ("0f3F800000", "f32", struct.pack("<f", 1)),
+        ("0d3FF0000000000000", "f64", struct.pack("<d", 1)),
         ("0f3F800000", "b32", struct.pack("<f", 1)), ("1.5", "f32", struct.pack("<f", 1.5)),
-        ("-1", "s16", b"\xff\xff"), ("0xFFFFFFFFU", "u32", b"\xff" * 4), ("017", "u32", b"\x0f\0\0\0"),
+        ("-1", "s16", b"\xff\xff"), ("0xFFFFFFFFU", "u32", b"\xff" * 4),
+        ("017", "u32", b"\x0f\0\0\0"),
         ("0b101", "u8", b"\x05"), ("4294967295", "s32", b"\xff" * 4), ("0", "u64", bytes(8)),
     ],
 )  # fmt: skip

@@ -69,12 +69,14 @@ def test_small_and_large_groups_agree(few):
         mul.lo.u32 %r1, %r1, %i0; mov.u32 %r3, 9; add.u32 %r0, %r1, %r3; bra end;
         rest: add.u32 %r0, %r1, %r0;
         end:""")
-    np.testing.assert_array_equal(got, np.where(LANES < few, 5 * LANES + 9, 6))
+    wanted = [5 * lane + 9 if lane < few else 6 for lane in range(64)]
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_predicated_instructions_leave_other_lanes_alone():
     got = run("""
-        mov.u32 %r0, 1; setp.lt.u32 %p0, %i0, 10; @%p0 mov.u32 %r0, %i0; @!%p0 add.u32 %r0, %r0, %i0;""")
+        mov.u32 %r0, 1; setp.lt.u32 %p0, %i0, 10; @%p0 mov.u32 %r0, %i0;
+        @!%p0 add.u32 %r0, %r0, %i0;""")
     np.testing.assert_array_equal(got, np.where(LANES < 10, LANES, LANES + 1))
 
 
@@ -146,7 +148,7 @@ def test_an_unknown_instruction_raises_only_when_a_lane_reaches_it():
 
 
 def test_a_form_with_an_unknown_modifier_is_unknown():
-    with pytest.raises(faults.UnknownInstruction, match="add.rn.weird.f32"):
+    with pytest.raises(faults.UnknownInstruction, match=r"add\.rn\.weird\.f32"):
         run("add.rn.weird.f32 %r0, %r0, %r0;")
 
 
@@ -156,7 +158,8 @@ def test_a_form_with_an_unknown_modifier_is_unknown():
 def test_a_barrier_orders_shared_memory():
     got = run(
         """
-        .shared .align 4 .b8 tile[256]; mov.u32 %r1, tile; shl.b32 %r2, %i0, 2; add.u32 %r3, %r1, %r2;
+        .shared .align 4 .b8 tile[256]; mov.u32 %r1, tile; shl.b32 %r2, %i0, 2;
+        add.u32 %r3, %r1, %r2;
         st.shared.u32 [%r3], %i3; setp.lt.u32 %p0, %i0, 32; @%p0 bra low;
         bar.sync 0; bra meet;
         low: bar.sync 0;
@@ -282,7 +285,8 @@ def test_a_mask_without_the_lane_itself_raises():
 
 def test_lanes_that_exited_are_not_waited_for():
     got = run(
-        "setp.ge.u32 %p0, %i0, 20; @%p0 ret; setp.ge.u32 %p1, %i0, 4; vote.sync.ballot.b32 %r0, %p1, -1;",
+        "setp.ge.u32 %p0, %i0, 20; @%p0 ret;"
+        " setp.ge.u32 %p1, %i0, 4; vote.sync.ballot.b32 %r0, %p1, -1;",
         threads=32,
     )
     np.testing.assert_array_equal(got, [0xFFFF0] * 20 + [0] * 12)
@@ -296,7 +300,8 @@ def test_votes(threads):
     np.testing.assert_array_equal(got, np.where(lane < 32, 0, ballot))
     for mode, wanted in (("all", [0, 0]), ("any", [0, 1]), ("uni", [1, 0])):
         got = run(
-            f"setp.gt.u32 %p0, %i0, 35; vote.sync.{mode}.pred %p1, %p0, -1; selp.u32 %r0, 1, 0, %p1;",
+            f"setp.gt.u32 %p0, %i0, 35; vote.sync.{mode}.pred %p1, %p0, -1;"
+            " selp.u32 %r0, 1, 0, %p1;",
             threads,
         )
         np.testing.assert_array_equal(got, np.array(wanted)[lane // 32], err_msg=mode)
@@ -305,8 +310,13 @@ def test_votes(threads):
 def test_activemask_and_elect():
     got = run("mov.u32 %r0, 0; setp.lt.u32 %p0, %i0, 3; @%p0 bra end; activemask.b32 %r0; end:", 32)
     np.testing.assert_array_equal(got, [0] * 3 + [0xFFFFFFF8] * 29)
-    got = run("elect.sync %r1|%p0, 0xfffffff0; selp.u32 %r0, 1, 0, %p0; add.u32 %r0, %r0, %r1;"
-              .join(["setp.lt.u32 %p1, %i0, 4; mov.u32 %r0, 9; @%p1 bra end; ", " end:"]), 32)  # fmt: skip
+    got = run(
+        """
+        setp.lt.u32 %p1, %i0, 4; mov.u32 %r0, 9; @%p1 bra end;
+        elect.sync %r1|%p0, 0xfffffff0; selp.u32 %r0, 1, 0, %p0; add.u32 %r0, %r0, %r1;
+        end:""",
+        threads=32,
+    )
     np.testing.assert_array_equal(got, [9] * 4 + [5] + [4] * 27)
 
 
