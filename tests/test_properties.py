@@ -238,3 +238,47 @@ def test_with_out_given_nothing_is_allocated(op):
         assert allocations == []
         cupy.empty(4)
         assert len(allocations) == 1
+
+
+@ops
+def test_a_call_can_be_captured_into_a_graph_and_launched_on_new_data(op):
+    """AiDotNet.Tensors#611, sglang#18596: an allocation or a wait in a call broke the capture."""
+    norm, (gamma, beta) = getattr(cunorm, op), parameters(64, "float32")
+    arguments = (gamma,) if op == "rms_norm" else (gamma, beta)
+    x, out = cupy.asarray(random((4, 64), "float32")), cupy.zeros((4, 64), "float32")
+    norm(x, *arguments, out=out)  # compiles
+    out.fill(0)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        norm(x, *arguments, out=out)
+        graph = stream.end_capture()
+        stream.synchronize()
+        assert not out.get().any()
+        x[...] = cupy.asarray(random((4, 64), "float32", seed=5))
+        graph.launch(stream)
+    stream.synchronize()
+    assert bits(out) == bits(norm(x, *arguments))
+
+
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
+@ops
+def test_the_work_is_on_the_device_of_x_and_the_current_device_stays(op):
+    """apex#770, apex#1022: launched on the current device, data on another gave zeros or faults."""
+    x, (gamma, beta) = random((3, 40), "float16"), parameters(40, "float16")
+    here = OPS[op](cupy.asarray(x), gamma, beta)
+    with cupy.cuda.Device(1):
+        there = [cupy.asarray(x), *parameters(40, "float16")]
+    outputs = OPS[op](*there)
+    assert cupy.cuda.Device().id == 0
+    assert {output.device.id for output in outputs} == {1}
+    with cupy.cuda.Device(1):
+        assert [bits(a) for a in outputs] == [bits(b) for b in here]
+
+
+@ops
+def test_an_empty_slice_of_a_strided_array_is_normalised_to_nothing(op):
+    """dask#5992: map_blocks calls a function on a 0-size array with the strides of the original."""
+    wide = cupy.zeros((6, 2, 16), "float32")
+    y = getattr(cunorm, op)(wide[:0, :1, :8])
+    assert (y.shape, y.dtype) == ((0, 1, 8), np.float32)
