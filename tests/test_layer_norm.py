@@ -32,6 +32,14 @@ def test_every_size_matches_the_definition(dtype, cols):
         assert_matches(actual, expected)
 
 
+@pytest.mark.parametrize(("dtype", "cols"), [("float16", 2**20 + 3), ("float32", 2**24)])
+def test_the_longest_rows_match_the_definition(dtype, cols):
+    x = random((1, cols), dtype, shift=0.5)
+    outputs = cunorm.layer_norm_fwd(cupy.asarray(x))
+    for actual, expected in zip(outputs, _reference.layer_norm_fwd(x), strict=True):
+        assert_matches(actual, expected)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 7, 199, 989, 4096])
 @pytest.mark.parametrize("dtype", EVERY)
 def test_every_number_of_rows_matches_the_definition(dtype, rows):

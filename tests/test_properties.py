@@ -1,13 +1,17 @@
 """The promises: what holds for every op, dtype and size, bit for bit."""
 
+import re
+
 import cupy
 import numpy as np
 import pytest
 from arrays import EVERY, bits, random
+from cuda import pathfinder
+from cupy.cuda.compiler import _NVRTCProgram
 
 import cunorm
-from cunorm import _reference
-from cunorm._layouts import GUARD, GUARDS, place
+from cunorm import _kernels, _plan, _reference
+from cunorm._layouts import GUARD, GUARDS, around, place
 
 SIZES = [1, 7, 128, 769, 4096, 5125, 20000]
 BATCH = 1000
@@ -79,25 +83,45 @@ def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, co
     x = random((3, cols), dtype)
     for layout in ("row-strided", "base + 1 element"):
         source, view = place(x, layout)
-        target, out = place(np.zeros_like(x), layout)
-        before = source.get()
+        target, out = place(np.full_like(x, np.nan), layout)
+        before = bits(source)
         assert norm(view, gamma, beta, out=out)[0] is out
-        assert bits(source) == before.tobytes()
-        written = target.get().astype(np.float64)
-        out.fill(GUARD)
-        assert (target.get().astype(np.float64) == GUARD).all()
-        assert (written == GUARD).sum() == written.size - x.size
-        assert (written[:GUARDS] == GUARD).all()
+        assert bits(source) == before
+        assert np.isfinite(out.get().astype(np.float64)).all()
+        beside = around(target, x.shape, layout)
+        assert beside.size > 2 * GUARDS - 1
+        assert (beside.astype(np.float64) == GUARD).all()
 
 
-@dtypes
+@pytest.mark.parametrize("cols", [64, 1024, 4096, 16384, 32768])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @ops
-def test_out_is_wholly_written(op, dtype):
-    norm, (gamma, beta) = OPS[op], parameters(65, dtype)
-    x = random((9, 65), dtype)
-    out = cupy.full((9, 65), np.nan, _reference.DTYPES[dtype])
-    norm(cupy.asarray(x), gamma, beta, out=out)
-    assert np.isfinite(out.get().astype(np.float64)).all()
+def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
+    # Counted in the PTX, where a row of whole packets has no branches around its accesses: each
+    # lane has as many 16-byte accesses as it has packets.
+    if op == "rms_norm":
+        plan = _plan.rms_norm_fwd(cols, dtype, None, cast_before=True, gamma_offset=False)
+    else:
+        plan = _plan.layer_norm_fwd(cols, dtype, None, None)
+    text = ptx(plan)
+    assert plan.packets > 0
+    assert len(re.findall(r"^\s*(?:@%p\d+ )?ld\.global", text, re.MULTILINE)) == plan.packets
+    stores = re.findall(r"^\s*(?:@%p\d+ )?st\.global(\S*)", text, re.MULTILINE)
+    assert sum(".v4" in store for store in stores) == plan.packets
+    statistics = 1 if op == "rms_norm" else 2
+    assert len(stores) == plan.packets + statistics
+
+
+def ptx(plan):
+    """Compile a plan's kernel for arrays that are aligned, and return its PTX."""
+    access = {"LEVELS": 1, "ROW_INDEX": "unsigned"} | {
+        f"{name}_ALIGNED": 1 for name in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT", "GAMMA", "BETA")
+    }
+    kernel = _kernels.load(plan, tuple(access.items()))
+    headers = pathfinder.find_nvidia_header_directory("cudart")
+    options = (*kernel.options, f"-I{headers}", "--std=c++17", "-ftz=true", "-arch=compute_80")
+    compiled, _ = _NVRTCProgram(kernel.code, plan.source).compile(options)
+    return compiled.decode() if isinstance(compiled, bytes) else compiled
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -214,3 +238,47 @@ def test_with_out_given_nothing_is_allocated(op):
         assert allocations == []
         cupy.empty(4)
         assert len(allocations) == 1
+
+
+@ops
+def test_a_call_can_be_captured_into_a_graph_and_launched_on_new_data(op):
+    """AiDotNet.Tensors#611, sglang#18596: an allocation or a wait in a call broke the capture."""
+    norm, (gamma, beta) = getattr(cunorm, op), parameters(64, "float32")
+    arguments = (gamma,) if op == "rms_norm" else (gamma, beta)
+    x, out = cupy.asarray(random((4, 64), "float32")), cupy.zeros((4, 64), "float32")
+    norm(x, *arguments, out=out)  # compiles
+    out.fill(0)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        norm(x, *arguments, out=out)
+        graph = stream.end_capture()
+        stream.synchronize()
+        assert not out.get().any()
+        x[...] = cupy.asarray(random((4, 64), "float32", seed=5))
+        graph.launch(stream)
+    stream.synchronize()
+    assert bits(out) == bits(norm(x, *arguments))
+
+
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
+@ops
+def test_the_work_is_on_the_device_of_x_and_the_current_device_stays(op):
+    """apex#770, apex#1022: launched on the current device, data on another gave zeros or faults."""
+    x, (gamma, beta) = random((3, 40), "float16"), parameters(40, "float16")
+    here = OPS[op](cupy.asarray(x), gamma, beta)
+    with cupy.cuda.Device(1):
+        there = [cupy.asarray(x), *parameters(40, "float16")]
+    outputs = OPS[op](*there)
+    assert cupy.cuda.Device().id == 0
+    assert {output.device.id for output in outputs} == {1}
+    with cupy.cuda.Device(1):
+        assert [bits(a) for a in outputs] == [bits(b) for b in here]
+
+
+@ops
+def test_an_empty_slice_of_a_strided_array_is_normalised_to_nothing(op):
+    """dask#5992: map_blocks calls a function on a 0-size array with the strides of the original."""
+    wide = cupy.zeros((6, 2, 16), "float32")
+    y = getattr(cunorm, op)(wide[:0, :1, :8])
+    assert (y.shape, y.dtype) == ((0, 1, 8), np.float32)

@@ -38,6 +38,25 @@ def test_every_size_matches_the_definition(dtype, cols):
         assert_matches(actual, expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("float16", (989, 5120)), ("bfloat16", (199, 16384)), ("float32", (4096, 769))],
+)
+def test_large_arrays_match_the_definition(dtype, shape):
+    x, gamma = random(shape, dtype), random(shape[-1], dtype, seed=1)
+    y = cunorm.rms_norm(cupy.asarray(x), cupy.asarray(gamma))
+    assert_matches(y, _reference.rms_norm(x, gamma))
+
+
+@pytest.mark.parametrize(("dtype", "cols"), [("float16", 2**20 + 3), ("float32", 2**24)])
+def test_the_longest_rows_match_the_definition(dtype, cols):
+    x = random((1, cols), dtype)
+    for actual, expected in zip(
+        cunorm.rms_norm_fwd(cupy.asarray(x)), _reference.rms_norm_fwd(x), strict=True
+    ):
+        assert_matches(actual, expected)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 7, 199, 989, 4096])
 @pytest.mark.parametrize("dtype", EVERY)
 def test_every_number_of_rows_matches_the_definition(dtype, rows):

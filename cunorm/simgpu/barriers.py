@@ -20,7 +20,8 @@ WARP = 32
 class Barriers:
     """The barriers of a batch of blocks.
 
-    Lanes that arrived are kept as arrays over the lanes of the batch: at which barrier, to go on where.
+    Lanes that arrived are kept as arrays over the lanes of the batch: which barrier they wait at,
+    and where they go on.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -84,7 +85,9 @@ class Barriers:
             expected = barrier.operand(batch, 1, here).astype(np.int64)
             if (expected % WARP).any() or not expected.all():
                 self._refuse(
-                    barrier, int(here[0]), "a barrier for a number of threads that is no whole warps"
+                    barrier,
+                    int(here[0]),
+                    "a barrier for a number of threads that is no whole warps",
                 )
         full = -(-batch.launch.threads // WARP) * WARP
         present = np.bincount(self.at[self.at >= 0], minlength=self.arrived.size) + self.arrived

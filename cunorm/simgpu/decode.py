@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -73,7 +73,13 @@ class Decoder:
     """The builder of one kernel's program; instruction families call its methods."""
 
     WINDOW_BITS = 48  # host addresses stay below 2^47, and other spaces get windows above
-    windows = {"global": 0, "const": 0, "shared": 1 << 48, "local": 2 << 48, "param": 3 << 48}
+    windows: ClassVar = {
+        "global": 0,
+        "const": 0,
+        "shared": 1 << 48,
+        "local": 2 << 48,
+        "param": 3 << 48,
+    }
 
     def __init__(self, kernel: ptx.Function) -> None:
         isa.load()
@@ -119,6 +125,7 @@ class Decoder:
         self.label(scope, ":end")
 
     def label(self, scope: Scope, name: str) -> None:
+        """Begin a block that a label names."""
         if self.block.ops:
             self.end(Jump())
         scope.labels[name] = len(self.program.blocks)
@@ -131,6 +138,7 @@ class Decoder:
         self.block = Block()
 
     def statement(self, site: Site) -> None:
+        """Decode one statement; what cannot be decoded refuses to run."""
         try:
             op = self._decode(site)
         except (Unknown, ValueError, faults.UnknownInstruction) as error:
@@ -146,7 +154,8 @@ class Decoder:
         entry, fields = found
         if entry.decodes:
             if entry.family in ("branch", "barrier", "collective") and opcode[:3] != "bra":
-                return self._guarded(site, entry, fields)
+                self._guarded(site, entry, fields)
+                return None
             before = len(self.program.blocks)
             op = entry.build(self, site, fields)
             if op is None and len(self.program.blocks) == before:

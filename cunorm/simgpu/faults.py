@@ -83,7 +83,7 @@ class DivergentBarrier(Fault):
 
 
 class MissingLanes(Fault):
-    """A warp collective whose mask names lanes that do not take part, or leaves out one that does."""
+    """A warp collective whose mask names lanes that stay away, or leaves out one that is there."""
 
 
 class EndlessLoop(Fault):
@@ -91,7 +91,7 @@ class EndlessLoop(Fault):
 
 
 class LaunchError(Fault):
-    """A launch that the device cannot start: block too large, too much shared memory, bad arguments."""
+    """A launch that cannot start: block too large, too much shared memory, bad arguments."""
 
 
 class UnknownInstruction(Fault, NotImplementedError):

@@ -1,9 +1,9 @@
 """Global memory: allocations over host memory, and the question whether an access lies in one.
 
 A device address is the host address of the bytes, so that a copy is a copy and a fault can name
-the address that the program saw. Each allocation keeps a distance to its neighbours, and freed memory
-is held back for a while, so that an address just past the end, or one used after it was freed, belongs
-to nobody.
+the address that the program saw. Each allocation keeps a distance to its neighbours, and freed
+memory is held back for a while, so that an address just past the end, or one used after it was
+freed, belongs to nobody.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ QUARANTINE = 64 << 20  # bytes of freed memory held back before their addresses 
 
 
 # Accesses are gathered in units of their whole width; NumPy moves 16-byte complex numbers as bits.
-UNITS = {1: np.dtype("u1"), 2: np.dtype("u2"), 4: np.dtype("u4"), 8: np.dtype("u8")} | {
-    16: np.dtype("c16")
+UNITS: dict[int, np.dtype] = {
+    np.dtype(code).itemsize: np.dtype(code) for code in ("u1", "u2", "u4", "u8", "c16")
 }
 Part = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
 

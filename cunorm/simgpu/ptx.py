@@ -88,6 +88,7 @@ class Function:
     statements: list[Statement] = field(default_factory=list, repr=False)
     registers: dict[str, str] = field(default_factory=dict, repr=False)
     frame: dict[str, Parameter] = field(default_factory=dict, repr=False)
+    shared: dict[str, Parameter] = field(default_factory=dict, repr=False)
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     uses: frozenset[str] = frozenset()
 
@@ -111,12 +112,16 @@ class Function:
 
         Dynamic (``extern``) arrays all start where the static ones end, as the driver has it.
         """
-        used = frozenset().union(*(function.uses for function in self.reachable()))
-        offsets, end, strictest = {}, 0, 1
-        dynamic = []
-        for variable in self.module.shared.values():
+        reachable = self.reachable()
+        used = frozenset().union(*(function.uses for function in reachable))
+        offsets: dict[str, int] = {}
+        end, strictest, dynamic = 0, 1, []
+        places = [self.module.shared, *(function.shared for function in reachable)]
+        for variable in [variable for place in places for variable in place.values()]:
             if variable.name not in used:
                 continue
+            if variable.name in offsets:
+                raise UnknownInstruction(f"two shared variables are called {variable.name}")
             if variable.size == 0:
                 dynamic.append(variable.name)
                 strictest = max(strictest, variable.alignment)
@@ -269,7 +274,9 @@ def number(text: str, kind: str, line: int = 0) -> bytes:
 
 
 def _parameters(text: str | None) -> tuple[Parameter, ...]:
-    found = (_variable(" ".join(piece.split())) for piece in (text or "").split(",") if piece.strip())
+    found = (
+        _variable(" ".join(piece.split())) for piece in (text or "").split(",") if piece.strip()
+    )
     pieces = tuple(entry[0] for entry in found if entry is not None)
     if len(pieces) != len([piece for piece in (text or "").split(",") if piece.strip()]):
         raise UnknownInstruction(f"parameters that are not understood: `{text}`")
@@ -294,7 +301,7 @@ def _define(
         _parameters(header["results"]),
         header["kind"] == "entry",
         threads,
-        tuple((cluster + [1, 1])[:3]) if cluster else None,  # type: ignore[arg-type]
+        tuple([*cluster, 1, 1][:3]) if cluster else None,  # type: ignore[arg-type]
         module,
     )
     if not function.is_entry:
@@ -336,7 +343,10 @@ class _Body:
             elif piece["close"]:
                 self.close()
             elif piece["label"]:
-                if not self.table(piece["label"], at):
+                after = self.table(piece["label"], at)
+                if after:
+                    at = after
+                else:
                     name = self.local(piece["label"]) if self.scopes else piece["label"]
                     self.add(Statement(":", (name,), None, False, line, name, self.source))
             elif piece["loc"]:
@@ -348,12 +358,12 @@ class _Body:
     def add(self, statement: Statement) -> None:
         self.function.statements.append(statement)
 
-    def table(self, label: str, at: int) -> bool:
-        """Remember a ``.branchtargets`` list, whose name looks like a label."""
+    def table(self, label: str, at: int) -> int:
+        """Remember a ``.branchtargets`` list, whose name looks like a label; return its end."""
         targets = re.compile(r"\s*\.branchtargets\s+([^;]*)").match(self.text, at)
         if targets:
             self.function.tables[label] = tuple(targets.group(1).replace(",", " ").split())
-        return targets is not None
+        return targets.end() if targets else 0
 
     def local(self, name: str) -> str:
         """Name something declared in the innermost scope."""
@@ -417,7 +427,7 @@ class _Body:
             name = self.local(variable.name) if self.scopes else variable.name
             variable = Parameter(name, variable.size, variable.alignment)
             if space == "shared":
-                function.module.shared[name] = variable
+                function.shared[name] = variable
             else:
                 function.frame[name] = variable
         elif word not in (".pragma", ".loc"):

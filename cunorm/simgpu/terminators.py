@@ -52,10 +52,12 @@ class Branch(Jump):
         self.statement = statement
 
     def followers(self) -> list[int]:
+        """Return the blocks that lanes may go to."""
         assert self.target is not None
         return [self.target, self.follower]
 
     def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
         assert self.target is not None
         taken = batch.registers[self.slots[0]]
         if taken.size == 1:
@@ -87,12 +89,15 @@ class IndexedBranch(Jump):
         self.statement = statement
 
     def resolve(self, label: str, block: int) -> None:
+        """Learn where a label is."""
         self.places[label] = block
 
     def followers(self) -> list[int]:
+        """Return the blocks that lanes may go to."""
         return [self.places[label] for label in self.labels]
 
     def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
         index = batch.registers[self.slots[0]]
         if self.convert is not None:
             index = self.convert(index)
@@ -113,9 +118,11 @@ class Exit(Jump):
     """The end of the program for these lanes."""
 
     def followers(self) -> list[int]:
+        """Return the blocks that lanes may go to."""
         return []
 
     def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
         batch.retire(lanes)
         return ()
 
@@ -154,6 +161,7 @@ class Barrier(Jump):
         return np.broadcast_to(value, lanes.shape)
 
     def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
         return batch.barriers.arrive(self, lanes)
 
 
@@ -166,4 +174,5 @@ class Meeting(Jump):
         self.op = op
 
     def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
         return batch.meet(self, lanes)

@@ -10,6 +10,7 @@ one value for all lanes is an array of one element.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -283,7 +284,7 @@ class Batch:
         return ((meeting.follower, group),)
 
     def ballot(self, chosen: Array) -> Array:
-        """Return for each warp the bits of the chosen lanes: a mask over lanes, or their indices."""
+        """Return each warp's bits of the chosen lanes, given as a mask or as indices."""
         if chosen.dtype != bool:
             mask = np.zeros(self.lanes, bool)
             mask[chosen] = True
@@ -300,7 +301,9 @@ class Batch:
             warp = lane // WARP
             missing = named & int(self.ballot(self.live)[warp]) & ~int(self.ballot(waiting)[warp])
             names = [bit for bit in range(WARP) if missing >> bit & 1]
-            what = f"a collective with mask {named:#010x} waits for lanes {names}, which do not come"
+            what = (
+                f"a collective with mask {named:#010x} waits for lanes {names}, which do not come"
+            )
             raise faults.MissingLanes(what, self.place(op, lane))
         self.barriers.stuck()
 
@@ -314,15 +317,15 @@ class Batch:
     def place(self, op: Op | None, lane: int) -> faults.Place:
         """Return where a lane is, in the words of faults."""
         block, thread = divmod(lane, self.padded)
-        statement = op.statement if op is not None else None
-        return faults.Place(
+        place = faults.Place(
             kernel=self.program.kernel.name,
-            ptx_line=statement and statement.line,
-            ptx_text=statement and statement.text,
-            source=statement and statement.source,
             block=_coordinates(self.first + block, self.launch.grid),
             thread=_coordinates(thread, self.launch.block),
         )
+        if op is None:
+            return place
+        at = op.statement
+        return replace(place, ptx_line=at.line, ptx_text=at.text, source=at.source)
 
 
 def _pairs(op: Op, results: Any) -> Any:

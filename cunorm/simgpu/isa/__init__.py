@@ -1,13 +1,14 @@
 """What each PTX instruction does: one table of forms, filled family by family.
 
-A form is written as the ISA writes it, with spaces for dots: ``"add [rn|rz:round] [ftz] f32|f64:type"``.
-A word in brackets may be missing, ``a|b`` is a choice, ``:name`` names the field; what a form does
-not spell out is unknown and raises when a lane reaches it.
+A form is written as the ISA writes it, with spaces for dots (and ``=`` for ``::``):
+``"add [rn|rz:round] [ftz] f32|f64:type"``. A word in brackets may be missing, ``a|b`` is a choice,
+``:name`` names the field; what no form spells out is unknown and raises when a lane reaches it.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,20 @@ class Pure:
 
 
 FORMS: dict[str, list[Form]] = {}
+FAMILIES = (
+    "integer",
+    "bits",
+    "floating",
+    "half",
+    "approximate",
+    "convert",
+    "compare",
+    "move",
+    "access",
+    "atomics",
+    "collective",
+    "control",
+)
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
@@ -88,17 +103,5 @@ def pure(opcode: str) -> tuple[Form, Pure] | None:
 
 def load() -> None:
     """Import every family, so that the table is whole."""
-    from . import (  # noqa: F401
-        access,
-        approximate,
-        atomics,
-        bits,
-        collective,
-        compare,
-        control,
-        convert,
-        floating,
-        half,
-        integer,
-        move,
-    )
+    for family in FAMILIES:
+        importlib.import_module(f".{family}", __name__)

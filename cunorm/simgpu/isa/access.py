@@ -12,7 +12,8 @@ from . import Array, form
 from .types import TYPES
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Op, Site
+    from ..decode import Decoder, Site
+    from ..program import Op
     from ..warps import Batch
 
 ORDER = "[weak|volatile|relaxed|acquire|release|mmio:order] [cta|cluster|gpu|sys:scope]"
@@ -22,9 +23,7 @@ CACHE = (
     "|L1=evict_last|L1=no_allocate:l1] [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
     " [L2=64B|L2=128B|L2=256B:prefetch]"
 )
-VALUE = (
-    "[v2|v4|v8:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16|f16x2|f32|f64:type"
-)
+VALUE = "[v2|v4|v8:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16|f16x2|f32|f64:type"
 
 
 def resolve(
@@ -56,9 +55,7 @@ def resolve(
         raise refusal.fault(refusal.what, batch.place(op, lane)) from None
 
 
-def _generic(
-    batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int
-) -> list[Part]:
+def _generic(batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int) -> list[Part]:
     tops = addresses >> np.uint64(batch.WINDOW_BITS)
     if not tops.any():
         return resolve(batch, op, lanes, "global", addresses, width)
@@ -186,5 +183,3 @@ def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
 @form("prefetchu L1:level", "control", decodes=True)
 def _prefetch(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     return decoder.nothing(site)
-
-

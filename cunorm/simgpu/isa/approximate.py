@@ -59,7 +59,7 @@ def _div(kind: str, f32: str, ftz: str | None = None) -> Pure:
     def divide(a: Array, b: Array) -> Array:
         result = a / b
         if kind == "approx":
-            # Past 2^126 the hardware's reciprocal of b is a subnormal, flushed: 0, NaN for infinite a.
+            # Past 2^126 the reciprocal of b is a subnormal, flushed: 0, and NaN for infinite a.
             large = (np.abs(b) > 2.0**126) & np.isfinite(b)
             lost = np.where(np.isinf(a), np.nan, np.copysign(0.0, result))
             result = np.where(large, lost, result)

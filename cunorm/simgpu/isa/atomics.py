@@ -14,7 +14,8 @@ from .rounding import apply, exact_sum, narrow, widen
 from .types import TYPES
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Op, Site
+    from ..decode import Decoder, Site
+    from ..program import Op
     from ..warps import Batch
 
 ORDER = "[relaxed|acquire|release|acq_rel:order] [cta|cluster|gpu|sys:scope]"
@@ -24,12 +25,17 @@ OPERATIONS = "and|or|xor|exch|add|inc|dec|min|max|cas"
 
 
 def _wrapped_up(old: Array, value: Array) -> Array:
-    return np.where(old >= value, old.dtype.type(0), old + old.dtype.type(1))
+    result: Array = np.where(old >= value, old.dtype.type(0), old + old.dtype.type(1))
+    return result
 
 
 def _wrapped_down(old: Array, value: Array) -> Array:
     past = (old == 0) | (old > value)
     return np.where(past, value, old - old.dtype.type(1))
+
+
+def _swapped(old: Array, seen: Array, value: Array) -> Array:
+    return np.where(old == seen, value, old)
 
 
 INTEGER: dict[str, tuple[str, Callable[..., Array]]] = {
@@ -40,7 +46,7 @@ INTEGER: dict[str, tuple[str, Callable[..., Array]]] = {
     "or": ("b32 b64", np.bitwise_or),
     "xor": ("b32 b64", np.bitwise_xor),
     "exch": ("b32 b64", lambda old, value: value),
-    "cas": ("b16 b32 b64", lambda old, seen, value: np.where(old == seen, value, old)),
+    "cas": ("b16 b32 b64", _swapped),
     "inc": ("u32", _wrapped_up),
     "dec": ("u32", _wrapped_down),
 }
@@ -148,4 +154,3 @@ def in_turn(
         old[now] = found
         held[index[now]] = function(found, *(value[now] for value in values))
     return old
-

@@ -62,7 +62,8 @@ def _shr(type: str) -> Pure:
     most = np.uint32(held.bits - 1 if held.kind == "s" else held.bits)
 
     def shift(a: Array, count: Array) -> Array:
-        return np.right_shift(a, np.minimum(count, most).astype(a.dtype))
+        result: Array = np.right_shift(a, np.minimum(count, most).astype(a.dtype))
+        return result
 
     return Pure(shift, (type,), (type, "u32"))
 
@@ -105,7 +106,8 @@ def highest(a: Array) -> Array:
     upper, lower = (a >> a.dtype.type(a.itemsize * 4)), a & a.dtype.type((1 << a.itemsize * 4) - 1)
     _, low = np.frexp(lower.astype(np.float64))
     _, up = np.frexp(upper.astype(np.float64))
-    return np.where(upper != 0, up + a.itemsize * 4, low) - 1
+    result: Array = np.where(upper != 0, up + a.itemsize * 4, low) - 1
+    return result
 
 
 @form("clz b32|b64:type", "logic")
@@ -155,14 +157,16 @@ def _bfe(type: str) -> Pure:
             top = np.minimum(start + count - np.uint32(1), most - np.uint32(1)).astype(unsigned)
             sign = (a.view(unsigned) >> top & unsigned.type(1)).astype(bool) & (count != 0)
             field = np.where(sign, field | ~mask, field)
-        return field.view(a.dtype)
+        result: Array = field.view(a.dtype)
+        return result
 
     return Pure(extract, (type,), (type, "u32", "u32"))
 
 
 def ones(count: Array, dtype: np.dtype) -> Array:
     """Return lanes whose lowest `count` bits are set, up to all of them."""
-    return ~np.left_shift(~np.zeros(1, dtype), count.astype(dtype))
+    result: Array = ~np.left_shift(~np.zeros(1, dtype), count.astype(dtype))
+    return result
 
 
 @form("bfi b32|b64:type", "logic")
@@ -173,7 +177,8 @@ def _bfi(type: str) -> Pure:
         start = (position & np.uint32(255)).astype(held.dtype)
         count = np.minimum(length & np.uint32(255), np.uint32(held.bits))
         mask = np.left_shift(ones(count, held.dtype), start)
-        return (np.left_shift(a, start) & mask) | (b & ~mask)
+        result: Array = (np.left_shift(a, start) & mask) | (b & ~mask)
+        return result
 
     return Pure(insert, (type,), (type, type, "u32", "u32"))
 
@@ -196,7 +201,9 @@ def _prmt(b32: str, mode: str | None) -> Pure:
         result = np.zeros(both.shape, np.uint32)
         for octet in range(4):
             pick = _picked(mode, octet, selector)
-            value = (both >> (pick & np.uint64(7)) * np.uint64(8) & np.uint64(255)).astype(np.uint32)
+            value = (both >> (pick & np.uint64(7)) * np.uint64(8) & np.uint64(255)).astype(
+                np.uint32
+            )
             sign = np.where(value & np.uint32(128), np.uint32(255), np.uint32(0))
             value = np.where(pick & np.uint64(8), sign, value)
             result |= value << np.uint32(8 * octet)

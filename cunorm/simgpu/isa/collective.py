@@ -10,7 +10,8 @@ from . import Array, form
 from .bits import highest
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Op, Site
+    from ..decode import Decoder, Site
+    from ..program import Op
     from ..warps import Batch
 
 WARP = 32
@@ -188,9 +189,7 @@ def _elect(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
 
 @form("bar warp sync", "collective", decodes=True)
 def _warp_barrier(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
-    def pass_on(
-        batch: Batch, op: Op, lanes: Array | None, members: Array
-    ) -> tuple[Array, ...]:
+    def pass_on(batch: Batch, op: Op, lanes: Array | None, members: Array) -> tuple[Array, ...]:
         return ()
 
     decoder.meeting(site, pass_on, [], [(site.operands[0], "u32")])

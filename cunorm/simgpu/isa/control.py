@@ -10,7 +10,8 @@ from .. import faults
 from . import Array, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Op, Site
+    from ..decode import Decoder, Site
+    from ..program import Op
     from ..warps import Batch
 
 
@@ -83,7 +84,11 @@ REDUCTIONS = {
 
 
 @form("bar [cta] red:action popc|and|or:reduction u32|pred:type", "barrier", decodes=True)
-@form("barrier [cta] red:action popc|and|or:reduction [aligned] u32|pred:type", "barrier", decodes=True)
+@form(
+    "barrier [cta] red:action popc|and|or:reduction [aligned] u32|pred:type",
+    "barrier",
+    decodes=True,
+)
 def _reduction(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     target, *rest, vote = site.operands
     decoder.barrier(

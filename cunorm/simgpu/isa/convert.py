@@ -57,7 +57,9 @@ def _odd_integer(a: Array) -> Array:
     # The low 11 bits become one sticky bit above them: 53 bits are left of any 64.
     low = a.dtype.type(0x7FF)
     sticky = ((a & low) != 0).astype(a.dtype) << a.dtype.type(11)
-    large = (a > a.dtype.type(1 << 53)) | (a < a.dtype.type(-(1 << 53) if a.dtype.kind == "i" else 0))
+    large = (a > a.dtype.type(1 << 53)) | (
+        a < a.dtype.type(-(1 << 53) if a.dtype.kind == "i" else 0)
+    )
     return np.where(large, (a & ~low) | sticky, a).astype(np.float64)
 
 
@@ -95,7 +97,9 @@ def _to_integer(to: str, source: str, mode: str, ftz: str | None, sat: str | Non
         over, under = whole >= float(limits.max), whole <= float(limits.min)
         inside = np.where(over | under | np.isnan(whole), 0.0, whole)
         result = inside.astype(np.int64 if target.kind == "s" else np.uint64).astype(target.dtype)
-        result = np.where(over, limits.max, np.where(under, limits.min, result)).astype(target.dtype)
+        result = np.where(over, limits.max, np.where(under, limits.min, result)).astype(
+            target.dtype
+        )
         return np.where(np.isnan(whole), odd_one, result)
 
     return Pure(convert, (to,), (source,))
@@ -201,7 +205,9 @@ def _tf32(to: str, source: str, mode: str, relu: str | None) -> Pure:
             a = np.where((a > 0) | np.isnan(a), a, np.float32(0))
         bits = a.view(np.uint32)
         even = bits >> np.uint32(13) & np.uint32(1)
-        bump = {"rna": np.uint32(0x1000), "rn": np.uint32(0xFFF) + even, "rz": np.uint32(0)}[mode]
+        bump = (
+            np.uint32(0xFFF) + even if mode == "rn" else np.uint32({"rna": 0x1000, "rz": 0}[mode])
+        )
         rounded = np.where(np.isinf(a), bits, bits + bump & np.uint32(0xFFFFE000))
         return np.where(np.isnan(a), F32_NAN.view(np.uint32), rounded)
 

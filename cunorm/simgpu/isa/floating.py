@@ -124,6 +124,7 @@ def _enter_extremes() -> None:
             choose = arithmetic(name, 2, type, None, ftz).function
 
             def chosen(a: Array, b: Array) -> Array:
+                result: Array
                 if xorsign:
                     sign = np.signbit(a) ^ np.signbit(b)
                     result = choose(np.abs(a), np.abs(b))
@@ -146,15 +147,15 @@ def _enter_extremes() -> None:
 @form("testp finite|infinite|number|notanumber|normal|subnormal:test f32|f64:type", "float")
 def _testp(test: str, type: str) -> Pure:
     smallest = 2.0**-126 if type == "f32" else 2.0**-1022
-    function = {
+    tests: dict[str, Callable[..., Array]] = {
         "finite": np.isfinite,
         "infinite": np.isinf,
         "number": lambda a: ~np.isnan(a),
         "notanumber": np.isnan,
         "normal": lambda a: np.isfinite(a) & (np.abs(a) >= smallest),
         "subnormal": lambda a: (np.abs(a) < smallest) & (a != 0),
-    }[test]
-    return Pure(function, ("pred",), (type,))
+    }
+    return Pure(tests[test], ("pred",), (type,))
 
 
 _enter_arithmetic()

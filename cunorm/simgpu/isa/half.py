@@ -2,9 +2,9 @@
 
 float16 through float64 is exact: products have 22 bits and a sum's magnitudes lie within 2^-48 and
 2^33. Where a product and an addend are too far apart for 53 bits, the float64 result still lies
-on the same side of every float16 midpoint: a product with its addend below it spans at most 42 bits,
-and an addend above a product that far below is already a float16. bfloat16 has float32's exponents,
-so its sums are rounded to odd in float64 first.
+on the same side of every float16 midpoint: a product with its addend below it spans at most 42
+bits, and an addend above a product that far below is already a float16. bfloat16 has float32's
+exponents, so its sums are rounded to odd in float64 first.
 """
 
 from __future__ import annotations

@@ -59,14 +59,14 @@ def high(a: Array, b: Array, bits: int, signed: bool) -> Array:
     """Return the upper half of the product."""
     if bits < 64:
         wide = (SIGNED if signed else UNSIGNED)[2 * bits]
-        product = a.astype(wide) * b.astype(wide)
-        return (product >> wide.type(bits)).astype((SIGNED if signed else UNSIGNED)[bits])
+        product: Array = a.astype(wide) * b.astype(wide) >> wide.type(bits)
+        return product.astype((SIGNED if signed else UNSIGNED)[bits])
     ua, ub = a.view(np.uint64), b.view(np.uint64)
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     low_a, high_a, low_b, high_b = ua & mask, ua >> half, ub & mask, ub >> half
     middle = high_a * low_b + (low_a * low_b >> half)
     other = low_a * high_b + (middle & mask)
-    result = high_a * high_b + (middle >> half) + (other >> half)
+    result: Array = high_a * high_b + (middle >> half) + (other >> half)
     if signed:
         # A negative factor read as unsigned is 2^64 too large: take the other factor off again.
         result = result - np.where(a < 0, ub, np.uint64(0)) - np.where(b < 0, ua, np.uint64(0))
@@ -115,7 +115,8 @@ def _low24(a: Array) -> Array:
 def _product24(part: str, a: Array, b: Array) -> Array:
     wide = np.dtype(f"{a.dtype.kind}8")
     product = _low24(a).astype(wide) * _low24(b).astype(wide)
-    return (product >> wide.type(16) if part == "hi" else product).astype(a.dtype)
+    result: Array = (product >> wide.type(16) if part == "hi" else product).astype(a.dtype)
+    return result
 
 
 @form("mul24 lo|hi:part u32|s32:type", "integer")
@@ -219,7 +220,8 @@ def _dot(first: str, second: str, width: str, terms: int, taken: slice) -> Pure:
     def dot(a: Array, b: Array, c: Array) -> Array:
         left = a.view(one).reshape(-1, terms).astype(np.int64)
         right = b.view(other).reshape(-1, 4)[:, taken].astype(np.int64)
-        return ((left * right).sum(axis=1) + c).astype(TYPES[result].dtype)
+        total: Array = (left * right).sum(axis=1) + c
+        return total.astype(TYPES[result].dtype)
 
     return Pure(dot, (result,), (first, second, result))
 

@@ -10,7 +10,8 @@ from . import Array, form
 from .types import TYPES, UNSIGNED
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Op, Site
+    from ..decode import Decoder, Site
+    from ..program import Op
 
 TYPE = "pred|b16|b32|b64|u16|u32|u64|s16|s32|s64|f16|bf16|f32|f64"
 
@@ -36,7 +37,9 @@ def _unpack(decoder: Decoder, site: Site, kind: str, target: str, source: str) -
     dtype = UNSIGNED[TYPES[kind].bits // len(names)]
 
     def unpack(a: Array) -> tuple[Array, ...]:
-        return tuple(np.ascontiguousarray(a.view(dtype)[at :: len(names)]) for at in range(len(names)))
+        return tuple(
+            np.ascontiguousarray(a.view(dtype)[at :: len(names)]) for at in range(len(names))
+        )
 
     return decoder.pure(site, unpack, [(name, part) for name in names], (kind,), [source])
 
@@ -75,6 +78,9 @@ def _isspacep(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
 
     def test(a: Array) -> Array:
         # Constants live in global memory here, and no address is known to be one.
-        return a >> np.uint64(decoder.WINDOW_BITS) == np.uint64(top if space != "const" else 0xFF)
+        result: Array = a >> np.uint64(decoder.WINDOW_BITS) == np.uint64(
+            top if space != "const" else 0xFF
+        )
+        return result
 
     return decoder.pure(site, test, [(site.operands[0], "pred")], ("u64",), [site.operands[1]])

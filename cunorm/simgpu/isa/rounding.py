@@ -37,7 +37,8 @@ def canonical(a: Array) -> Array:
 
 def saturate(a: Array) -> Array:
     """Clamp to [0, 1]; a NaN becomes +0, and so does -0."""
-    return np.where(a > 0, np.minimum(a, a.dtype.type(1)), a.dtype.type(0))
+    result: Array = np.where(a > 0, np.minimum(a, a.dtype.type(1)), a.dtype.type(0))
+    return result
 
 
 def from_bf16(bits: Array) -> Array:
@@ -61,7 +62,8 @@ def odd(a: Array) -> Array:
     near = a.astype(np.float32)
     back = near.astype(np.float64)
     bits = near.view(np.uint32) - (np.abs(back) > np.abs(a)).astype(np.uint32)
-    return (bits | ((back != a) & ~np.isnan(a)).astype(np.uint32)).view(np.float32)
+    result: Array = (bits | ((back != a) & ~np.isnan(a)).astype(np.uint32)).view(np.float32)
+    return result
 
 
 def exact_sum(a: Array, b: Array) -> Array:
@@ -94,7 +96,7 @@ def narrow(a: Array, kind: str, mode: str = "rn") -> Array:
         down, up = down & ~away, up & away
     else:
         up = np.zeros(1, bool)
-    one = bits.dtype.type(1)
+    one = np.array(1, bits.dtype)
     stepped = np.where(down, bits - one, np.where(up, bits + one, bits))
     return stepped.astype(bits.dtype).view(near.dtype)
 

@@ -40,7 +40,7 @@ Reading = Callable[[Array], Array]
 
 
 def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
-    """Return how a register held as `held` is read as `wanted`: its low bits, or None if as it is."""
+    """Return how a register held as `held` is read as `wanted` (its low bits); None for as is."""
     if held == wanted:
         return None
     if held.itemsize == wanted.itemsize:
