@@ -42,7 +42,15 @@ def fingerprint(kernels: Path) -> str:
 
 
 @cache
-def load(plan: Plan, access: Defines) -> cupy.RawKernel:
+def arch(device: int) -> int:
+    """Return a device's architecture, like 90."""
+    import cupy
+
+    return int(cupy.cuda.Device(device).compute_capability)
+
+
+@cache
+def load(plan: Plan, access: Defines, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     Parameters
@@ -51,11 +59,13 @@ def load(plan: Plan, access: Defines) -> cupy.RawKernel:
         Which kernel, and what it is specialised for.
     access : tuple of (str, str or int)
         Definitions that depend on the arrays of a call: their alignment, the levels of their rows.
+    device : int
+        The current device.
 
     Returns
     -------
     cupy.RawKernel
-        One object for each (plan, access), compiled at its first launch on each device.
+        One object for each combination, compiled at its first launch at the latest.
     """
     import cupy
 
@@ -67,4 +77,8 @@ def load(plan: Plan, access: Defines) -> cupy.RawKernel:
         f"-DCUNORM_SOURCES={fingerprint(kernels)}",
         *(f"-D{name}={value}" for name, value in plan.defines + access),
     )
-    return cupy.RawKernel(code, plan.kernel, options)
+    kernel = cupy.RawKernel(code, plan.kernel, options)
+    if plan.shared_bytes > 0:
+        # Past 48 KiB a device wants to be asked, for each kernel.
+        kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
+    return kernel

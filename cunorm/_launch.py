@@ -106,7 +106,7 @@ def forward(
         ("LEVELS", len(layout.extents)),
         ("ROW_INDEX", "unsigned" if layout.count < 2**32 else "unsigned long long"),
     )
-    kernel = _kernels.load(plan, access)
+    kernel = _kernels.load(plan, access, targets["y"].device.id)
     numbers = _numbers(
         layout.extents, tuple(strides.items()), plan.accumulator, tuple(scalars.items())
     )
@@ -114,6 +114,7 @@ def forward(
         plan.grid(layout.count),
         plan.block,
         (*targets.values(), *statistics, *sources.values(), *given.values(), numbers),
+        shared_mem=plan.shared_bytes,
     )
     for name, target in targets.items():
         if target is not written[name]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cupy
 
-from . import _check, _launch, _plan
+from . import _check, _kernels, _launch, _plan
 
 
 def layer_norm(
@@ -170,6 +170,7 @@ def _forward(
                 x.dtype.name,
                 _launch.dtype_name(gamma),
                 _launch.dtype_name(beta),
+                arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
             statistics = (mean, rstd) if residual is None else ()

@@ -1,5 +1,6 @@
-"""Which kernel serves a row, and how its columns are shared out: pure, from N, dtypes and architecture.
+"""Which kernel serves a row, and how its columns are shared out.
 
+Pure, from N, the dtypes and the architecture.
 A plan never looks at the number of rows, at alignment or at strides. The kernel gives column c to
 the same lane, in the same order, whatever those are, and so a row has the same bits alone and in a
 batch.
@@ -16,19 +17,18 @@ PACKET_BYTES = 16
 # cover DRAM latency at half occupancy, in 16 registers.
 PACKETS_IN_FLIGHT = 4
 # Longer rows stay with 512 lanes, which keep more packets each. Two such blocks share an SM while
-# their shared memory lasts, and one loads while the other sums or stores. A block of 1024 would have
-# 64 registers a lane and none to spare: at four packets LayerNorm spilled up to 458 bytes.
+# their shared memory lasts, and one loads while the other sums or stores. A block of 1024 would
+# have 64 registers a lane and none to spare: at four packets LayerNorm spilled up to 458 bytes.
 MOST_LANES = 512
-# Where shared memory is too small for the rest of a row, a lane takes more packets into registers, up to
-# 40 of the 128 that each of 512 lanes may have.
+# Where shared memory is too small for the rest of a row, a lane takes more packets into registers,
+# up to 40 of the 128 that each of 512 lanes may have.
 MOST_PACKETS = 10
 # Rows that share a warp come 128 threads a block: the smallest block that fills an SM (16 blocks of
 # 128 are the 2048 threads of sm_80 and sm_90, 8 the 1024 of sm_75).
 THREADS_OF_SHARED_BLOCK = 128
 
-# Shared memory that a block may have, by architecture, less what the sums take of it: CUDA C++
-# Programming Guide, "Technical specifications per compute capability". What is not listed gets what
-# every device has without asking.
+# Shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per
+# Compute Capability"), and what the sums take of it. What is not listed gets what every device has.
 SHARED_BYTES = {
     75: 64 << 10,
     80: 163 << 10,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cupy
 
-from . import _check, _launch, _plan
+from . import _check, _kernels, _launch, _plan
 
 
 def rms_norm(
@@ -178,6 +178,7 @@ def _forward(
                 _launch.dtype_name(gamma),
                 cast_before=cast == "before",
                 gamma_offset=scalars["gamma_offset"] != 0,
+                arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
             statistics = (rstd,) if residual is None else ()

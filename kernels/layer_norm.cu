@@ -30,7 +30,8 @@ using B = BETA_TYPE;
 // Parameters are loaded before the sums are known where registers allow, as in rms_norm.cu.
 constexpr bool EARLY = IN_REGISTERS && PACKETS * (Pack<W, VEC>::WORDS + Pack<B, VEC>::WORDS) <= 16;
 
-constexpr int MIN_BLOCKS = 640 / (LANES * ROWS) * (PACKETS <= 4) + (PACKETS > 4);
+// As in rms_norm.cu, and with two parameters always the larger share of registers.
+constexpr int RESIDENT_THREADS = 640;
 
 struct LayerNorm {
   Rows rows;
@@ -154,7 +155,7 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                    const B* beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
@@ -162,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
             here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
                    const LayerNorm norm) {
   const Place here = place(norm.rows);

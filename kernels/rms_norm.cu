@@ -27,12 +27,13 @@
 
 using W = GAMMA_TYPE;
 
-// Gamma is loaded before the sum is known where 16 registers hold it: its latency hides in that of x.
+// Gamma is loaded before the sum is known where 16 registers hold it: its latency hides in x's.
 constexpr bool GAMMA_EARLY = HAS_GAMMA && IN_REGISTERS && PACKETS * Pack<W, VEC>::WORDS <= 16;
 
-// Blocks that share a multiprocessor: half of its 2048 threads in 64 registers each. With a residual
-// there are twice the packets in flight, so that 640 threads in 96 registers ask for as much.
-constexpr int MIN_BLOCKS = (HAS_RESIDUAL ? 640 : 1024) / (LANES * ROWS) * (PACKETS <= 4) + (PACKETS > 4);
+// Registers are spread over 1024 threads of a multiprocessor: 64 each, and half of the 2048 that
+// most hold. With a residual, or packets in shared memory, that spilled up to 80 bytes; 640 threads
+// with 96 registers still have 40 KiB of x on its way, more than bandwidth times latency asks for.
+constexpr int RESIDENT_THREADS = HAS_RESIDUAL || !IN_REGISTERS ? 640 : 1024;
 
 struct RmsNorm {
   Rows rows;
@@ -121,14 +122,14 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_rms_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                  const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, rstd_out, sources(x, here, norm.rows), gamma, here, norm);

@@ -9,9 +9,9 @@
 // rows change how bytes arrive, never who adds what in which order.
 //
 // The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES, PACKETS
-// and SHARED (packets that a lane keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays: residual is read, and h = round(x + residual) is written to
-// residual_out and normalised as rounded. The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED,
-// ... and LEVELS, ROW_INDEX.
+// and SHARED (packets that a lane keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays:
+// residual is read, and h = round(x + residual) is written to residual_out and normalised as
+// rounded. The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
 
 #pragma once
 
@@ -36,6 +36,11 @@ static_assert(TURNS >= PACKETS + SHARED, "the plan counts packets as the kernel 
 // digits.
 constexpr int CHUNK = 8;
 constexpr int CHUNKS = 1 + (TURNS - PACKETS + CHUNK - 1) / CHUNK;
+
+// Blocks that a multiprocessor should hold, for __launch_bounds__. Where the plan gives a lane more
+// than four packets, their registers come first.
+template <int THREADS>
+constexpr int MIN_BLOCKS = PACKETS > 4 || THREADS < LANES* ROWS ? 1 : THREADS / (LANES * ROWS);
 
 // `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two. Strides are
 // in elements, outermost first, of which the last LEVELS are used.
