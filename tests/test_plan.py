@@ -70,7 +70,15 @@ def test_the_grid_covers_the_rows(rows, blocks):
 def test_no_plan_function_is_told_the_number_of_rows():
     for function in (_plan.rms_norm_fwd, _plan.layer_norm_fwd):
         parameters = set(inspect.signature(function).parameters)
-        assert parameters <= {"cols", "x", "residual", "gamma", "beta", "cast_before", "gamma_offset"}
+        assert parameters <= {
+            "cols",
+            "x",
+            "residual",
+            "gamma",
+            "beta",
+            "cast_before",
+            "gamma_offset",
+        }
 
 
 @pytest.mark.parametrize(

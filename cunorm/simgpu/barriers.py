@@ -130,7 +130,7 @@ class Barriers:
         value = barrier.reduce(self.votes[everyone])
         held = batch.program.initial[slot].dtype
         result = np.array([value]).astype(held if convert is None else np.uint32)
-        batch._merge(slot, result if convert is None else convert(result), group, -1)
+        batch.merge(slot, result if convert is None else convert(result), group, -1)
 
     def _refuse(self, barrier: Barrier, lane: int, what: str) -> None:
         raise faults.DivergentBarrier(what, self.batch.place(barrier.op, lane))

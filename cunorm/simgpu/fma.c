@@ -12,8 +12,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("arch=haswell", "default"), noinline))
+/* x86-64-v3 has AVX2 and FMA: 16384 flushed fmas in 6.4 microseconds instead of 43. A clone for
+ * "arch=haswell" would run on Haswell alone, and leave every later processor the default. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && __GNUC__ >= 12 && !defined(__clang__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v3", "default"), noinline))
 #else
 #define CLONES __attribute__((noinline))
 #endif
@@ -31,12 +33,21 @@ static inline double keep_double(double x) { return x; }
 static inline float flush(float x)
 {
     uint32_t bits = bits_of(x);
-    return as_float(bits & 0x7f800000u ? bits : bits & 0x80000000u);
+    uint32_t normal = -(uint32_t)((bits & 0x7f800000u) != 0);
+    return as_float(bits & (normal | 0x80000000u));
 }
-static inline float canonical(float x) { return x != x ? as_float(0x7fffffffu) : x; }
+/* Masks instead of branches, here and above: 16384 flushed sums in 5.5 microseconds, not 6.7. */
+static inline float canonical(float x)
+{
+    uint32_t bits = bits_of(x);
+    uint32_t nan = -(uint32_t)((int32_t)(bits & 0x7fffffffu) > 0x7f800000);
+    return as_float((bits | nan) & (0x7fffffffu | ~nan));
+}
 static inline double canonical_double(double x)
 {
-    return x != x ? as_double(0x7fffffffffffffffull) : x;
+    uint64_t bits = bits_of_double(x), whole = 0x7fffffffffffffffull;
+    uint64_t nan = -(uint64_t)((int64_t)(bits & whole) > 0x7ff0000000000000ll);
+    return as_double((bits | nan) & (whole | ~nan));
 }
 
 /* The zeros compare equal, and their bits decide: min keeps a sign that either has, max only one

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import faults
 from .decode import Decoder
+from .execution import Execution
 from .memory import GlobalMemory, Segment
 from .program import Program
 from .ptx import Function
@@ -128,7 +129,7 @@ class Launch:
             segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
         return segment
 
-    def fill(self, batch: Batch) -> None:
+    def fill(self, batch: Execution) -> None:
         """Give a batch its special registers and the addresses of variables."""
         registers = batch.registers
         for name, slot in self.program.special.items():
@@ -141,7 +142,7 @@ class Launch:
             dtype = registers[slot].dtype
             registers[slot] = np.array([self.symbols[name] + offset], np.uint64).astype(dtype)
 
-    def _special(self, name: str, batch: Batch) -> Array:
+    def _special(self, name: str, batch: Execution) -> Array:
         kind, _, axis = name.lstrip("%").partition(".")
         at = "xyz".find(axis) if axis else 0
         if kind == "tid":

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import ptx
 from .isa import Array
+from .statements import Statement
 
 if TYPE_CHECKING:
+    from .execution import Registers
     from .isa.types import Reading
-    from .warps import Registers
 
 Step = Callable[["Registers"], None]
 
@@ -50,7 +51,7 @@ class Op:
         guard: int,
         negated: bool,
         pure: bool,
-        statement: ptx.Statement,
+        statement: Statement,
     ) -> None:
         self.function = function
         self.sources = sources

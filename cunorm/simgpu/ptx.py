@@ -1,53 +1,23 @@
-"""PTX text into modules, functions and statements; nothing here knows what an instruction does.
-
-Names declared in an inner scope ``{ ... }`` are renamed (``%temp`` becomes ``%temp@3``), so that
-within a function every name means one thing.
-"""
+"""PTX text into modules, functions and statements; nothing here knows what an instruction does."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
+from .declarations import Parameter, number, parameters_of, variable_of
 from .faults import UnknownInstruction
+from .statements import BLANK, TOKEN, Body, Statement
 
-SIZES = {f"{kind}{bits}": bits // 8 for kind in "busf" for bits in (8, 16, 32, 64)} | {
-    "f16x2": 4,
-    "bf16": 2,
-    "bf16x2": 4,
-    "b128": 16,
-}
 DEFAULT_MAX_THREADS = 1024  # what every architecture allows where .maxntid says nothing
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-_BLANK = re.compile(r"[\s;]*")
-_VARIABLE = re.compile(
-    r"\.(?P<space>global|const|shared|local|param)\s+(?:\.(?:attribute|ptr)\S*\s*)?"
-    r"(?:\.align\s+(?P<align>\d+)\s+)?(?:\.v(?P<vector>[24])\s+)?\.(?P<type>\w+)\s+"
-    r"(?:\.ptr\s*(?:\.\w+\s*)*(?:\.align\s+\d+\s*)?)?"
-    r"(?P<name>[\w$%]+)(?P<dimensions>(?:\s*\[\d*\])*)\s*(?:=\s*(?P<value>[^;]+))?$"
-)
 _HEADER = re.compile(
     r"(?P<linkage>(?:\.(?:visible|extern|weak)\s+)*)\.(?P<kind>entry|func)\s*"
     r"(?:\((?P<results>[^)]*)\)\s*)?(?P<name>[\w$]+)\s*(?:\((?P<parameters>[^)]*)\))?"
     r"(?P<directives>[^{;]*)(?P<end>[{;])"
 )
 _BRACE = re.compile(r'[{}]|"[^"]*"')
-_PIECE = re.compile(
-    r"(?P<open>\{)|(?P<close>\})|(?P<label>[\w$%]+)\s*:(?!:)"
-    r"|\.loc\s+(?P<loc>[^\n]*)|(?P<skip>\.(?:file|section)[^\n]*)|(?P<statement>[^;]*);"
-)
-_TOKEN = re.compile(r"[%$\w][\w$@]*")
-_RANGE = re.compile(r"([\w$%@]+)<(\d+)>$")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A kernel's or function's parameter: where a launch puts its bytes, and how many."""
-
-    name: str
-    size: int
-    alignment: int
 
 
 @dataclass(frozen=True)
@@ -59,19 +29,6 @@ class GlobalVariable:
     alignment: int
     space: str
     initial: bytes
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One instruction as written, or a label (``opcode`` is ``:`` and the one operand its name)."""
-
-    opcode: str
-    operands: tuple[str, ...]
-    guard: str | None
-    negated: bool
-    line: int
-    text: str
-    source: str | None
 
 
 @dataclass(eq=False)
@@ -167,7 +124,7 @@ def parse(text: str) -> Module:
     module = Module(target=int(target.group(1)) if target else 0)
     at = 0
     while True:
-        blank = _BLANK.match(text, at)
+        blank = BLANK.match(text, at)
         at = blank.end() if blank else at
         if at == len(text):
             return module
@@ -207,24 +164,9 @@ def _closing_brace(text: str, at: int) -> int:
     raise ValueError("PTX ends inside a scope")
 
 
-def _variable(text: str) -> tuple[Parameter, str, re.Match[str]] | None:
-    """Read one declaration in a memory space: what it is, its space, and the match itself."""
-    text = re.sub(r"^(?:\.(?:visible|extern|weak|common)\s+)*", "", text.strip())
-    match = _VARIABLE.match(text)
-    if match is None or match["type"] not in SIZES:
-        return None
-    element = SIZES[match["type"]] * int(match["vector"] or 1)
-    size = element
-    for dimension in re.findall(r"\[(\d*)\]", match["dimensions"]):
-        size *= int(dimension or 0)
-    if match["dimensions"].strip() == "[]" and match["value"]:
-        size = element * (match["value"].count(",") + 1)
-    return Parameter(match["name"], size, int(match["align"] or element)), match["space"], match
-
-
 def _declare(module: Module, text: str, line: int) -> None:
     """Enter a module-scope variable."""
-    found = _variable(" ".join(text.split()))
+    found = variable_of(" ".join(text.split()))
     if found is None:
         raise UnknownInstruction(f"PTX line {line} is not understood: `{text.strip()[:80]}`")
     variable, space, match = found
@@ -246,43 +188,6 @@ def _initial(value: str | None, kind: str, size: int, line: int) -> bytes:
     return data.ljust(size, b"\0")
 
 
-def number(text: str, kind: str, line: int = 0) -> bytes:
-    """Return the little-endian bytes of a literal as a value of type `kind`."""
-    import struct
-
-    width = SIZES[kind]
-    sign = -1 if text.startswith("-") else 1
-    digits = text.lstrip("-+")
-    literal = digits[:2].lower()
-    try:
-        if literal in ("0f", "0d") and len(digits) == {"0f": 10, "0d": 18}[literal]:
-            bits = bytes.fromhex(digits[2:])[::-1]
-            value: float = sign * struct.unpack("<f" if literal == "0f" else "<d", bits)[0]
-            if kind[0] != "f" or width * 2 == len(digits) - 2:
-                return bits if sign > 0 else bits[:-1] + bytes([bits[-1] ^ 0x80])
-            return struct.pack({4: "<f", 8: "<d"}[width], value)
-        if kind in ("f32", "f64"):
-            return struct.pack("<f" if kind == "f32" else "<d", sign * float(digits))
-        digits = digits.rstrip("uU")
-        base = 16 if literal == "0x" else 2 if literal == "0b" else 10
-        if base == 10 and len(digits) > 1 and digits[0] == "0":
-            base = 8
-        whole = sign * int(digits, base)
-    except (ValueError, KeyError):
-        raise UnknownInstruction(f"PTX line {line}: `{text}` is no {kind} literal") from None
-    return (whole & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-
-
-def _parameters(text: str | None) -> tuple[Parameter, ...]:
-    found = (
-        _variable(" ".join(piece.split())) for piece in (text or "").split(",") if piece.strip()
-    )
-    pieces = tuple(entry[0] for entry in found if entry is not None)
-    if len(pieces) != len([piece for piece in (text or "").split(",") if piece.strip()]):
-        raise UnknownInstruction(f"parameters that are not understood: `{text}`")
-    return pieces
-
-
 def _define(
     module: Module, header: re.Match[str], text: str, at: int, end: int, files: dict[str, str]
 ) -> None:
@@ -297,8 +202,8 @@ def _define(
     cluster = directives.get("reqnctapercluster")
     function = Function(
         header["name"],
-        _parameters(header["parameters"]),
-        _parameters(header["results"]),
+        parameters_of(header["parameters"]),
+        parameters_of(header["results"]),
         header["kind"] == "entry",
         threads,
         tuple([*cluster, 1, 1][:3]) if cluster else None,  # type: ignore[arg-type]
@@ -308,143 +213,6 @@ def _define(
         function.frame.update(
             (variable.name, variable) for variable in function.parameters + function.results
         )
-    _Body(function, text, files).read(at, end)
-    function.uses = frozenset(_TOKEN.findall(text, at, end))
+    Body(function, text, files).read(at, end)
+    function.uses = frozenset(TOKEN.findall(text, at, end))
     (module.functions if function.is_entry else module.device_functions)[function.name] = function
-
-
-class _Body:
-    """The reader of one function's statements, scope by scope."""
-
-    def __init__(self, function: Function, text: str, files: dict[str, str]) -> None:
-        self.function = function
-        self.text = text
-        self.files = files
-        self.source: str | None = None
-        self.scopes: list[tuple[int, dict[str, str]]] = []  # first statement, renamed names
-        self.count = 0
-
-    def read(self, at: int, end: int) -> None:
-        line, counted = self.text.count("\n", 0, at) + 1, at
-        while True:
-            blank = _BLANK.match(self.text, at, end)
-            at = blank.end() if blank else at
-            if at >= end:
-                return
-            line += self.text.count("\n", counted, at)
-            counted = at
-            piece = _PIECE.match(self.text, at, end)
-            if piece is None:
-                raise ValueError(f"PTX line {line} is not understood")
-            at = piece.end()
-            if piece["open"]:
-                self.count += 1
-                self.scopes.append((len(self.function.statements), {}))
-            elif piece["close"]:
-                self.close()
-            elif piece["label"]:
-                after = self.table(piece["label"], at)
-                if after:
-                    at = after
-                else:
-                    name = self.local(piece["label"]) if self.scopes else piece["label"]
-                    self.add(Statement(":", (name,), None, False, line, name, self.source))
-            elif piece["loc"]:
-                number_, row = piece["loc"].split()[:2]
-                self.source = f"{self.files.get(number_, '?')}:{row}"
-            elif piece["statement"]:
-                self.statement(" ".join(piece["statement"].split()), line)
-
-    def add(self, statement: Statement) -> None:
-        self.function.statements.append(statement)
-
-    def table(self, label: str, at: int) -> int:
-        """Remember a ``.branchtargets`` list, whose name looks like a label; return its end."""
-        targets = re.compile(r"\s*\.branchtargets\s+([^;]*)").match(self.text, at)
-        if targets:
-            self.function.tables[label] = tuple(targets.group(1).replace(",", " ").split())
-        return targets.end() if targets else 0
-
-    def local(self, name: str) -> str:
-        """Name something declared in the innermost scope."""
-        unique = f"{name}@{self.count}"
-        self.scopes[-1][1][name] = unique
-        return unique
-
-    def close(self) -> None:
-        first, names = self.scopes.pop()
-        if not names:
-            return
-        statements = self.function.statements
-
-        def rename(text: str) -> str:
-            return _TOKEN.sub(lambda token: names.get(token.group(), token.group()), text)
-
-        for index in range(first, len(statements)):
-            old = statements[index]
-            statements[index] = Statement(
-                old.opcode,
-                tuple(rename(operand) for operand in old.operands),
-                old.guard and rename(old.guard),
-                old.negated,
-                old.line,
-                old.text,
-                old.source,
-            )
-
-    def statement(self, text: str, line: int) -> None:
-        if text.startswith("."):
-            self.directive(text, line)
-            return
-        guard, negated, body = None, False, text
-        if text.startswith("@"):
-            guard, body = text[1:].split(None, 1)
-            negated = guard.startswith("!")
-            guard = guard.lstrip("!")
-        opcode, _, rest = body.partition(" ")
-        self.add(Statement(opcode, split(rest), guard, negated, line, text, self.source))
-
-    def directive(self, text: str, line: int) -> None:
-        function = self.function
-        word, _, rest = text.partition(" ")
-        if word == ".reg":
-            kind, _, names = rest.strip().partition(" ")
-            for name in names.replace(",", " ").split():
-                several = _RANGE.match(name)
-                inner = bool(self.scopes)
-                if several and inner:
-                    for index in range(int(several.group(2))):
-                        function.registers[self.local(f"{several.group(1)}{index}")] = kind[1:]
-                elif several:
-                    function.registers[several.group(1) + "<>"] = kind[1:]
-                else:
-                    function.registers[self.local(name) if inner else name] = kind[1:]
-        elif word in (".local", ".param", ".shared"):
-            found = _variable(text)
-            if found is None:
-                raise UnknownInstruction(f"PTX line {line} is not understood: `{text}`")
-            variable, space, _ = found
-            name = self.local(variable.name) if self.scopes else variable.name
-            variable = Parameter(name, variable.size, variable.alignment)
-            if space == "shared":
-                function.shared[name] = variable
-            else:
-                function.frame[name] = variable
-        elif word not in (".pragma", ".loc"):
-            raise UnknownInstruction(f"PTX line {line}: directive `{text}`")
-
-
-def split(text: str) -> tuple[str, ...]:
-    """Split operands at the commas outside brackets."""
-    if not any(bracket in text for bracket in "{[("):
-        return tuple(piece.strip() for piece in text.split(",")) if text.strip() else ()
-    pieces, depth, start = [], 0, 0
-    for at, letter in enumerate(text):
-        if letter in "{[(":
-            depth += 1
-        elif letter in "}])":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            pieces.append(text[start:at].strip())
-            start = at + 1
-    return (*pieces, text[start:].strip())

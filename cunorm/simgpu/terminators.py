@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import ptx
 from .isa import Array
+from .statements import Statement
 
 if TYPE_CHECKING:
     from .isa.types import Reading
@@ -45,7 +45,7 @@ class Jump:
 class Branch(Jump):
     """To a label where a predicate holds, else to the next block."""
 
-    def __init__(self, slot: int, negated: bool, statement: ptx.Statement) -> None:
+    def __init__(self, slot: int, negated: bool, statement: Statement) -> None:
         super().__init__()
         self.slots = (slot,)
         self.negated = negated
@@ -79,7 +79,7 @@ class IndexedBranch(Jump):
     """Through a table of labels."""
 
     def __init__(
-        self, slot: int, convert: Reading | None, labels: Sequence[str], statement: ptx.Statement
+        self, slot: int, convert: Reading | None, labels: Sequence[str], statement: Statement
     ) -> None:
         super().__init__()
         self.slots = (slot,)

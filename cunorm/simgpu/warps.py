@@ -3,23 +3,18 @@
 Lanes that stand at the same block of the program run together, those at the lowest block first, so
 that diverged lanes meet again where their ways join. As long as all live lanes are together, every
 operation is one NumPy call over whole registers.
-
-Registers are never written in place: an array may stand in several of them. A register that holds
-one value for all lanes is an array of one element.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import faults
 from .barriers import Barriers
+from .execution import Execution
 from .isa import Array
-from .memory import Segment
-from .program import Op, Program
 from .terminators import Groups, Lanes, Meeting
 
 if TYPE_CHECKING:
@@ -27,81 +22,28 @@ if TYPE_CHECKING:
 
 WARP = 32
 PATIENCE = 1024  # runs of lower blocks before a waiting group above them gets a turn: spin locks
-FEW = 8  # a group below this fraction of the lanes is gathered; a larger one computes in every lane
 
 
-class Registers(list[Array]):
-    """The register file of a batch, which knows its batch."""
-
-    __slots__ = ("batch",)
-    batch: Batch
-
-
-class Batch:
+class Batch(Execution):
     """Some neighbouring blocks of a launch, executed together.
 
     Attributes
     ----------
-    lanes : int
-        Threads, with each block padded to whole warps; the padding never lives.
     live : ndarray of bool
         Which lanes have not exited; `live_count` of them.
-    active : ndarray or None
-        The lanes of the group at work, None for all.
+    waiting : dict
+        The groups that can run, by the block of the program they stand at.
+    meetings : dict
+        The lanes that wait for others at a warp collective, by its block.
     """
 
-    WINDOW_BITS = 48
-
     def __init__(self, launch: Launch, first: int, blocks: int) -> None:
-        self.launch = launch
-        self.program: Program = launch.program
-        self.memory = launch.memory
-        self.first = first
-        self.blocks = blocks
-        self.padded = launch.padded
-        self.lanes = blocks * launch.padded
-        self.registers = Registers(self.program.initial)
-        self.registers.batch = self
+        super().__init__(launch, first, blocks)
         self.live = np.tile(launch.exists, blocks)
-        self.live_count = blocks * launch.threads
-        self.threads = self.live_count
-        self.active: Lanes = None
+        self.live_count = self.threads = blocks * launch.threads
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
         self.barriers = Barriers(self)
-        self.steps = 0
-        self.kept = 0
-        self._segments: dict[str, tuple[Segment, Array]] = {}
-        launch.fill(self)
-
-    # Memory spaces.
-
-    def segment(self, space: str) -> tuple[Segment, Array]:
-        """Return the memory of a space, and which piece of it each lane owns."""
-        found = self._segments.get(space)
-        if found is None:
-            found = self._segments[space] = self._make_segment(space)
-        return found
-
-    def _make_segment(self, space: str) -> tuple[Segment, Array]:
-        if space == "shared":
-            owners = np.arange(self.lanes) // self.padded if self.blocks > 1 else np.zeros(1, int)
-            nbytes = self.launch.shared_bytes
-            return Segment(space, self.blocks, nbytes, faults.SharedOutOfBounds), owners
-        if space == "local":
-            nbytes = self.program.local_bytes
-            return (
-                Segment(space, self.lanes, nbytes, faults.LocalOutOfBounds),
-                np.arange(self.lanes),
-            )
-        return self.launch.parameters, np.zeros(1, int)
-
-    @staticmethod
-    def space_at(top: int) -> str | None:
-        """Return which space a generic address with these upper bits points into."""
-        return {0: "global", 1: "shared", 2: "local", 3: "param"}.get(top)
-
-    # Running.
 
     def run(self) -> None:
         """Run until every lane has exited."""
@@ -130,8 +72,8 @@ class Batch:
                     registers = self.registers
                     for step in block.steps:
                         step(registers)
-                elif block.ops:
-                    self._run_some(block.ops, lanes)
+                elif block.ops and lanes is not None:
+                    self.run_some(block.ops, lanes, self._wanted())
                 groups_after: Groups = block.terminator.advance(self, lanes)
                 if len(groups_after) == 1 and not self.waiting and not self.meetings:
                     # One group and nobody else: straight on.
@@ -142,100 +84,12 @@ class Batch:
             for target, group in groups_after:
                 self.waiting.setdefault(target, []).append(group)
 
-    def _run_some(self, ops: list[Op], lanes: Lanes) -> None:
-        """Run a block for a group while other lanes wait elsewhere."""
-        assert lanes is not None
-        wanted = self.program.wanted
-        self.kept = self.barriers.wanted()
-        for index in self.waiting:
-            self.kept |= wanted[index]
-        for index in self.meetings:
-            self.kept |= wanted[index]
-        few = lanes.size * FEW < self.lanes
-        registers = self.registers
-        mask: Array | None = None
-        for op in ops:
-            if op.guard >= 0:
-                self._guarded(op, lanes, self.kept)
-            elif not op.pure:
-                self._effect(op, lanes, self.kept)
-            elif few:
-                self._gathered(op, lanes, self.kept)
-            else:
-                # Computing every lane costs less than gathering; only what others want is merged.
-                results = op.function(*[registers[slot] for slot in op.sources])
-                for target, result in _pairs(op, results):
-                    if self.kept >> target & 1:
-                        if mask is None:
-                            mask = np.zeros(self.lanes, bool)
-                            mask[lanes] = True
-                        result = np.where(mask, result, registers[target])
-                    registers[target] = result
-
-    def _gathered(self, op: Op, lanes: Array, kept: int) -> None:
-        registers = self.registers
-        operands = [
-            value if value.size == 1 else value[lanes]
-            for value in [registers[slot] for slot in op.sources]
-        ]
-        results = op.function(*operands)
-        for target, result in _pairs(op, results):
-            self._merge(target, result, lanes, kept)
-
-    def _effect(self, op: Op, lanes: Lanes, kept: int) -> None:
-        registers = self.registers
-        operands = [registers[slot] for slot in op.sources]
-        if lanes is not None:
-            operands = [value if value.size == 1 else value[lanes] for value in operands]
-        results = op.function(self, op, lanes, *operands)
-        for target, result in zip(op.targets, results, strict=True):
-            self._merge(target, result, lanes, kept)
-
-    def _merge(self, target: int, result: Array, lanes: Lanes, kept: int) -> None:
-        """Put a group's results into a register; `kept` says what other lanes want unchanged."""
-        registers = self.registers
-        keep = kept >> target & 1
-        if lanes is None or (result.size == 1 and not keep):
-            registers[target] = result
-            return
-        old = registers[target]
-        new = np.empty(self.lanes, result.dtype)
-        if keep:
-            new[:] = old
-        new[lanes] = result
-        registers[target] = new
-
-    def step_effect(self, op: Op) -> None:
-        """Run an operation with effects, with all live lanes together."""
-        self._effect(op, self.active, 0)
-
-    def step_guarded(self, op: Op) -> None:
-        """Run an operation under a predicate, with all live lanes together."""
-        self._guarded(op, self.active, -1)
-
-    def _guarded(self, op: Op, lanes: Lanes, kept: int) -> None:
-        taken = self.registers[op.guard]
-        if op.negated:
-            taken = ~taken
-        if taken.size == 1:
-            if not taken[0]:
-                return
-            chosen = lanes
-        else:
-            chosen = np.flatnonzero(taken) if lanes is None else lanes[taken[lanes]]
-            if chosen.size == 0:
-                return
-            # The lanes of the group whose predicate is false keep their registers too.
-            kept = -1
-        if not op.pure:
-            self._effect(op, chosen, kept)
-        elif chosen is None:
-            for target, result in _pairs(
-                op, op.function(*[self.registers[slot] for slot in op.sources])
-            ):
-                self.registers[target] = result
-        else:
-            self._gathered(op, chosen, kept)
+    def _wanted(self) -> int:
+        """Return the slots that lanes elsewhere will read."""
+        kept = self.barriers.wanted()
+        for index in (*self.waiting, *self.meetings):
+            kept |= self.program.wanted[index]
+        return kept
 
     # Ends, and waiting for others.
 
@@ -275,12 +129,7 @@ class Batch:
                 if not here.size:
                     return ()
         group: Lanes = None if here.size == self.lanes else here
-        kept = 0
-        if not everyone:
-            kept = self.barriers.wanted()
-            for other in (*self.waiting, *self.meetings):
-                kept |= self.program.wanted[other]
-        self._effect(op, group, kept)
+        self.effect(op, group, 0 if everyone else self._wanted())
         return ((meeting.follower, group),)
 
     def ballot(self, chosen: Array) -> Array:
@@ -314,29 +163,7 @@ class Batch:
         what = f"the launch used up its budget of {self.launch.budget} operations"
         raise faults.EndlessLoop(what, self.place(op, lane))
 
-    def place(self, op: Op | None, lane: int) -> faults.Place:
-        """Return where a lane is, in the words of faults."""
-        block, thread = divmod(lane, self.padded)
-        place = faults.Place(
-            kernel=self.program.kernel.name,
-            block=_coordinates(self.first + block, self.launch.grid),
-            thread=_coordinates(thread, self.launch.block),
-        )
-        if op is None:
-            return place
-        at = op.statement
-        return replace(place, ptx_line=at.line, ptx_text=at.text, source=at.source)
-
-
-def _pairs(op: Op, results: Any) -> Any:
-    return zip(op.targets, results if len(op.targets) != 1 else (results,), strict=True)
-
 
 def _joined(groups: list[Lanes]) -> Lanes:
     """Merge groups that met, in the order of lanes."""
     return np.sort(np.concatenate([group for group in groups if group is not None]))
-
-
-def _coordinates(index: int, extent: tuple[int, int, int]) -> tuple[int, int, int]:
-    x, y, _ = extent
-    return index % x, index // x % y, index // (x * y)

@@ -5,6 +5,8 @@ import struct
 import pytest
 
 from cunorm.simgpu import faults, ptx
+from cunorm.simgpu.declarations import number
+from cunorm.simgpu.statements import split
 
 HEAD = ".version 8.8\n.target sm_90\n.address_size 64\n"
 
@@ -112,8 +114,8 @@ def test_lines_count_through_comments_and_loc_gives_the_source():
 
 
 def test_operands_split_outside_brackets():
-    assert ptx.split("{%r1, %r2}, [%rd1+8], (a, b), 3") == ("{%r1, %r2}", "[%rd1+8]", "(a, b)", "3")
-    assert ptx.split("") == ()
+    assert split("{%r1, %r2}, [%rd1+8], (a, b), 3") == ("{%r1, %r2}", "[%rd1+8]", "(a, b)", "3")
+    assert split("") == ()
 
 
 @pytest.mark.parametrize(
@@ -128,13 +130,13 @@ def test_operands_split_outside_brackets():
     ],
 )  # fmt: skip
 def test_literals(text, kind, wanted):
-    assert ptx.number(text, kind) == wanted
+    assert number(text, kind) == wanted
 
 
 @pytest.mark.parametrize("text", ["abc", "1.5.2", "0fXX", "--1x"])
 def test_what_is_no_literal_is_refused(text):
     with pytest.raises(faults.UnknownInstruction):
-        ptx.number(text, "u32")
+        number(text, "u32")
 
 
 def test_an_unknown_directive_is_refused_with_its_line():

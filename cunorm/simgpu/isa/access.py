@@ -12,7 +12,8 @@ from . import Array, form
 from .types import TYPES
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Site
+    from ..decode import Decoder
+    from ..operands import Site
     from ..program import Op
     from ..warps import Batch
 

@@ -14,7 +14,8 @@ from .rounding import apply, exact_sum, narrow, widen
 from .types import TYPES
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Site
+    from ..decode import Decoder
+    from ..operands import Site
     from ..program import Op
     from ..warps import Batch
 

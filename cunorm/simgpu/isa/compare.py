@@ -13,7 +13,8 @@ from .rounding import flush, widen
 from .types import TYPES, UNSIGNED
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Site
+    from ..decode import Decoder
+    from ..operands import Site
     from ..program import Op
 
 Test = Callable[[Array, Array], Array]

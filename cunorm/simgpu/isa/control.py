@@ -10,7 +10,8 @@ from .. import faults
 from . import Array, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Site
+    from ..decode import Decoder
+    from ..operands import Site
     from ..program import Op
     from ..warps import Batch
 

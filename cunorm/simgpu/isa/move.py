@@ -10,7 +10,8 @@ from . import Array, form
 from .types import TYPES, UNSIGNED
 
 if TYPE_CHECKING:
-    from ..decode import Decoder, Site
+    from ..decode import Decoder
+    from ..operands import Site
     from ..program import Op
 
 TYPE = "pred|b16|b32|b64|u16|u32|u64|s16|s32|s64|f16|bf16|f32|f64"
