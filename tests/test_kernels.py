@@ -12,8 +12,8 @@ from cunorm import _kernels, _plan
 
 def test_the_folder_has_the_kernels_of_every_plan():
     for plan in (
-        _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False),
-        _plan.layer_norm_fwd(64, "float16", None, None),
+        _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90),
+        _plan.layer_norm_fwd(64, "float16", None, None, arch=90),
     ):
         assert plan.kernel in (_kernels.folder() / plan.source).read_text()
 
@@ -28,7 +28,7 @@ def test_an_edit_of_any_file_changes_the_fingerprint(name, tmp_path):
 
 
 def test_the_fingerprint_is_among_the_options():
-    plan = _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False)
-    kernel = _kernels.load(plan, ())
+    plan = _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90)
+    kernel = _kernels.load(plan, (), 0)
     assert isinstance(kernel, cupy.RawKernel)
     assert f"-DCUNORM_SOURCES={_kernels.fingerprint(_kernels.folder())}" in kernel.options

@@ -78,8 +78,8 @@ MUTATIONS = [
     (
         "wrong tail mask: the last packet is whole",
         "row.cuh",
-        "f(turn, TAIL);",
-        "f(turn, VEC);",
+        "f(turn, TAIL, value);",
+        "f(turn, VEC, value);",
         "rms_norm bfloat16 (3, 769) in place, row-strided",
     ),
     (
@@ -116,6 +116,13 @@ MUTATIONS = [
         "  long long elements = 0;",
         "  int elements = 0;",
         "2^31 apart",
+    ),
+    (
+        "lanes share their places in shared memory",
+        "row.cuh",
+        "(turn - PACKETS) * LANES + place_.lane",
+        "(turn - PACKETS) * LANES",
+        "layer_norm_fwd float16 (3, 20000) contiguous",
     ),
     (
         "missing eps",

@@ -1,4 +1,4 @@
-"""The plan: every column has one owner, and only N and the dtypes decide who."""
+"""The plan: every column has one owner, and only N, the dtypes and the architecture decide who."""
 
 from __future__ import annotations
 
@@ -9,33 +9,45 @@ import pytest
 from cunorm import _plan
 
 DTYPES = sorted(_plan.ITEMSIZE)
+ARCHS = [75, 80, 86, 89, 90, 100, 120]
 # Around every boundary of the plan: packets of 2, 4 and 8 elements, sub-warps, the warp's share of
-# 128 packets, 1024 lanes with 4 and with 8 packets each.
+# 128 packets, 512 lanes with 4 packets each in registers, shared memory.
 SIZES = sorted(
     {1, 2, 7, 64, 80, 96, 769, 5125, 20000, 100_000, 2**24}
     | {
         (16 // itemsize) * packets + step
         for itemsize in (2, 4, 8)
-        for packets in (1, 4, 16, 32, 64, 128, 256, 4096, 8192)
+        for packets in (1, 4, 16, 32, 64, 128, 256, 2048, 8192, 16384)
         for step in (-1, 0, 1)
     }
     - {0}
 )
 
 
-def rms(cols: int, dtype: str) -> _plan.Plan:
-    return _plan.rms_norm_fwd(cols, dtype, dtype, cast_before=True, gamma_offset=False)
+def rms(cols: int, dtype: str, arch: int = 90) -> _plan.Plan:
+    return _plan.rms_norm_fwd(cols, dtype, dtype, cast_before=True, gamma_offset=False, arch=arch)
 
 
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", SIZES)
-def test_lanes_times_packets_cover_the_row_and_no_packet_more_than_a_turn(cols, dtype):
-    plan = rms(cols, dtype)
+def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(cols, dtype, arch):
+    plan = rms(cols, dtype, arch)
     packets = -(-cols * _plan.ITEMSIZE[dtype] // 16)
-    if plan.packets:
-        assert (plan.packets - 1) * plan.lanes < packets <= plan.packets * plan.lanes
-    else:
-        assert packets > 1024 * 8
+    kept = plan.packets + plan.shared
+    assert (kept - 1) * plan.lanes < packets
+    # What is left over is read again, and then shared memory has no room for another packet.
+    if packets > kept * plan.lanes:
+        room = _plan.SHARED_BYTES[arch] - _plan.SUMS_BYTES
+        assert plan.shared_bytes <= room < plan.shared_bytes + plan.lanes * 16
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("cols", SIZES)
+def test_a_lane_has_registers_and_a_block_shared_memory_for_what_it_keeps(cols, arch):
+    plan = rms(cols, "float16", arch)
+    assert 1 <= plan.packets <= 10
+    assert plan.shared_bytes + _plan.SUMS_BYTES <= _plan.SHARED_BYTES[arch]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -55,9 +67,20 @@ def test_blocks_are_whole_warps_that_every_device_can_launch(cols, dtype):
     ("dtype", "longest"),
     [("float16", 65536), ("bfloat16", 65536), ("float32", 32768), ("float64", 16384)],
 )
-def test_rows_up_to_the_promised_length_stay_in_registers(dtype, longest):
-    assert rms(longest, dtype).packets == 8
-    assert rms(longest + 1, dtype).packets == 0
+@pytest.mark.parametrize("arch", ARCHS)
+def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype, longest, arch):
+    plan = rms(longest, dtype, arch)
+    assert (plan.packets + plan.shared) * plan.lanes * 16 >= longest * _plan.ITEMSIZE[dtype]
+
+
+@pytest.mark.parametrize(("arch", "kib"), [(75, 126), (80, 192), (89, 128), (90, 256), (100, 256)])
+def test_the_longest_row_that_one_block_reads_once(arch, kib):
+    def is_read_once(nbytes):
+        plan = rms(nbytes // 2, "float16", arch)
+        return (plan.packets + plan.shared) * plan.lanes * 16 >= nbytes
+
+    assert is_read_once(kib << 10)
+    assert not is_read_once((kib << 10) + (80 << 10))
 
 
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (32, 1), (33, 2), (2**33, 2**28)])
@@ -78,6 +101,7 @@ def test_no_plan_function_is_told_the_number_of_rows():
             "beta",
             "cast_before",
             "gamma_offset",
+            "arch",
         }
 
 
@@ -87,14 +111,14 @@ def test_no_plan_function_is_told_the_number_of_rows():
 )
 def test_both_casts_share_a_kernel_where_nothing_is_rounded_between(dtype, gamma, kernels):
     plans = {
-        _plan.rms_norm_fwd(64, dtype, gamma, cast_before=before, gamma_offset=False)
+        _plan.rms_norm_fwd(64, dtype, gamma, cast_before=before, gamma_offset=False, arch=90)
         for before in (True, False)
     }
     assert len(plans) == kernels
 
 
 def test_an_absent_parameter_is_compiled_away():
-    defines = dict(_plan.layer_norm_fwd(64, "float16", None, "float32").defines)
+    defines = dict(_plan.layer_norm_fwd(64, "float16", None, "float32", arch=90).defines)
     assert defines["HAS_GAMMA"] == 0
     assert defines["HAS_BETA"] == 1
     assert defines["BETA_TYPE"] == "float"

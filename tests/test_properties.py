@@ -68,8 +68,8 @@ def test_in_place_equals_out_of_place_bit_for_bit(op, dtype, layout):
 @ops
 def test_rows_read_twice_may_be_written_in_place(op, dtype):
     # Past the registers a row is read again after its sum; each lane must read before it writes.
-    norm, (gamma, beta) = OPS[op], parameters(66000, dtype)
-    x = random((1, 66000), dtype)
+    norm, (gamma, beta) = OPS[op], parameters(140000, dtype)
+    x = random((1, 140000), dtype)
     apart = [bits(output) for output in norm(cupy.asarray(x), gamma, beta)]
     _, view = place(x, "contiguous")
     assert [bits(output) for output in norm(view, gamma, beta, out=view)] == apart
@@ -93,18 +93,18 @@ def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, co
         assert (beside.astype(np.float64) == GUARD).all()
 
 
-@pytest.mark.parametrize("cols", [64, 1024, 4096, 16384, 32768])
+@pytest.mark.parametrize("cols", [64, 1024, 4096, 8192])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @ops
 def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
     # Counted in the PTX, where a row of whole packets has no branches around its accesses: each
     # lane has as many 16-byte accesses as it has packets.
     if op == "rms_norm":
-        plan = _plan.rms_norm_fwd(cols, dtype, None, cast_before=True, gamma_offset=False)
+        plan = _plan.rms_norm_fwd(cols, dtype, None, cast_before=True, gamma_offset=False, arch=80)
     else:
-        plan = _plan.layer_norm_fwd(cols, dtype, None, None)
+        plan = _plan.layer_norm_fwd(cols, dtype, None, None, arch=80)
     text = ptx(plan)
-    assert plan.packets > 0
+    assert plan.shared == 0
     assert len(re.findall(r"^\s*(?:@%p\d+ )?ld\.global", text, re.MULTILINE)) == plan.packets
     stores = re.findall(r"^\s*(?:@%p\d+ )?st\.global(\S*)", text, re.MULTILINE)
     assert sum(".v4" in store for store in stores) == plan.packets
@@ -117,7 +117,7 @@ def ptx(plan):
     access = {"LEVELS": 1, "ROW_INDEX": "unsigned"} | {
         f"{name}_ALIGNED": 1 for name in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT", "GAMMA", "BETA")
     }
-    kernel = _kernels.load(plan, tuple(access.items()))
+    kernel = _kernels.load(plan, tuple(access.items()), 0)
     headers = pathfinder.find_nvidia_header_directory("cudart")
     options = (*kernel.options, f"-I{headers}", "--std=c++17", "-ftz=true", "-arch=compute_80")
     compiled, _ = _NVRTCProgram(kernel.code, plan.source).compile(options)

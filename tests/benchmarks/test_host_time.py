@@ -9,6 +9,7 @@ between rounds.
 """
 
 import contextlib
+import functools
 import timeit
 
 import cupy
@@ -48,12 +49,12 @@ def launches_of(call, monkeypatch):
     launches = []
     load = _kernels.load
 
-    def recording_load(plan, access):
-        kernel = load(plan, access)
+    def recording_load(*which):
+        kernel = load(*which)
 
-        def launch(*arguments):
-            launches.append((kernel, arguments))
-            return kernel(*arguments)
+        def launch(*arguments, **options):
+            launches.append((functools.partial(kernel, **options), arguments))
+            return kernel(*arguments, **options)
 
         return launch
 
