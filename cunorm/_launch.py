@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 from . import _kernels, _rows
-from ._plan import PACKET_BYTES, accumulator
+from ._plan import PACKET_BYTES, WARP, accumulator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,8 +101,8 @@ def forward(
         for name, value in parameters.items()
     }
     access: Defines = (
-        *((_flag(name), _rows_aligned(plan, a, strides[name])) for name, a in arrays.items()),
-        *((_flag(name), _aligned(plan, value)) for name, value in given.items()),
+        *((_flag(name), _access(plan, a, strides[name])) for name, a in arrays.items()),
+        *((_flag(name), _access(plan, value)) for name, value in given.items()),
         ("LEVELS", len(layout.extents)),
         ("ROW_INDEX", "unsigned" if layout.count < 2**32 else "unsigned long long"),
     )
@@ -122,7 +122,7 @@ def forward(
 
 
 def _flag(name: str) -> str:
-    return f"{name.upper()}_ALIGNED"
+    return f"{name.upper()}_ACCESS"
 
 
 def _strides(a: cupy.ndarray) -> tuple[int, ...]:
@@ -143,21 +143,19 @@ def _fit(axes: int, *arrays: cupy.ndarray) -> bool:
     )
 
 
-def _boundary(plan: Plan, a: cupy.ndarray) -> int:
-    """Return the bytes on whose multiples an array's packs lie where it is aligned."""
-    return min(PACKET_BYTES, plan.vec * int(a.itemsize))
+def _access(plan: Plan, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None) -> str:
+    """Return how the kernel reaches an array's packets: an `Access` of kernels/row.cuh.
 
-
-def _rows_aligned(plan: Plan, a: cupy.ndarray, strides: tuple[int, ...]) -> int:
-    """Return 1 where every row starts on a boundary."""
-    boundary = _boundary(plan, a)
-    starts = (a.data.ptr, *(stride * a.itemsize for stride in strides))
-    return int(all(start % boundary == 0 for start in starts))
-
-
-def _aligned(plan: Plan, parameter: cupy.ndarray | None) -> int:
-    """Return 1 where a parameter starts on a boundary."""
-    return int(parameter is None or parameter.data.ptr % _boundary(plan, parameter) == 0)
+    `strides` are those of an array of rows, None for a parameter.
+    """
+    if a is None:
+        return "ALIGNED"
+    pack = plan.vec * int(a.itemsize)
+    starts = (a.data.ptr, *(stride * a.itemsize for stride in strides or ()))
+    if all(start % min(PACKET_BYTES, pack) == 0 for start in starts):
+        return "ALIGNED"
+    shifts = strides is not None and plan.lanes >= WARP and pack == PACKET_BYTES
+    return "SHIFTED" if shifts else "ELEMENTS"
 
 
 @lru_cache(maxsize=1024)

@@ -74,7 +74,8 @@ class Plan:
     cols : int
         N, the number of columns of a row.
     lanes : int
-        Threads that share a row: 4, 8, 16 or a multiple of 32.
+        Threads that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16 bytes
+        need whole warps to be read in 16-byte accesses, and from 512 bytes on they have one.
     packets : int
         16-byte packets that each lane keeps in registers.
     shared : int
@@ -125,9 +126,7 @@ def _share(cols: int, dtype: str, arch: int) -> tuple[int, int, int, int]:
     """Return lanes a row, packets a lane in registers and in shared memory, and rows a block."""
     packets = -(-cols * ITEMSIZE[dtype] // PACKET_BYTES)
     if packets <= WARP * PACKETS_IN_FLIGHT:
-        lanes = 4
-        while lanes * PACKETS_IN_FLIGHT < packets:
-            lanes *= 2
+        lanes = 4 if packets <= 16 else 8 if packets <= 32 else WARP
         return lanes, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes
     warps = -(-packets // (WARP * PACKETS_IN_FLIGHT))
     lanes = min(warps * WARP, MOST_LANES)

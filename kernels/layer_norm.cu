@@ -116,16 +116,17 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
                                  const W* gamma, const B* beta, const Place& place,
                                  const LayerNorm& norm) {
   RowOfLane row(sources, place);
-  gamma += place.lane * VEC;
-  beta += place.lane * VEC;
+  gamma += place.first_packet() * VEC;
+  beta += place.first_packet() * VEC;
   Pack<W, VEC> gamma_kept[EARLY && HAS_GAMMA ? PACKETS : 1] = {};
   Pack<B, VEC> beta_kept[EARLY && HAS_BETA ? PACKETS : 1] = {};
   if constexpr (EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
       const int columns = place.columns(turn);
-      if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
-      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ALIGNED>(beta, turn, columns);
+      if (HAS_GAMMA)
+        gamma_kept[turn] = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, columns);
+      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ACCESS == ALIGNED>(beta, turn, columns);
     }
   }
 
@@ -136,22 +137,24 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
   }
 
   row.convert_anew();
-  y += offset(place.at, norm.rows.y) + place.lane * VEC;
-  const auto finish = [&](int turn, int columns, Acc(&value)[VEC]) {
+  Writer<X, Y_ACCESS, OF_Y> out(y + offset(place.at, norm.rows.y), place);
+  const auto finish = [&](int turn, Acc(&value)[VEC]) {
     Pack<W, VEC> g = {};
     Pack<B, VEC> b = {};
     if constexpr (EARLY) {
       if constexpr (HAS_GAMMA) g = gamma_kept[turn];
       if constexpr (HAS_BETA) b = beta_kept[turn];
     } else {
-      if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
-      if constexpr (HAS_BETA) b = load_parameters<BETA_ALIGNED>(beta, turn, columns);
+      const int columns = place.columns(turn);
+      if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, columns);
+      if constexpr (HAS_BETA) b = load_parameters<BETA_ACCESS == ALIGNED>(beta, turn, columns);
     }
-    store<Y_ALIGNED>(y + turn * TURN_COLS, affine(value, m, g, b), columns);
+    out.write(turn, affine(value, m, g, b));
   };
-  for_each_packet(0, row, place, finish);
+  for_each_turn(0, row, finish);
 #pragma unroll 1
-  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_packet(chunk, row, place, finish);
+  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
+  out.finish();
 }
 
 #if HAS_RESIDUAL

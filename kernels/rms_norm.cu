@@ -20,7 +20,7 @@
 //              float16 cannot overflow.
 //
 // Preconditions  (_check.py, _launch.py) Columns have unit stride. y is x, and residual_out is
-//              residual, or overlaps nothing; gamma overlaps nothing that is written. *_ALIGNED
+//              residual, or overlaps nothing; gamma overlaps nothing that is written. *_ACCESS
 //              hold for every row. rows.count >= 1, eps >= 0 and finite.
 
 #include "row.cuh"
@@ -93,12 +93,12 @@ __device__ inline Pack<X, VEC> scale(Acc (&value)[VEC], Acc rstd, const Pack<Gam
 __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, const W* gamma,
                                  const Place& place, const RmsNorm& norm) {
   RowOfLane row(sources, place);
-  gamma += place.lane * VEC;
+  gamma += place.first_packet() * VEC;
   Pack<W, VEC> early[GAMMA_EARLY ? PACKETS : 1];
   if constexpr (GAMMA_EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      early[turn] = load_parameters<GAMMA_ALIGNED>(gamma, turn, place.columns(turn));
+      early[turn] = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, place.columns(turn));
     }
   }
 
@@ -106,19 +106,20 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
   if (rstd_out != nullptr && place.lane == 0 && place.exists) rstd_out[place.row] = rstd;
 
   row.convert_anew();
-  y += offset(place.at, norm.rows.y) + place.lane * VEC;
-  const auto finish = [&](int turn, int columns, Acc(&value)[VEC]) {
+  Writer<X, Y_ACCESS, OF_Y> out(y + offset(place.at, norm.rows.y), place);
+  const auto finish = [&](int turn, Acc(&value)[VEC]) {
     Pack<W, VEC> g = {};
     if constexpr (GAMMA_EARLY) {
       g = early[turn];
     } else if constexpr (HAS_GAMMA) {
-      g = load_parameters<GAMMA_ALIGNED>(gamma, turn, columns);
+      g = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, place.columns(turn));
     }
-    store<Y_ALIGNED>(y + turn * TURN_COLS, scale(value, rstd, g, norm.gamma_offset), columns);
+    out.write(turn, scale(value, rstd, g, norm.gamma_offset));
   };
-  for_each_packet(0, row, place, finish);
+  for_each_turn(0, row, finish);
 #pragma unroll 1
-  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_packet(chunk, row, place, finish);
+  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
+  out.finish();
 }
 
 #if HAS_RESIDUAL

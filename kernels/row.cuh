@@ -1,9 +1,11 @@
 // A row: where it lies in memory, and which of its columns a lane owns.
 //
-// Lane l owns packets l, l + LANES, l + 2 LANES, ... of VEC columns each:
+// The SPAN lanes of a warp (or of a sub-warp) own SPAN * TURNS neighbouring packets of VEC columns,
+// their share; the next warp's share follows. In a share the lanes take turns:
 //
-//   columns   0 ... VEC-1 | VEC ... 2 VEC-1 | ...        | LANES VEC ...  | ...
-//   lane           0      |        1        | ... LANES-1|       0        |  1 ...
+//   packet   0 | 1 | 2 | ... | SPAN-1 | SPAN | SPAN+1 | ...   | SPAN * TURNS |  ...
+//   lane     0 | 1 | 2 | ... | SPAN-1 |   0  |    1   | ...   | the next warp's share
+//   turn     0 | 0 | 0 | ... |    0   |   1  |    1   | ...
 //
 // The mapping follows from COLS and the element size alone. Alignment, strides and the number of
 // rows change how bytes arrive, never who adds what in which order.
@@ -11,11 +13,12 @@
 // The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES, PACKETS
 // and SHARED (packets that a lane keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays:
 // residual is read, and h = round(x + residual) is written to residual_out and normalised as
-// rounded. The launch (cunorm/_launch.py) adds X_ALIGNED, Y_ALIGNED, ... and LEVELS, ROW_INDEX.
+// rounded. The launch (cunorm/_launch.py) adds X_ACCESS, Y_ACCESS, ... and LEVELS, ROW_INDEX.
 
 #pragma once
 
 #include "reduce.cuh"
+#include "shift.cuh"
 #include "vec.cuh"
 
 using X = X_TYPE;    // x and y
@@ -30,6 +33,8 @@ constexpr int ALL = WHOLE + (TAIL > 0);
 // A lane keeps its first PACKETS packets in registers and the next SHARED in shared memory. What is
 // left of a row that is longer still is read from global memory each time.
 constexpr int TURNS = (ALL + LANES - 1) / LANES;  // packets of the busiest lane
+constexpr int SPAN = LANES < 32 ? LANES : 32;
+constexpr int SHARE = SPAN * TURNS;
 constexpr bool IN_REGISTERS = TURNS == PACKETS;
 static_assert(TURNS >= PACKETS + SHARED, "the plan counts packets as the kernel does");
 // Past the registers eight packets are added up at a time, so that a sum of 2^24 columns keeps its
@@ -54,6 +59,10 @@ struct Rows {
   long long residual_out[3];
 #endif
 };
+
+// How an array's packets are reached, for all rows of a launch: one element at a time, as packets
+// on 16-byte boundaries (packs of 8 bytes on 8-byte ones), or as shifted chunks (shift.cuh).
+enum Access { ELEMENTS, ALIGNED, SHIFTED };
 
 struct Coordinates {
   long long at[3];
@@ -95,13 +104,23 @@ struct Place {
   bool exists;
   Coordinates at;
 
+  // The lane's packet of turn 0.
+  __device__ int first_packet() const { return lane / SPAN * SHARE + lane % SPAN; }
+
   // How many columns of packet `turn` exist. Constant wherever the whole turn exists.
   __device__ int columns(int turn) const {
     if (ROWS > 1 && !exists) return 0;
-    if ((turn + 1) * LANES <= WHOLE) return VEC;
-    const int packet = turn * LANES + lane;
+    if ((LANES / SPAN - 1) * SHARE + (turn + 1) * SPAN <= WHOLE) return VEC;
+    const int packet = first_packet() + turn * SPAN;
     if (packet < WHOLE) return VEC;
     return TAIL > 0 && packet == WHOLE ? TAIL : 0;
+  }
+
+  // The bytes of an array of E that are this warp's share.
+  template <typename E>
+  __device__ int share_bytes() const {
+    const int first = lane / SPAN * SHARE * VEC;
+    return ROWS > 1 && !exists ? 0 : max(0, min(COLS - first, SHARE * VEC)) * sizeof(E);
   }
 };
 
@@ -111,9 +130,9 @@ __device__ inline Place place(const Rows& rows) {
 }
 
 // A lane's pointers start at its first packet, and its packets are a constant stride apart.
-constexpr int TURN_COLS = LANES * VEC;
+constexpr int TURN_COLS = SPAN * VEC;
 
-// Where one lane's first packet lies in the arrays that make the row.
+// Where the row begins in the arrays that make it.
 struct Sources {
   const X* x;
   const T* residual;  // null without a residual, as is the next
@@ -123,24 +142,137 @@ struct Sources {
 #if HAS_RESIDUAL
 __device__ inline Sources sources(T* residual_out, const X* x, const T* residual,
                                   const Place& place, const Rows& rows) {
-  const int first = place.lane * VEC;
-  return {x + offset(place.at, rows.x) + first, residual + offset(place.at, rows.residual) + first,
-          residual_out + offset(place.at, rows.residual_out) + first};
+  return {x + offset(place.at, rows.x), residual + offset(place.at, rows.residual),
+          residual_out + offset(place.at, rows.residual_out)};
 }
 #else
 __device__ inline Sources sources(const X* x, const Place& place, const Rows& rows) {
-  return {x + offset(place.at, rows.x) + place.lane * VEC, nullptr, nullptr};
+  return {x + offset(place.at, rows.x), nullptr, nullptr};
 }
 #endif
 
+// Reads a lane's packets in order, however they lie. Each array that is read or written by a launch
+// has a SITE of its own.
+template <typename E, int ACCESS, int SITE>
+class Reader {
+ public:
+  __device__ Reader(const E* row, const Place& place)
+      : place_(place), mine_(row + place.first_packet() * VEC) {}
+
+  // Packets first, first + 1, ... below end, as many as `packet` holds.
+  template <int COUNT>
+  __device__ void read(int first, int end, Pack<E, VEC> (&packet)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) packet[i] = again(first + i);
+    }
+  }
+
+  // One packet, out of order.
+  __device__ Pack<E, VEC> again(int turn) const {
+    return load<ACCESS == ALIGNED, false, VEC>(mine_ + turn * TURN_COLS, place_.columns(turn));
+  }
+
+ private:
+  const Place& place_;
+  const E* mine_;
+};
+
+template <typename E, int SITE>
+class Reader<E, SHIFTED, SITE> {
+ public:
+  __device__ Reader(const E* row, const Place& place)
+      : place_(place),
+        mine_(row + place.first_packet() * VEC),
+        share_(mine_ - place.lane % SPAN * VEC, place.share_bytes<E>()) {
+    share_.read_edges();
+    chunk_ = share_.chunk(0);
+  }
+
+  template <int COUNT>
+  __device__ void read(int first, int end, Pack<E, VEC> (&packet)[COUNT]) {
+    uint4 chunk[COUNT + 1] = {chunk_};
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) chunk_ = chunk[i + 1] = share_.chunk(first + i + 1);
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) packet[i] = share_.template packet<VEC>(chunk[i], chunk[i + 1]);
+    }
+  }
+
+  __device__ Pack<E, VEC> again(int turn) const {
+    return load<false, false, VEC>(mine_ + turn * TURN_COLS, place_.columns(turn));
+  }
+
+ private:
+  const Place& place_;
+  const E* mine_;
+  Shifted<E, SITE, LANES * ROWS / 32> share_;
+  uint4 chunk_;
+};
+
+// Writes a lane's packets in order, however they lie. Lanes without columns must call too.
+template <typename E, int ACCESS, int SITE>
+class Writer {
+ public:
+  __device__ Writer(E* row, const Place& place)
+      : place_(place), mine_(row + place.first_packet() * VEC) {}
+
+  __device__ void write(int turn, const Pack<E, VEC>& packet) {
+    const int columns = place_.columns(turn);
+    if (columns == VEC) {
+      store<ACCESS == ALIGNED>(mine_ + turn * TURN_COLS, packet, VEC);
+    } else if (TAIL > 0 && columns == TAIL) {
+      store<false>(mine_ + turn * TURN_COLS, packet, TAIL);
+    }
+  }
+
+  __device__ void finish() {}
+
+ private:
+  const Place& place_;
+  E* mine_;
+};
+
+template <typename E, int SITE>
+class Writer<E, SHIFTED, SITE> {
+ public:
+  __device__ Writer(E* row, const Place& place)
+      : share_(row + place.lane / SPAN * SHARE * VEC, place.share_bytes<E>()) {}
+
+  __device__ void write(int turn, const Pack<E, VEC>& packet) {
+    share_.put(turn, bits<uint4>(packet));
+  }
+
+  __device__ void finish() {
+    share_.put(TURNS, uint4{});
+    share_.write_edges();
+  }
+
+ private:
+  Shifted<E, SITE, LANES * ROWS / 32> share_;
+};
+
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 parked[];
+
+enum Site { OF_X, OF_Y, OF_RESIDUAL, OF_RESIDUAL_OUT };
 
 // The row as one lane sees it.
 class RowOfLane {
  public:
   __device__ RowOfLane(const Sources& sources, const Place& place)
-      : sources_(sources), place_(place) {
+      : place_(place),
+        x_(sources.x, place)
+#if HAS_RESIDUAL
+        ,
+        residual_(sources.residual, place),
+        residual_out_(sources.residual_out, place),
+        h_(sources.residual_out, place)
+#endif
+  {
 #pragma unroll
     for (int first = 0; first < PACKETS; first += AT_ONCE) {
       fetch(first, PACKETS, [&](int turn, const Pack<T, VEC>& pack) { kept_[turn] = pack; });
@@ -153,6 +285,9 @@ class RowOfLane {
         if (turn < PACKETS + SHARED) *parking(turn) = bits<uint4>(pack);
       });
     }
+#if HAS_RESIDUAL
+    residual_out_.finish();
+#endif
   }
 
   // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
@@ -160,7 +295,12 @@ class RowOfLane {
 
   // One of the packets after those.
   __device__ Pack<T, VEC> past_registers(int turn) const {
-    return turn < PACKETS + SHARED ? bits<Pack<T, VEC>>(*parking(turn)) : read(turn);
+    if (turn < PACKETS + SHARED) return bits<Pack<T, VEC>>(*parking(turn));
+#if HAS_RESIDUAL
+    return h_.again(turn);
+#else
+    return x_.again(turn);
+#endif
   }
 
   // Between two passes: without it the compiler keeps the 16-bit packets that it converted, which
@@ -189,14 +329,8 @@ class RowOfLane {
   __device__ void fetch(int first, int end, Keep keep) {
     Pack<X, VEC> x[AT_ONCE];
     Pack<T, VEC> residual[AT_ONCE];
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
-      if (first + i >= end) continue;
-      const int columns = place_.columns(first + i);
-      const int at = (first + i) * TURN_COLS;
-      x[i] = load<X_ALIGNED, false, VEC>(sources_.x + at, columns);
-      residual[i] = load<RESIDUAL_ALIGNED, false, VEC>(sources_.residual + at, columns);
-    }
+    x_.read(first, end, x);
+    residual_.read(first, end, residual);
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       if (first + i >= end) continue;
@@ -207,54 +341,41 @@ class RowOfLane {
 #pragma unroll
       for (int j = 0; j < VEC; ++j) a[j] = add(a[j], b[j]);
       const Pack<T, VEC> h = round_to<T>(a);
-      store<RESIDUAL_OUT_ALIGNED>(sources_.residual_out + (first + i) * TURN_COLS, h,
-                                  place_.columns(first + i));
+      residual_out_.write(first + i, h);
       keep(first + i, h);
     }
-  }
-
-  __device__ Pack<T, VEC> read(int turn) const {
-    return load<RESIDUAL_OUT_ALIGNED, false, VEC>(sources_.residual_out + turn * TURN_COLS,
-                                                  place_.columns(turn));
   }
 #else
   // Reads packets first, first + 1, ... below end, and hands each to keep().
   template <typename Keep>
   __device__ void fetch(int first, int end, Keep keep) {
     Pack<T, VEC> x[AT_ONCE];
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
-      if (first + i < end) x[i] = read(first + i);
-    }
+    x_.read(first, end, x);
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       if (first + i < end) keep(first + i, x[i]);
     }
   }
-
-  __device__ Pack<T, VEC> read(int turn) const {
-    return load<X_ALIGNED, false, VEC>(sources_.x + turn * TURN_COLS, place_.columns(turn));
-  }
 #endif
 
-  Sources sources_;
   const Place& place_;
+  Reader<X, X_ACCESS, OF_X> x_;
+#if HAS_RESIDUAL
+  Reader<T, RESIDUAL_ACCESS, OF_RESIDUAL> residual_;
+  Writer<T, RESIDUAL_OUT_ACCESS, OF_RESIDUAL_OUT> residual_out_;
+  Reader<T, RESIDUAL_OUT_ACCESS == ALIGNED ? ALIGNED : ELEMENTS, OF_RESIDUAL_OUT> h_;
+#endif
   Pack<T, VEC> kept_[PACKETS];
 };
 
-// Calls f(turn, columns, value) for the packets of a lane's chunk, `columns` of each present (a
-// constant VEC but in the last turn). Chunk 0 is what the registers hold.
+// Calls f(turn, value) for every packet of a lane's chunk, and for those that it would have if the
+// row were longer. Chunk 0 is what the registers hold.
 template <typename F>
-__device__ inline void for_each_packet(int chunk, const RowOfLane& row, const Place& place, F f) {
+__device__ inline void for_each_turn(int chunk, const RowOfLane& row, F f) {
   const auto visit = [&](int turn, const Pack<T, VEC>& packet) {
-    const int columns = place.columns(turn);
     Acc value[VEC];
     unpack(packet, value);
-    if (columns == VEC) {
-      f(turn, VEC, value);
-    } else if (TAIL > 0 && columns == TAIL) {
-      f(turn, TAIL, value);
-    }
+    f(turn, value);
   };
   if (chunk == 0) {
 #pragma unroll
@@ -283,10 +404,14 @@ __device__ inline void sum_columns(const RowOfLane& row, const Place& place, Acc
   for (int i = 0; i < COUNT; ++i) total[i] = 0;
   const auto add_chunk = [&](int chunk) {
     Acc sums[2][COUNT] = {};
-    for_each_packet(chunk, row, place, [&](int, int columns, Acc(&value)[VEC]) {
+    for_each_turn(chunk, row, [&](int turn, Acc(&value)[VEC]) {
+      const int columns = place.columns(turn);
+      if (columns == VEC) {
 #pragma unroll
-      for (int i = 0; i < VEC; ++i) {
-        if (i < columns) term(value[i], sums[i % 2]);
+        for (int i = 0; i < VEC; ++i) term(value[i], sums[i % 2]);
+      } else if (TAIL > 0 && columns == TAIL) {
+#pragma unroll
+        for (int i = 0; i < TAIL; ++i) term(value[i], sums[i % 2]);
       }
     });
 #pragma unroll

@@ -66,6 +66,18 @@ __device__ inline To bits(From from) {
   return to;
 }
 
+// An unsigned integer of a size, for elements that are moved and not computed with.
+template <int BYTES>
+struct Bits;
+template <>
+struct Bits<2> {
+  using Type = unsigned short;
+};
+template <>
+struct Bits<4> {
+  using Type = unsigned;
+};
+
 template <typename E, int COUNT>
 struct Pack {
   static constexpr int BYTES = COUNT * sizeof(E);

@@ -59,13 +59,13 @@ MUTATIONS = [
         "row.cuh",
         "TAIL = COLS % VEC;",
         "TAIL = COLS % VEC + 1;",
-        "rms_norm float32 (3, 769) row-strided",
+        "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
         "off-by-one bound: the last column is left out",
         "row.cuh",
         "columns(int turn) const {",
-        "columns(int turn) const {\n  if (turn * LANES + lane == WHOLE) return TAIL - 1;",
+        "columns(int turn) const {\n  if (first_packet() + turn * SPAN == WHOLE) return TAIL - 1;",
         "layer_norm_fwd float16 (3, 5125) contiguous",
     ),
     (
@@ -78,9 +78,9 @@ MUTATIONS = [
     (
         "wrong tail mask: the last packet is whole",
         "row.cuh",
-        "f(turn, TAIL, value);",
-        "f(turn, VEC, value);",
-        "rms_norm bfloat16 (3, 769) in place, row-strided",
+        "store<false>(mine_ + turn * TURN_COLS, packet, TAIL);",
+        "store<false>(mine_ + turn * TURN_COLS, packet, VEC);",
+        "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
         "missing barrier: sums of other warps are read before they are written",
@@ -106,8 +106,8 @@ MUTATIONS = [
     (
         "wrong stride: packets one lane closer",
         "row.cuh",
-        "TURN_COLS = LANES * VEC;",
-        "TURN_COLS = (LANES - 1) * VEC;",
+        "TURN_COLS = SPAN * VEC;",
+        "TURN_COLS = (SPAN - 1) * VEC;",
         "rms_norm_fwd float64 (3, 1024) contiguous",
     ),
     (
@@ -123,6 +123,34 @@ MUTATIONS = [
         "(turn - PACKETS) * LANES + place_.lane",
         "(turn - PACKETS) * LANES",
         "layer_norm_fwd float16 (3, 20000) contiguous",
+    ),
+    (
+        "shifted rows: the words of the next chunk come from the wrong turn",
+        "shift.cuh",
+        "lane_ == 0 ? following[w] : word[w]",
+        "word[w]",
+        "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: a share stores a whole chunk at its end",
+        "shift.cuh",
+        "at >= 0 && at + 16 <= bytes_",
+        "at >= 0 && at < bytes_",
+        "rms_norm float16 (3, 769) in place, row-strided",
+    ),
+    (
+        "shifted rows: half a word too few",
+        "shift.cuh",
+        "(shift_ & 2) * 8",
+        "(shift_ & 1) * 8",
+        "layer_norm bfloat16 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: edges are read before all lanes have brought them",
+        "shift.cuh",
+        "if (slot != nullptr) *slot = owns_unit() ? *unit_in_memory() : Unit(0);",
+        "if (slot != nullptr && lane_ < 16) *slot = owns_unit() ? *unit_in_memory() : Unit(0);",
+        "rms_norm float32 (3, 769) base + 1 element",
     ),
     (
         "missing eps",
