@@ -78,8 +78,12 @@ class LocalOutOfBounds(Fault):
     """A local-memory access outside the thread's stack frame."""
 
 
+class AbsentBlock(Fault):
+    """An access to the shared memory of a neighbour that has exited, or need not be there."""
+
+
 class DivergentBarrier(Fault):
-    """A barrier that some threads of the block can no longer reach."""
+    """A barrier that some threads of the block, or of the cluster, can no longer reach."""
 
 
 class MissingLanes(Fault):

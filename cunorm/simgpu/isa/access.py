@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..warps import Batch
 
 ORDER = "[weak|volatile|relaxed|acquire|release|mmio:order] [cta|cluster|gpu|sys:scope]"
-SPACE = "[global|shared|shared=cta|local|const|param|param=entry|param=func:space]"
+SPACE = "[global|shared|shared=cta|shared=cluster|local|const|param|param=entry|param=func:space]"
 CACHE = (
     "[ca|cg|cs|cv|lu|wb|wt:cop] [nc] [L1=evict_normal|L1=evict_unchanged|L1=evict_first"
     "|L1=evict_last|L1=no_allocate:l1] [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
@@ -44,9 +44,12 @@ def resolve(
             return batch.memory.parts(addresses, width)
         if space == "generic":
             return _generic(batch, op, lanes, addresses, width)
-        segment, piece = batch.segment(space)
+        segment, piece = batch.segment("shared" if space == "cluster" else space)
         if piece.size > 1 and lanes is not None:
             piece = piece[lanes]
+        if batch.launch.shape.size > 1 and space in ("shared", "cluster"):
+            far = space == "cluster"
+            addresses, piece = batch.clusters.owners(op, lanes, addresses, piece, far=far)
         return segment.parts(addresses, width, piece)
     except BadAccess as refusal:
         if lanes is None:
@@ -112,8 +115,15 @@ def names_of(text: str) -> list[str]:
     return [name.strip() for name in text.strip("{} ").split(",")]
 
 
+def state_space(written: str | None) -> str:
+    """Return the name of a state space here, from how an opcode writes it."""
+    if written == "shared::cluster":
+        return "cluster"
+    return (written or "generic").partition("::")[0]
+
+
 def _space(decoder: Decoder, site: Site, text: str, space: str | None) -> str:
-    space = (space or "generic").partition("::")[0]
+    space = state_space(space)
     # A device function's parameters live in its caller's frame.
     if space == "param" and decoder.in_frame(site, text):
         return "local"
