@@ -105,6 +105,8 @@ class Clusters:
         if again.any():
             lane = int(np.arange(self.batch.lanes)[here][again][0])
             self._refuse(barrier.op, lane, "a second arrival at a cluster barrier with no wait")
+        if barrier.orders:
+            self.batch.checks.publish(lanes)
         self.state[here] = ARRIVED
         self.since[here] = barrier.follower
         return [(barrier.follower, lanes), *self.release(barrier.op if barrier.aligned else None)]
@@ -120,6 +122,7 @@ class Clusters:
             self._refuse(barrier.op, lane, "a wait at a cluster barrier with no arrival before")
         through, held = here[state == PASSED], here[state == ARRIVED]
         self.state[through] = AWAY
+        self.batch.checks.acquire(through)
         self.resume[held] = barrier.follower
         self.waiting += held.size
         if not held.size:
@@ -145,6 +148,7 @@ class Clusters:
             return ()
         free = lanes[self.resume[lanes] >= 0]
         resume = self.resume[free]
+        self.batch.checks.acquire(free)
         self.state[free] = AWAY
         self.resume[free] = -1
         self.waiting -= free.size

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import faults
 from .barriers import Barriers
+from .checks import Checks
 from .clusters import Clusters
 from .execution import Execution
 from .isa import Array
@@ -45,6 +46,7 @@ class Batch(Execution):
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
         self.barriers = Barriers(self)
+        self.checks = Checks(self)
         self.clusters = Clusters(self)
 
     def run(self) -> None:

@@ -221,6 +221,15 @@ def test_every_form_of_the_barrier_waits_for_all(arrive, wait):
     assert (got == 50).all()
 
 
+def test_a_relaxed_arrival_orders_no_memory():
+    with pytest.raises(faults.SharedRace):
+        clustered(f"""
+            .shared .align 4 .b8 cell[4]; {READY} @%p7 st.shared.u32 [cell], 5;
+            barrier.cluster.arrive.relaxed; barrier.cluster.wait;
+            mov.u32 %r3, cell; mapa.shared::cluster.u32 %r4, %r3, 1;
+            ld.shared::cluster.u32 %r0, [%r4]; {READY}""")  # fmt: skip
+
+
 def test_work_between_arrival_and_wait():
     # A thread that arrived goes on; only its wait waits.
     got = clustered("""

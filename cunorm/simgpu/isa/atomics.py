@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..races import Access
 from . import Array, form
 from .access import resolve, state_space
 from .half import lanes_of
@@ -118,7 +119,9 @@ def _build(
         n = batch.live_count if lanes is None else lanes.size
         addresses = np.broadcast_to(addresses, n)
         given = tuple(np.broadcast_to(value, n) for value in given)
-        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize)
+        if fields.get("order") in ("release", "acq_rel"):
+            batch.checks.publish(lanes)
+        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize, Access.ATOMIC)
         old = np.empty(n, dtype)
         for view, index, which in parts:
             chosen = slice(None) if which is None else which
