@@ -217,12 +217,6 @@ MUTATIONS = [
     ),
 ]
 
-# All warps of a block run in step here, so that what one writes another may read, barrier or not.
-UNSEEN_MISTAKES = {"missing barrier: sums of other warps are read before they are written"}
-UNSEEN = pytest.mark.xfail(
-    strict=True, reason="the software GPU does not yet look for races in shared memory"
-)
-
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
@@ -233,10 +227,7 @@ def fresh_kernels():
 
 @pytest.mark.parametrize(
     ("file", "before", "after", "probe"),
-    [
-        pytest.param(*rest, id=name, marks=[UNSEEN] if name in UNSEEN_MISTAKES else [])
-        for name, *rest in MUTATIONS
-    ],
+    [pytest.param(*rest, id=name) for name, *rest in MUTATIONS],
 )
 def test_a_mistake_in_a_kernel_is_noticed(tmp_path, monkeypatch, file, before, after, probe):
     copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")

@@ -23,6 +23,7 @@ from .faults import (
     MissingLanes,
     OutOfBounds,
     SharedOutOfBounds,
+    SharedRace,
     UnknownInstruction,
     UseAfterFree,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "NotEmulated",
     "OutOfBounds",
     "SharedOutOfBounds",
+    "SharedRace",
     "UnknownInstruction",
     "UseAfterFree",
     "enqueue_only",

@@ -49,6 +49,7 @@ class Barriers:
         alone = self.at is None and count == batch.threads
         if alone and barrier.numbers < 2 and not barrier.votes and barrier.waits:
             # Every thread of every block, at one barrier or each block at its own: straight on.
+            batch.checks.barrier_of_all()
             return ((barrier.follower, lanes),)
         here = np.arange(batch.lanes) if lanes is None else lanes
         numbers = (
@@ -73,6 +74,7 @@ class Barriers:
                 self.votes[here] = barrier.operand(batch, barrier.numbers, here)
         else:
             np.add.at(self.arrived, keys, 1)
+            batch.checks.publish(lanes)
             leaving.append((barrier.follower, lanes))
         leaving.extend(self._release(barrier, here, keys))
         return leaving
@@ -98,8 +100,9 @@ class Barriers:
         leaving: list[tuple[int, Lanes]] = []
         for key in done:
             lanes = np.flatnonzero(self.at == key)
-            self.arrived[key] = 0
             self._check_aligned(barrier, lanes)
+            batch.checks.barrier(lanes, arrivals=bool(self.arrived[key]))
+            self.arrived[key] = 0
             for index in np.unique(self.resume[lanes]):
                 group = lanes[self.resume[lanes] == index]
                 self._reduce(int(index), lanes, group)

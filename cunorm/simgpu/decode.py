@@ -17,7 +17,16 @@ from .isa import Array
 from .isa.types import TYPES, reading
 from .operands import CLOCKS, Operands, Scope, Site, Unknown
 from .program import Block, Op, Program, compose
-from .terminators import Barrier, Branch, Exit, IndexedBranch, Jump, Meeting
+from .terminators import (
+    Barrier,
+    Branch,
+    ClusterArrive,
+    ClusterWait,
+    Exit,
+    IndexedBranch,
+    Jump,
+    Meeting,
+)
 
 if TYPE_CHECKING:
     from .isa.types import Reading
@@ -266,6 +275,11 @@ class Decoder(Operands):
         self.end(
             Barrier(op, reads, len(operands), aligned, waits, vote is not None, target, reduce)
         )
+
+    def cluster_barrier(self, site: Site, *, waits: bool, aligned: bool, orders: bool) -> None:
+        """End the block with a barrier of the cluster."""
+        op = self._op(site, lambda *_: (), [], [], pure=False)
+        self.end((ClusterWait if waits else ClusterArrive)(op, aligned, orders))
 
     def meeting(
         self,

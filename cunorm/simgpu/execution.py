@@ -80,10 +80,10 @@ class Execution:
             )
         return self.launch.parameters, np.zeros(1, int)
 
-    @staticmethod
-    def space_at(top: int) -> str | None:
+    def space_at(self, top: int) -> str | None:
         """Return which space a generic address with these upper bits points into."""
-        return {0: "global", 1: "shared", 2: "local", 3: "param"}.get(top)
+        shared = "cluster" if self.launch.shape.size > 1 else "shared"
+        return {0: "global", 1: shared, 2: "local", 3: "param"}.get(top)
 
     # Operations.
 
@@ -181,7 +181,7 @@ class Execution:
         block, thread = divmod(lane, self.padded)
         place = faults.Place(
             kernel=self.program.kernel.name,
-            block=_coordinates(self.first + block, self.launch.grid),
+            block=self.launch.shape.block(self.first + block),
             thread=_coordinates(thread, self.launch.block),
         )
         if op is None:

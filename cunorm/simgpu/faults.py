@@ -20,15 +20,21 @@ class Place:
     block: tuple[int, int, int] | None = None
     thread: tuple[int, int, int] | None = None
 
+    @property
+    def instruction(self) -> str:
+        """The PTX line, and the source line it was compiled from where that is known."""
+        if self.ptx_line is None:
+            return "an instruction that is not known"
+        text = f" `{self.ptx_text}`" if self.ptx_text else ""
+        source = f", {self.source}" if self.source is not None else ""
+        return f"PTX line {self.ptx_line}{text}{source}"
+
     def __str__(self) -> str:
         parts = []
         if self.kernel is not None:
             parts.append(f"kernel {self.kernel}")
         if self.ptx_line is not None:
-            text = f" `{self.ptx_text}`" if self.ptx_text else ""
-            parts.append(f"PTX line {self.ptx_line}{text}")
-        if self.source is not None:
-            parts.append(self.source)
+            parts.append(self.instruction)
         if self.block is not None:
             parts.append(f"block {self.block}")
         if self.thread is not None:
@@ -74,12 +80,20 @@ class SharedOutOfBounds(Fault):
     """A shared-memory access outside the block's shared memory."""
 
 
+class SharedRace(Fault):
+    """Accesses of two warps to the same shared memory, one a write, with no barrier in between."""
+
+
 class LocalOutOfBounds(Fault):
     """A local-memory access outside the thread's stack frame."""
 
 
+class AbsentBlock(Fault):
+    """An access to the shared memory of a neighbour that has exited, or need not be there."""
+
+
 class DivergentBarrier(Fault):
-    """A barrier that some threads of the block can no longer reach."""
+    """A barrier that some threads of the block, or of the cluster, can no longer reach."""
 
 
 class MissingLanes(Fault):

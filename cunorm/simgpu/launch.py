@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from . import faults
+from .clusters import Shape
 from .decode import Decoder
 from .execution import Execution
 from .memory import GlobalMemory, Segment
@@ -101,10 +102,12 @@ class Launch:
         self.budget = budget
         self.dynamic_bytes = shared_bytes
         self.shared_bytes = function.shared_bytes + shared_bytes
+        self.shape = Shape(grid, function.cluster or (1, 1, 1))
         self._check(arguments)
         self.program = program_of(function)
         self.padded = -(-self.threads // WARP) * WARP
-        self.per_batch = max(1, LANES // self.padded)
+        # Blocks of a cluster wait for each other, so that they run in one batch.
+        self.per_batch = max(1, LANES // (self.padded * self.shape.size)) * self.shape.size
         self.exists = np.arange(self.padded) < self.threads
         self.parameters = self._pack(arguments)
 
@@ -116,6 +119,11 @@ class Launch:
         if self.threads > function.max_threads:
             what = f"{self.threads} threads a block, of {function.max_threads} allowed"
             raise faults.LaunchError(what, place)
+        problem = self.shape.problem(self.device.arch)
+        if function.cluster is None:
+            problem = "a cluster of a size that the launch must give, which no launch here can"
+        if problem is not None:
+            raise faults.LaunchError(f"the launch asks for {problem}", place)
         wanted = [parameter.size for parameter in function.parameters]
         given = [len(argument) for argument in arguments]
         if wanted != given:
@@ -149,24 +157,27 @@ class Launch:
             if self.block[at] == 1:
                 return _one(0)
             return np.tile(self._thread(at), batch.blocks)
-        if kind == "ctaid":
-            blocks = np.arange(batch.first, batch.first + batch.blocks)
-            index = blocks // int(np.prod(self.grid[:at], dtype=np.int64)) % self.grid[at]
-            if (index == index[0]).all():
-                return _one(int(index[0]))
-            return np.repeat(index.astype(np.uint32), self.padded)
+        blocks = np.arange(batch.first, batch.first + batch.blocks)
+        if kind in ("ctaid", "clusterid", "cluster_ctaid"):
+            return self._per_block(self.shape.coordinate(kind, at, blocks))
+        if kind == "cluster_ctarank":
+            return self._per_block(blocks % self.shape.size)
         if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
             return np.tile(self._within(kind), batch.blocks)
         if kind == "smid":
             processors = int(self.device.multiprocessors)
-            blocks = np.arange(batch.first, batch.first + batch.blocks) % processors
-            return np.repeat(blocks.astype(np.uint32), self.padded)
+            return np.repeat((blocks % processors).astype(np.uint32), self.padded)
+        if kind == "is_explicit_cluster":
+            return np.array([self.function.explicit_cluster])
         if kind == "gridid":
             return np.zeros(1, np.uint64)
         return _one(
             {
                 "ntid": self.block[at],
                 "nctaid": self.grid[at],
+                "cluster_nctaid": self.shape.cluster[at],
+                "nclusterid": self.shape.clusters[at],
+                "cluster_nctarank": self.shape.size,
                 "nwarpid": self.padded // WARP,
                 "nsmid": int(self.device.multiprocessors),
                 "dynamic_smem_size": self.dynamic_bytes,
@@ -174,6 +185,11 @@ class Launch:
                 "WARP_SZ": WARP,
             }[kind]
         )
+
+    def _per_block(self, values: Array) -> Array:
+        if (values == values[0]).all():
+            return _one(int(values[0]))
+        return np.repeat(values.astype(np.uint32), self.padded)
 
     @functools.cache  # noqa: B019 - a launch lives as long as its batches
     def _thread(self, at: int) -> Array:

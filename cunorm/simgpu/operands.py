@@ -34,6 +34,14 @@ SPECIAL = {
     "%dynamic_smem_size": "u32",
     "%total_smem_size": "u32",
     "WARP_SZ": "u32",
+    **{
+        f"%{name}.{axis}": "u32"
+        for name in ("cluster_ctaid", "cluster_nctaid", "clusterid", "nclusterid")
+        for axis in "xyz"
+    },
+    "%cluster_ctarank": "u32",
+    "%cluster_nctarank": "u32",
+    "%is_explicit_cluster": "pred",
 }
 
 

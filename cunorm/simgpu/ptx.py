@@ -40,7 +40,8 @@ class Function:
     results: tuple[Parameter, ...]
     is_entry: bool
     max_threads: int
-    cluster: tuple[int, int, int] | None
+    cluster: tuple[int, int, int] | None  # None where each launch has to say it
+    explicit_cluster: bool
     module: Module = field(repr=False)
     statements: list[Statement] = field(default_factory=list, repr=False)
     registers: dict[str, str] = field(default_factory=dict, repr=False)
@@ -200,13 +201,15 @@ def _define(
     for extent in directives.get("maxntid", directives.get("reqntid", [DEFAULT_MAX_THREADS])):
         threads *= extent
     cluster = directives.get("reqnctapercluster")
+    explicit = "explicitcluster" in directives or cluster is not None
     function = Function(
         header["name"],
         parameters_of(header["parameters"]),
         parameters_of(header["results"]),
         header["kind"] == "entry",
         threads,
-        tuple([*cluster, 1, 1][:3]) if cluster else None,  # type: ignore[arg-type]
+        None if explicit and not cluster else tuple([*(cluster or ()), 1, 1, 1][:3]),
+        explicit,
         module,
     )
     if not function.is_entry:

@@ -435,24 +435,46 @@ bind(PyObject *self, PyObject *arguments)
     return PyErr_Format(PyExc_KeyError, "%s is not in CuPy's tables", name);
 }
 
-/* Copies `size` bytes from an address that may be anything; returns whether they could be read. The
- * kernel of the operating system does it where it can, because it answers a bad address with an error
- * instead of a signal. */
-static int
-copy_from(const void *address, void *to, size_t size)
+/* A kernel has at most 4 KB of arguments, and few have more than this many. */
+#define MOST_PIECES 64
+
+typedef struct {
+    const void *from;
+    void *to;
+    size_t size;
+} piece;
+
+/* Copies from addresses that may be anything, and returns how many pieces came, all before the
+ * first that could not be read. The kernel of the operating system does it where it can, because it
+ * answers a bad address with an error instead of a signal; one call for all pieces, since it costs
+ * more than the copy. */
+static Py_ssize_t
+copy_pieces(const piece *pieces, Py_ssize_t count)
 {
 #ifdef __linux__
-    struct iovec local = {to, size}, remote = {(void *)(uintptr_t)address, size};
-    ssize_t copied = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-    if (copied == (ssize_t)size)
-        return 1;
-    if (copied >= 0 || errno == EFAULT)
-        return 0; /* any other error: a sandbox that forbids the call */
+    struct iovec local[MOST_PIECES], remote[MOST_PIECES];
+    size_t asked = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        local[i] = (struct iovec){pieces[i].to, pieces[i].size};
+        remote[i] = (struct iovec){(void *)(uintptr_t)pieces[i].from, pieces[i].size};
+        asked += pieces[i].size;
+    }
+    ssize_t copied = process_vm_readv(getpid(), local, count, remote, count, 0);
+    if (copied == (ssize_t)asked)
+        return count;
+    if (copied >= 0 || errno == EFAULT) {
+        Py_ssize_t whole = 0;
+        for (ssize_t left = copied; whole < count && left >= (ssize_t)pieces[whole].size; whole++)
+            left -= (ssize_t)pieces[whole].size;
+        return whole;
+    } /* any other error: a sandbox that forbids the call */
 #endif
-    if (address == NULL)
-        return 0;
-    memcpy(to, address, size);
-    return 1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (pieces[i].from == NULL)
+            return i;
+        memcpy(pieces[i].to, pieces[i].from, pieces[i].size);
+    }
+    return count;
 }
 
 static PyObject *
@@ -463,22 +485,37 @@ read_arguments(PyObject *self, PyObject *arguments)
     PyObject *sizes;
     if (!PyArg_ParseTuple(arguments, "nO!:read_arguments", &array, &PyTuple_Type, &sizes))
         return NULL;
-    PyObject *read = PyList_New(PyTuple_GET_SIZE(sizes));
-    for (Py_ssize_t i = 0; read != NULL && i < PyTuple_GET_SIZE(sizes); i++) {
+    Py_ssize_t count = PyTuple_GET_SIZE(sizes);
+    PyObject *read = PyList_New(count);
+    for (Py_ssize_t i = 0; read != NULL && i < count; i++) {
         Py_ssize_t size = PyLong_AsSsize_t(PyTuple_GET_ITEM(sizes, i));
         PyObject *bytes = size >= 0 ? PyBytes_FromStringAndSize(NULL, size) : NULL;
         if (bytes == NULL) {
             Py_DECREF(read);
             return NULL;
         }
-        const void *pointer;
-        if (!copy_from((const void *const *)array + i, &pointer, sizeof pointer) ||
-            !copy_from(pointer, PyBytes_AS_STRING(bytes), (size_t)size)) {
-            Py_DECREF(bytes);
-            bytes = Py_None;
-            Py_INCREF(bytes);
-        }
         PyList_SET_ITEM(read, i, bytes);
+    }
+    Py_ssize_t given = 0;
+    while (read != NULL && given < count) {
+        const void *pointers[MOST_PIECES];
+        piece pieces[MOST_PIECES];
+        Py_ssize_t wanted = Py_MIN(count - given, MOST_PIECES);
+        for (Py_ssize_t i = 0; i < wanted; i++)
+            pieces[i] = (piece){(void **)array + given + i, pointers + i, sizeof pointers[i]};
+        wanted = copy_pieces(pieces, wanted);
+        for (Py_ssize_t i = 0; i < wanted; i++) {
+            PyObject *bytes = PyList_GET_ITEM(read, given + i);
+            pieces[i] = (piece){pointers[i], PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
+        }
+        Py_ssize_t copied = copy_pieces(pieces, wanted);
+        given += copied;
+        if (copied < MOST_PIECES)
+            break;
+    }
+    for (Py_ssize_t i = given; read != NULL && i < count; i++) {
+        Py_INCREF(Py_None);
+        PyList_SetItem(read, i, Py_None);
     }
     return read;
 }
@@ -491,7 +528,8 @@ static PyMethodDef methods[] = {
     {"bind", bind, METH_VARARGS,
      "bind(\"table.name\", handler): let `handler` answer that function from now on."},
     {"read_arguments", read_arguments, METH_VARARGS,
-     "read_arguments(address, sizes) -> the bytes behind each of an array of pointers, or None."},
+     "read_arguments(address, sizes) -> the bytes behind each of an array of pointers; None from "
+     "the first that cannot be read."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -165,6 +165,29 @@ class Barrier(Jump):
         return batch.barriers.arrive(self, lanes)
 
 
+class ClusterArrive(Jump):
+    """barrier.cluster.arrive: counted in, the lanes go on. `orders` says that memory follows."""
+
+    def __init__(self, op: Op, aligned: bool, orders: bool) -> None:
+        super().__init__()
+        self.ops = (op,)
+        self.op = op
+        self.aligned = aligned
+        self.orders = orders
+
+    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
+        return batch.clusters.arrive(self, lanes)
+
+
+class ClusterWait(ClusterArrive):
+    """barrier.cluster.wait: the lanes go on once every live thread of the cluster arrived."""
+
+    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
+        """Return which lanes go where."""
+        return batch.clusters.wait(self, lanes)
+
+
 class Meeting(Jump):
     """A warp collective: lanes go on together once every lane that their mask names is here."""
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from . import faults
 from .barriers import Barriers
+from .checks import Checks
+from .clusters import Clusters
 from .execution import Execution
 from .isa import Array
 from .terminators import Groups, Lanes, Meeting
@@ -44,6 +46,8 @@ class Batch(Execution):
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
         self.barriers = Barriers(self)
+        self.checks = Checks(self)
+        self.clusters = Clusters(self)
 
     def run(self) -> None:
         """Run until every lane has exited."""
@@ -86,7 +90,7 @@ class Batch(Execution):
 
     def _wanted(self) -> int:
         """Return the slots that lanes elsewhere will read."""
-        kept = self.barriers.wanted()
+        kept = self.barriers.wanted() | self.clusters.wanted()
         for index in (*self.waiting, *self.meetings):
             kept |= self.program.wanted[index]
         return kept
@@ -104,6 +108,8 @@ class Batch(Execution):
         for index, waiting in self.meetings.items():
             self.waiting.setdefault(index, []).append(waiting)
         self.meetings.clear()
+        for index, group in self.clusters.leave():
+            self.waiting.setdefault(index, []).append(group)
 
     def meet(self, meeting: Meeting, lanes: Lanes) -> Groups:
         """Let lanes through a collective whose named members are all here; others wait."""
@@ -154,6 +160,7 @@ class Batch(Execution):
                 f"a collective with mask {named:#010x} waits for lanes {names}, which do not come"
             )
             raise faults.MissingLanes(what, self.place(op, lane))
+        self.clusters.stuck()
         self.barriers.stuck()
 
     def _endless(self, index: int, lanes: Lanes) -> None:

@@ -192,7 +192,8 @@ def test_atomics_go_lane_by_lane(memory, operation, space):
     finish = ""
     if space == "shared":
         setup = """mad.wide.u32 %q6, %i1, 4, %q0; ld.global.u32 %r5, [%q6+256]; mov.u64 %q7, tile;
-          mad.wide.u32 %q5, %i1, 4, %q7; st.shared.u32 [%q5], %r5; bar.sync 0;"""
+          mad.wide.u32 %q5, %i1, 4, %q7; setp.lt.u32 %p0, %i0, 3; @%p0 st.shared.u32 [%q5], %r5;
+          bar.sync 0;"""
         finish = "bar.sync 0; ld.shared.u32 %r6, [%q5]; st.global.u32 [%q6+256], %r6;"
     mark = "" if space == "generic" else f".{space}"
     launch(memory, f"""

@@ -124,11 +124,17 @@ def test_no_arguments_at_all_is_an_error_and_not_a_crash(module):
         enqueue(module.get_function("plain"), (1,), (1,), ())
 
 
-def test_an_argument_that_points_nowhere_is_an_error_and_not_a_crash():
-    value = np.array([1, 2], np.int32)
-    pointers = np.array([value.ctypes.data, 0, 1 << 60, value.ctypes.data + 4])
-    read = _tables.read_arguments(pointers.ctypes.data, (8, 4, 4, 4))
-    assert read == [value.tobytes(), None, None, value[1:].tobytes()]
+@pytest.mark.parametrize("nowhere", [0, 1 << 60])
+@pytest.mark.parametrize("before", [0, 2, 64, 100])
+def test_an_argument_that_points_nowhere_is_an_error_and_not_a_crash(nowhere, before):
+    value = np.arange(200, dtype=np.int32)
+    pointers = value.ctypes.data + 4 * np.arange(before + 2)
+    pointers[before] = nowhere
+    read = _tables.read_arguments(pointers.ctypes.data, (4,) * (before + 2))
+    assert read == [value[i : i + 1].tobytes() for i in range(before)] + [None, None]
+
+
+def test_a_list_of_arguments_that_is_nowhere_is_an_error_and_not_a_crash():
     assert _tables.read_arguments(0, (4,)) == [None]
 
 

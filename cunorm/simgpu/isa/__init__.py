@@ -53,6 +53,7 @@ FAMILIES = (
     "atomics",
     "collective",
     "control",
+    "cluster",
 )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..memory import BadAccess, Part
+from ..memory import UNITS, BadAccess, Part
+from ..races import Access
 from . import Array, form
 from .types import TYPES
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..warps import Batch
 
 ORDER = "[weak|volatile|relaxed|acquire|release|mmio:order] [cta|cluster|gpu|sys:scope]"
-SPACE = "[global|shared|shared=cta|local|const|param|param=entry|param=func:space]"
+SPACE = "[global|shared|shared=cta|shared=cluster|local|const|param|param=entry|param=func:space]"
 CACHE = (
     "[ca|cg|cs|cv|lu|wb|wt:cop] [nc] [L1=evict_normal|L1=evict_unchanged|L1=evict_first"
     "|L1=evict_last|L1=no_allocate:l1] [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
@@ -28,7 +29,14 @@ VALUE = "[v2|v4|v8:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16
 
 
 def resolve(
-    batch: Batch, op: Op, lanes: Array | None, space: str, addresses: Array, width: int
+    batch: Batch,
+    op: Op,
+    lanes: Array | None,
+    space: str,
+    addresses: Array,
+    width: int,
+    access: Access,
+    written: Array | None = None,
 ) -> list[Part]:
     """Return where the accesses of these lanes lie; the place of every check and counter.
 
@@ -38,16 +46,28 @@ def resolve(
         The lanes that access, None for all of the batch.
     addresses : ndarray of uint64
         One per lane, or one for all of them.
+    access : Access
+        What the instruction does there.
+    written : ndarray
+        The bits that a plain store puts there, in units of `width`.
     """
     try:
         if space == "global" or space == "const":
-            return batch.memory.parts(addresses, width)
+            parts = batch.memory.parts(addresses, width)
+            batch.checks.elsewhere(access, lanes)
+            return parts
         if space == "generic":
-            return _generic(batch, op, lanes, addresses, width)
-        segment, piece = batch.segment(space)
+            return _generic(batch, op, lanes, addresses, width, access, written)
+        segment, piece = batch.segment("shared" if space == "cluster" else space)
         if piece.size > 1 and lanes is not None:
             piece = piece[lanes]
-        return segment.parts(addresses, width, piece)
+        if batch.launch.shape.size > 1 and space in ("shared", "cluster"):
+            far = space == "cluster"
+            addresses, piece = batch.clusters.owners(op, lanes, addresses, piece, far=far)
+        parts = segment.parts(addresses, width, piece)
+        if segment.space == "shared":
+            batch.checks.shared(access, op, lanes, segment, parts[0], width, written)
+        return parts
     except BadAccess as refusal:
         if lanes is None:
             lanes = np.arange(batch.lanes)
@@ -56,10 +76,18 @@ def resolve(
         raise refusal.fault(refusal.what, batch.place(op, lane)) from None
 
 
-def _generic(batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int) -> list[Part]:
+def _generic(
+    batch: Batch,
+    op: Op,
+    lanes: Array | None,
+    addresses: Array,
+    width: int,
+    access: Access,
+    written: Array | None,
+) -> list[Part]:
     tops = addresses >> np.uint64(batch.WINDOW_BITS)
     if not tops.any():
-        return resolve(batch, op, lanes, "global", addresses, width)
+        return resolve(batch, op, lanes, "global", addresses, width, access, written)
     every = np.arange(batch.lanes) if lanes is None else lanes
     parts: list[Part] = []
     for top in np.unique(tops):
@@ -72,9 +100,12 @@ def _generic(batch: Batch, op: Op, lanes: Array | None, addresses: Array, width:
             )
         offsets = addresses & np.uint64((1 << batch.WINDOW_BITS) - 1)
         if addresses.size == 1:
-            return resolve(batch, op, lanes, space, offsets, width)
+            return resolve(batch, op, lanes, space, offsets, width, access, written)
         chosen = np.flatnonzero(tops == top)
-        for view, index, which in resolve(batch, op, every[chosen], space, offsets[chosen], width):
+        some = written if written is None or written.size == 1 else written[chosen]
+        for view, index, which in resolve(
+            batch, op, every[chosen], space, offsets[chosen], width, access, some
+        ):
             parts.append((view, index, chosen if which is None else chosen[which]))
     return parts
 
@@ -112,8 +143,15 @@ def names_of(text: str) -> list[str]:
     return [name.strip() for name in text.strip("{} ").split(",")]
 
 
+def state_space(written: str | None) -> str:
+    """Return the name of a state space here, from how an opcode writes it."""
+    if written == "shared::cluster":
+        return "cluster"
+    return (written or "generic").partition("::")[0]
+
+
 def _space(decoder: Decoder, site: Site, text: str, space: str | None) -> str:
-    space = (space or "generic").partition("::")[0]
+    space = state_space(space)
     # A device function's parameters live in its caller's frame.
     if space == "param" and decoder.in_frame(site, text):
         return "local"
@@ -132,6 +170,7 @@ def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
     # A wider access than 16 bytes is two, at one address and the next.
     halves = 2 if width > 16 else 1
     step = width // halves
+    access = Access.READ if fields["order"] in (None, "weak") else Access.STRONG_READ
     shape = (-1, count // halves)
 
     def load(batch: Batch, op: Op, lanes: Array | None, addresses: Array) -> tuple[Array, ...]:
@@ -139,7 +178,7 @@ def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
         columns: list[Array] = []
         for half in range(halves):
             at = addresses + np.uint64(half * step) if half else addresses
-            values = gather(resolve(batch, op, lanes, space, at, step), n).view(dtype)
+            values = gather(resolve(batch, op, lanes, space, at, step, access), n).view(dtype)
             if count == 1:
                 return (values,)
             columns.extend(np.ascontiguousarray(values.reshape(shape).T))
@@ -158,23 +197,25 @@ def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
         return None
     halves = 2 if width > 16 else 1
     step, part = width // halves, count // halves
+    access = Access.WRITE if fields["order"] in (None, "weak") else Access.STRONG_WRITE
 
     def store(
         batch: Batch, op: Op, lanes: Array | None, addresses: Array, *values: Array
     ) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
+        if fields["order"] == "release":
+            batch.checks.publish(lanes)
         for half in range(halves):
             at = addresses + np.uint64(half * step) if half else addresses
-            parts = resolve(batch, op, lanes, space, at, step)
-            unit = parts[0][0].dtype
             chosen = values[half * part : (half + 1) * part]
             if part == 1:
-                scatter(parts, chosen[0].view(unit), n)
-                continue
-            joined = np.empty((max(map(len, chosen)), part), dtype)
-            for column, value in enumerate(chosen):
-                joined[:, column] = value
-            scatter(parts, joined.view(unit).reshape(-1), n)
+                joined = chosen[0]
+            else:
+                joined = np.empty((max(map(len, chosen)), part), dtype)
+                for column, value in enumerate(chosen):
+                    joined[:, column] = value
+            bits = joined.view(UNITS[step]).reshape(-1)
+            scatter(resolve(batch, op, lanes, space, at, step, access, bits), bits, n)
         return ()
 
     return decoder.access(site, store, text, [], [(name, fields["type"]) for name in names])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..races import Access
 from . import Array, form
-from .access import resolve
+from .access import resolve, state_space
 from .half import lanes_of
 from .rounding import apply, exact_sum, narrow, widen
 from .types import TYPES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..warps import Batch
 
 ORDER = "[relaxed|acquire|release|acq_rel:order] [cta|cluster|gpu|sys:scope]"
-SPACE = "[global|shared|shared=cta:space]"
+SPACE = "[global|shared|shared=cta|shared=cluster:space]"
 TYPE = "b16|b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64"
 OPERATIONS = "and|or|xor|exch|add|inc|dec|min|max|cas"
 
@@ -65,7 +66,9 @@ def _sum(kind: str, space: str) -> Callable[[Array, Array], Array] | None:
         return np.add
     if kind == "f32":
         # Global memory flushes subnormals, shared memory does not, says the ISA.
-        return lambda old, value: apply("add", 0 if space == "shared" else 1, old, value)
+        return lambda old, value: apply(
+            "add", 0 if space in ("shared", "cluster") else 1, old, value
+        )
     if kind in ("f16", "f16x2", "bf16", "bf16x2"):
         single, unpack, pack = lanes_of(kind)
         return lambda old, value: pack(
@@ -96,7 +99,7 @@ def _build(
     operands: tuple[str, ...],
 ) -> Op | None:
     name, kind = fields["operation"], fields["type"]
-    space = (fields["space"] or "generic").partition("::")[0]
+    space = state_space(fields["space"])
     kinds, function = INTEGER[name]
     if kind not in kinds.split():
         summed = _sum(kind, space) if name == "add" else None
@@ -116,7 +119,9 @@ def _build(
         n = batch.live_count if lanes is None else lanes.size
         addresses = np.broadcast_to(addresses, n)
         given = tuple(np.broadcast_to(value, n) for value in given)
-        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize)
+        if fields.get("order") in ("release", "acq_rel"):
+            batch.checks.publish(lanes)
+        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize, Access.ATOMIC)
         old = np.empty(n, dtype)
         for view, index, which in parts:
             chosen = slice(None) if which is None else which

@@ -45,8 +45,21 @@ def _trap(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     return decoder.effect(site, trap, [], [])
 
 
-@form("membar cta|gl|sys:level", "control", decodes=True)
-@form("fence [sc|acq_rel|acquire|release:order] cta|cluster|gpu|sys:scope", "control", decodes=True)
+@form("membar gl|sys:level", "control", decodes=True)
+@form("fence [sc|acq_rel|acquire|release:order] cluster|gpu|sys:scope", "control", decodes=True)
+def _wide_fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    if not decoder.kernel.explicit_cluster:
+        return decoder.nothing(site)
+
+    def fence(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+        batch.clusters.synchronized(lanes)
+        return ()
+
+    return decoder.effect(site, fence, [], [])
+
+
+@form("membar cta:level", "control", decodes=True)
+@form("fence [sc|acq_rel|acquire|release:order] cta:scope", "control", decodes=True)
 @form("fence proxy async [global|shared=cta:space]", "control", decodes=True)
 @form("griddepcontrol launch_dependents|wait:action", "control", decodes=True)
 @form("nanosleep u32", "control", decodes=True)

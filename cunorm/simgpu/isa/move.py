@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import Array, form
+from .cluster import absolute, within
 from .types import TYPES, UNSIGNED
 
 if TYPE_CHECKING:
@@ -59,9 +60,12 @@ def _pack(decoder: Decoder, site: Site, kind: str, target: str, source: str) -> 
 
 
 @form("cvta [to] shared|local|global|param|const:space u32|u64:type", "move", decodes=True)
-@form("cvta [to] shared=cta|param=entry:space u32|u64:type", "move", decodes=True)
+@form("cvta [to] shared=cta|shared=cluster|param=entry:space u32|u64:type", "move", decodes=True)
 def _cvta(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
-    base = np.uint64(decoder.windows[fields["space"].partition("::")[0]])
+    space = fields["space"].partition("::")[0]
+    base = np.uint64(decoder.windows[space])
+    if space == "shared" and not fields["to"] and decoder.kernel.explicit_cluster:
+        return absolute(decoder, site, base)
 
     def move(a: Array) -> Array:
         if not base:
@@ -72,10 +76,12 @@ def _cvta(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
 
 
 @form("isspacep shared|local|global|param|const:space", "move", decodes=True)
-@form("isspacep shared=cta|param=entry:space", "move", decodes=True)
+@form("isspacep shared=cta|shared=cluster|param=entry:space", "move", decodes=True)
 def _isspacep(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     space = fields["space"].partition("::")[0]
     top = decoder.windows[space] >> decoder.WINDOW_BITS
+    if fields["space"] in ("shared", "shared::cta") and decoder.kernel.explicit_cluster:
+        return within(decoder, site, np.uint64(top))
 
     def test(a: Array) -> Array:
         # Constants live in global memory here, and no address is known to be one.

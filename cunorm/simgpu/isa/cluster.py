@@ -1,0 +1,83 @@
+"""Thread-block clusters: the barrier, and addresses in a neighbour's shared memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..clusters import RANK_SHIFT
+from . import Array, form
+
+if TYPE_CHECKING:
+    from ..decode import Decoder
+    from ..operands import Site
+    from ..program import Op
+
+SHIFT = np.uint64(RANK_SHIFT)
+RANKS = np.uint64(0xFF)
+ONE = np.uint64(1)
+
+
+@form("barrier cluster arrive [release|relaxed:order] [aligned]", "barrier", decodes=True)
+def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+    orders = fields["order"] != "relaxed"
+    decoder.cluster_barrier(site, waits=False, aligned=bool(fields["aligned"]), orders=orders)
+
+
+@form("barrier cluster wait [acquire:order] [aligned]", "barrier", decodes=True)
+def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+    decoder.cluster_barrier(site, waits=True, aligned=bool(fields["aligned"]), orders=True)
+
+
+@form("mapa [shared=cluster:space] u32|u64:type", "move", decodes=True)
+def _mapa(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    target, address, rank = site.operands
+    kind = fields["type"]
+    above = ~(RANKS << SHIFT)
+
+    def mapped(a: Array, b: Array) -> Array:
+        # A rank that no cluster has stays one: the access through it is refused.
+        named = np.minimum(b, np.uint32(254)).astype(np.uint64) + ONE
+        wide = (a.astype(np.uint64) & above) | named << SHIFT
+        return wide.astype(a.dtype)
+
+    return decoder.pure(site, mapped, [(target, kind)], (kind, "u32"), [address, rank])
+
+
+@form("getctarank [shared=cluster:space] u32|u64:type", "move", decodes=True)
+def _getctarank(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    target, address = site.operands
+
+    def rank(a: Array, own: Array) -> Array:
+        named = a.astype(np.uint64) >> SHIFT & RANKS
+        return np.where(named, (named - ONE).astype(np.uint32), own)
+
+    sources = [address, "%cluster_ctarank"]
+    return decoder.pure(site, rank, [(target, "u32")], (fields["type"], "u32"), sources)
+
+
+def absolute(decoder: Decoder, site: Site, base: np.uint64) -> Op:
+    """Build cvta.shared in a cluster: a generic address means the same block to all neighbours."""
+
+    def move(a: Array, own: Array) -> Array:
+        named = a >> SHIFT & RANKS != 0
+        return np.where(named, a, a | (own.astype(np.uint64) + ONE) << SHIFT) + base
+
+    target, source = site.operands
+    return decoder.pure(site, move, [(target, "u64")], ("u64", "u32"), [source, "%cluster_ctarank"])
+
+
+def within(decoder: Decoder, site: Site, top: np.uint64) -> Op:
+    """Build isspacep.shared::cta in a cluster: the block's own shared memory alone."""
+
+    def test(a: Array, own: Array) -> Array:
+        named = a >> SHIFT & RANKS
+        mine = (named == 0) | (named == own.astype(np.uint64) + ONE)
+        result: Array = (a >> np.uint64(decoder.WINDOW_BITS) == top) & mine
+        return result
+
+    target, source = site.operands
+    return decoder.pure(
+        site, test, [(target, "pred")], ("u64", "u32"), [source, "%cluster_ctarank"]
+    )
