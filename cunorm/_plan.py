@@ -8,7 +8,7 @@ batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 WARP = 32
@@ -28,7 +28,7 @@ MOST_PACKETS = 10
 THREADS_OF_SHARED_BLOCK = 128
 
 # Shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per
-# Compute Capability"), and what the sums take of it. What is not listed gets what every device has.
+# Compute Capability"), and what sums and the ends of shifted rows take of it. What is not listed gets what every device has.
 SHARED_BYTES = {
     75: 64 << 10,
     80: 163 << 10,
@@ -42,7 +42,14 @@ SHARED_BYTES = {
     121: 99 << 10,
 }
 SHARED_BYTES_ELSEWHERE = 48 << 10
-SUMS_BYTES = 1 << 10
+SUMS_BYTES = 3 << 10
+
+# Where blocks can form clusters, they share a row before its shared memory keeps a second block off
+# the SM: half of its 228 KiB, less 1 KiB that each block costs. Eight blocks are what every such
+# device allows; past them a block takes all the shared memory that it may have.
+CLUSTER_ARCHS = (90, 100, 103)
+MOST_BLOCKS = 8
+HALF_OF_SHARED_BYTES = 113 << 10
 
 # The four dtypes by their names in NumPy and ml_dtypes: size in bytes and type in CUDA C.
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -74,10 +81,12 @@ class Plan:
     cols : int
         N, the number of columns of a row.
     lanes : int
-        Threads that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16 bytes
+        Threads of a block that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16 bytes
         need whole warps to be read in 16-byte accesses, and from 512 bytes on they have one.
     packets : int
         16-byte packets that each lane keeps in registers.
+    cluster : int
+        Blocks that share a row.
     shared : int
         Packets that each lane keeps in shared memory after those. What is left of a longer row is
         read again.
@@ -92,6 +101,7 @@ class Plan:
     row: str
     cols: int
     lanes: int
+    cluster: int
     packets: int
     shared: int
     rows: int
@@ -119,24 +129,53 @@ class Plan:
 
     def grid(self, rows: int) -> tuple[int]:
         """Return the grid that covers `rows` rows."""
-        return (-(-rows // self.rows),)
+        return (-(-rows // self.rows) * self.cluster,)
 
 
-def _share(cols: int, dtype: str, arch: int) -> tuple[int, int, int, int]:
-    """Return lanes a row, packets a lane in registers and in shared memory, and rows a block."""
+@dataclass(frozen=True)
+class _Share:
+    """How a row is shared out: see the attributes of `Plan` of the same names."""
+
+    lanes: int
+    cluster: int
+    packets: int
+    shared: int
+    rows: int
+
+
+def _share(cols: int, dtype: str, arch: int) -> _Share:
+    """Share out rows of `cols` elements of `dtype`.
+
+    ============================  =====================================================
+    16-byte packets of a row      what keeps them
+    ============================  =====================================================
+    up to 16, 32, 128             4, 8 or 32 lanes, up to 4 packets each in registers
+    up to 2048                    up to 512 lanes, up to 4 packets each in registers
+    while two blocks fit an SM    512 lanes: 4 packets in registers, the others in shared
+    more, where there are some    a cluster of up to 8 such blocks
+    more                          all the shared memory and up to 10 packets in registers
+    more                          what is left over is read again
+    ============================  =====================================================
+    """
     packets = -(-cols * ITEMSIZE[dtype] // PACKET_BYTES)
     if packets <= WARP * PACKETS_IN_FLIGHT:
         lanes = 4 if packets <= 16 else 8 if packets <= 32 else WARP
-        return lanes, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes
+        return _Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)
     warps = -(-packets // (WARP * PACKETS_IN_FLIGHT))
     lanes = min(warps * WARP, MOST_LANES)
-    turns = -(-packets // lanes)
+    turn = lanes * PACKET_BYTES
+
+    cluster = 1
+    if arch in CLUSTER_ARCHS:
+        beside = PACKETS_IN_FLIGHT + (HALF_OF_SHARED_BYTES - SUMS_BYTES) // turn
+        cluster = min(-(-packets // (lanes * beside)), MOST_BLOCKS)
+    turns = -(-packets // (lanes * cluster))
     room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
-    shared = min(max(turns - PACKETS_IN_FLIGHT, 0), room // (lanes * PACKET_BYTES))
+    shared = min(max(turns - PACKETS_IN_FLIGHT, 0), room // turn)
     registers = turns - shared
     if registers > MOST_PACKETS:  # the row is read again in any case
         registers = PACKETS_IN_FLIGHT
-    return lanes, registers, shared, 1
+    return _Share(lanes, cluster, registers, shared, 1)
 
 
 def _plan(
@@ -149,20 +188,15 @@ def _plan(
     defines: dict[str, str | int],
 ) -> Plan:
     row = residual or x
-    lanes, packets, shared, rows = _share(cols, row, arch)
+    share = _share(cols, row, arch)
     common: dict[str, str | int] = {
         "X_TYPE": C_TYPE[x],
         "ROW_TYPE": C_TYPE[row],
         "HAS_RESIDUAL": int(residual is not None),
         "COLS": cols,
-        "LANES": lanes,
-        "PACKETS": packets,
-        "SHARED": shared,
-        "ROWS": rows,
     }
-    return Plan(
-        kernel, source, row, cols, lanes, packets, shared, rows, tuple((common | defines).items())
-    )
+    common |= {name.upper(): number for name, number in asdict(share).items()}
+    return Plan(kernel, source, row, cols, **asdict(share), defines=(*(common | defines).items(),))
 
 
 def _parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | int]:

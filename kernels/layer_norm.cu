@@ -155,10 +155,11 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
 #pragma unroll 1
   for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
   out.finish();
+  cluster_barrier();  // other blocks may still read this one's sums
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                    const B* beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
@@ -166,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_TH
             here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
                    const LayerNorm norm) {
   const Place here = place(norm.rows);

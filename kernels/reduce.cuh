@@ -4,6 +4,8 @@
 //   sub-warp or warp    a butterfly of shuffles: lane l adds lane l ^ 16, l ^ 8, ... l ^ 1
 //   several warps       a butterfly in each, one value a warp through shared memory, and every
 //                       warp adds those up in the order of the warps
+//   several blocks      the same in each, one value a block through the shared memory of the
+//                       cluster, and every thread adds those up in the order of the blocks
 //
 // All threads of the block must call together: lanes of a warp that serve other rows take part in
 // the same shuffles.
@@ -55,3 +57,60 @@ __device__ inline void row_sums(Acc (&value)[COUNT]) {
     }
   }
 }
+
+#if CLUSTER > 1
+// Waits until all threads of the cluster are here, and sees what they wrote to shared memory.
+__device__ inline void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+__device__ inline float load_from_block(const float* here, int rank) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(here));
+  float value;
+  asm volatile(
+      "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, "
+      "[there]; }"
+      : "=f"(value)
+      : "r"(address), "r"(rank)
+      : "memory");
+  return value;
+}
+
+__device__ inline double load_from_block(const double* here, int rank) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(here));
+  double value;
+  asm volatile(
+      "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f64 %0, "
+      "[there]; }"
+      : "=d"(value)
+      : "r"(address), "r"(rank)
+      : "memory");
+  return value;
+}
+
+// Sums over the blocks of a cluster. A block must not leave before all have read its sums: the
+// kernel ends with a cluster_barrier().
+template <int SITE, int COUNT, typename Acc>
+__device__ inline void cluster_sums(Acc (&value)[COUNT]) {
+  __shared__ Acc of_block[COUNT];
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) of_block[i] = value[i];
+  }
+  cluster_barrier();
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+    value[i] = load_from_block(&of_block[i], 0);
+#pragma unroll
+    for (int rank = 1; rank < CLUSTER; ++rank) {
+      value[i] = add(value[i], load_from_block(&of_block[i], rank));
+    }
+  }
+}
+#else
+__device__ inline void cluster_barrier() {}
+
+template <int SITE, int COUNT, typename Acc>
+__device__ inline void cluster_sums(Acc (&)[COUNT]) {}
+#endif

@@ -8,7 +8,8 @@
 //
 // Mapping      LANES threads own a row (row.cuh says which columns), ROWS rows a block. Up to 32
 //              lanes share a warp with other rows and meet in shuffles; more are a block of their
-//              own and meet at one barrier.
+//              own and meet at one barrier; the longest rows are a cluster of CLUSTER blocks, and
+//              meet at that one's barrier too.
 //
 // Traffic      rows * COLS * 2 * sizeof(X) + COLS * sizeof(W), plus 4 bytes a row where rstd is
 //              wanted. add_rms_norm: rows * COLS * 2 * sizeof(T) more, for residual and h. Rows too
@@ -120,17 +121,18 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
 #pragma unroll 1
   for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
   out.finish();
+  cluster_barrier();  // other blocks may still read this one's sums
 }
 
 #if HAS_RESIDUAL
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_rms_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                  const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
-extern "C" __global__ void __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   normalise(y, rstd_out, sources(x, here, norm.rows), gamma, here, norm);

@@ -10,8 +10,9 @@
 // The mapping follows from COLS and the element size alone. Alignment, strides and the number of
 // rows change how bytes arrive, never who adds what in which order.
 //
-// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES, PACKETS
-// and SHARED (packets that a lane keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays:
+// The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES (threads
+// of a block that share a row), CLUSTER (blocks that do), PACKETS and SHARED (packets that a lane
+// keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays:
 // residual is read, and h = round(x + residual) is written to residual_out and normalised as
 // rounded. The launch (cunorm/_launch.py) adds X_ACCESS, Y_ACCESS, ... and LEVELS, ROW_INDEX.
 
@@ -32,7 +33,8 @@ constexpr int ALL = WHOLE + (TAIL > 0);
 
 // A lane keeps its first PACKETS packets in registers and the next SHARED in shared memory. What is
 // left of a row that is longer still is read from global memory each time.
-constexpr int TURNS = (ALL + LANES - 1) / LANES;  // packets of the busiest lane
+constexpr int ROW_LANES = LANES * CLUSTER;
+constexpr int TURNS = (ALL + ROW_LANES - 1) / ROW_LANES;  // packets of the busiest lane
 constexpr int SPAN = LANES < 32 ? LANES : 32;
 constexpr int SHARE = SPAN * TURNS;
 constexpr bool IN_REGISTERS = TURNS == PACKETS;
@@ -41,6 +43,12 @@ static_assert(TURNS >= PACKETS + SHARED, "the plan counts packets as the kernel 
 // digits.
 constexpr int CHUNK = 8;
 constexpr int CHUNKS = 1 + (TURNS - PACKETS + CHUNK - 1) / CHUNK;
+
+#if CLUSTER > 1
+#define KERNEL extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define KERNEL extern "C" __global__ void
+#endif
 
 // Blocks that a multiprocessor should hold, for __launch_bounds__. Where the plan gives a lane more
 // than four packets, their registers come first.
@@ -99,7 +107,7 @@ __device__ inline long long offset(const Coordinates& c, const long long (&strid
 // A thread's row, and its place in it. A block's rows past the last have no columns: their lanes
 // stay for the shuffles, and neither read nor write.
 struct Place {
-  int lane;
+  int lane;  // of ROW_LANES
   long long row;
   bool exists;
   Coordinates at;
@@ -110,7 +118,7 @@ struct Place {
   // How many columns of packet `turn` exist. Constant wherever the whole turn exists.
   __device__ int columns(int turn) const {
     if (ROWS > 1 && !exists) return 0;
-    if ((LANES / SPAN - 1) * SHARE + (turn + 1) * SPAN <= WHOLE) return VEC;
+    if ((ROW_LANES / SPAN - 1) * SHARE + (turn + 1) * SPAN <= WHOLE) return VEC;
     const int packet = first_packet() + turn * SPAN;
     if (packet < WHOLE) return VEC;
     return TAIL > 0 && packet == WHOLE ? TAIL : 0;
@@ -125,8 +133,10 @@ struct Place {
 };
 
 __device__ inline Place place(const Rows& rows) {
-  const long long row = static_cast<long long>(blockIdx.x) * ROWS + threadIdx.y;
-  return {static_cast<int>(threadIdx.x), row, row < rows.count, coordinates(row, rows)};
+  const int rank = blockIdx.x % CLUSTER;
+  const long long row = static_cast<long long>(blockIdx.x / CLUSTER) * ROWS + threadIdx.y;
+  const int lane = rank * LANES + threadIdx.x;
+  return {lane, row, row < rows.count, coordinates(row, rows)};
 }
 
 // A lane's pointers start at its first packet, and its packets are a constant stride apart.
@@ -320,7 +330,7 @@ class RowOfLane {
   static constexpr int AT_ONCE = 4;
 
   __device__ uint4* parking(int turn) const {
-    return parked + (turn - PACKETS) * LANES + place_.lane;
+    return parked + (turn - PACKETS) * LANES + threadIdx.x;
   }
 
 #if HAS_RESIDUAL
@@ -421,4 +431,5 @@ __device__ inline void sum_columns(const RowOfLane& row, const Place& place, Acc
 #pragma unroll 1
   for (int chunk = 1; chunk < CHUNKS; ++chunk) add_chunk(chunk);
   row_sums<LANES, SITE>(total);
+  cluster_sums<SITE>(total);
 }

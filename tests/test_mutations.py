@@ -120,7 +120,7 @@ MUTATIONS = [
     (
         "lanes share their places in shared memory",
         "row.cuh",
-        "(turn - PACKETS) * LANES + place_.lane",
+        "(turn - PACKETS) * LANES + threadIdx.x",
         "(turn - PACKETS) * LANES",
         "layer_norm_fwd float16 (3, 20000) contiguous",
     ),

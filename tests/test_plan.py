@@ -34,10 +34,10 @@ def rms(cols: int, dtype: str, arch: int = 90) -> _plan.Plan:
 def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(cols, dtype, arch):
     plan = rms(cols, dtype, arch)
     packets = -(-cols * _plan.ITEMSIZE[dtype] // 16)
-    kept = plan.packets + plan.shared
-    assert (kept - 1) * plan.lanes < packets
+    kept, lanes = plan.packets + plan.shared, plan.lanes * plan.cluster
+    assert (kept - 1) * lanes < packets
     # What is left over is read again, and then shared memory has no room for another packet.
-    if packets > kept * plan.lanes:
+    if packets > kept * lanes:
         room = _plan.SHARED_BYTES[arch] - _plan.SUMS_BYTES
         assert plan.shared_bytes <= room < plan.shared_bytes + plan.lanes * 16
 
@@ -70,17 +70,31 @@ def test_blocks_are_whole_warps_that_every_device_can_launch(cols, dtype):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype, longest, arch):
     plan = rms(longest, dtype, arch)
-    assert (plan.packets + plan.shared) * plan.lanes * 16 >= longest * _plan.ITEMSIZE[dtype]
+    assert kept_bytes(plan) >= longest * _plan.ITEMSIZE[dtype]
 
 
-@pytest.mark.parametrize(("arch", "kib"), [(75, 126), (80, 192), (89, 128), (90, 256), (100, 256)])
-def test_the_longest_row_that_one_block_reads_once(arch, kib):
-    def is_read_once(nbytes):
-        plan = rms(nbytes // 2, "float16", arch)
-        return (plan.packets + plan.shared) * plan.lanes * 16 >= nbytes
+def kept_bytes(plan):
+    return (plan.packets + plan.shared) * plan.lanes * plan.cluster * 16
 
-    assert is_read_once(kib << 10)
-    assert not is_read_once((kib << 10) + (80 << 10))
+
+# Shared memory, and 10 packets of 16 bytes for each of 512 lanes: in all of a cluster's 8 blocks where
+# there are clusters.
+@pytest.mark.parametrize(
+    ("arch", "kib"),
+    [
+        *((75, 56 + 80), (80, 160 + 80), (86, 96 + 80), (89, 96 + 80), (120, 96 + 80)),
+        *((90, 8 * (224 + 80)), (100, 8 * (224 + 80))),
+    ],
+)
+def test_the_longest_row_that_is_read_once(arch, kib):
+    longest = kib << 10
+    assert kept_bytes(rms(longest // 2, "float16", arch)) >= longest
+    assert kept_bytes(rms(longest // 2 + 1, "float16", arch)) < longest
+
+
+def test_clusters_serve_rows_that_would_keep_a_second_block_off_the_multiprocessor():
+    assert [rms(cols, "bfloat16").cluster for cols in (65536, 131072, 262144)] == [1, 2, 4]
+    assert rms(262144, "bfloat16", arch=80).cluster == 1
 
 
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (32, 1), (33, 2), (2**33, 2**28)])

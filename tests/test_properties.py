@@ -115,7 +115,8 @@ def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
 def ptx(plan):
     """Compile a plan's kernel for arrays that are aligned, and return its PTX."""
     access = {"LEVELS": 1, "ROW_INDEX": "unsigned"} | {
-        f"{name}_ACCESS": "ALIGNED" for name in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT", "GAMMA", "BETA")
+        f"{name}_ACCESS": "ALIGNED"
+        for name in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT", "GAMMA", "BETA")
     }
     kernel = _kernels.load(plan, tuple(access.items()), 0)
     headers = pathfinder.find_nvidia_header_directory("cudart")
