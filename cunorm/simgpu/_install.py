@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-from . import _tables
+from . import _tables, assembler
 from .copies import CopyHandlers
 from .errors import NotEmulated, Status
 from .events import EventHandlers
@@ -219,5 +219,6 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     _refuse_machine_code()
+    assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))
     return machine

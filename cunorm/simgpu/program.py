@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,13 +164,28 @@ def _compose_effect(
     return effect
 
 
+# What a program puts into a loop that waits for memory to change: without one of these the compiler
+# reads the memory once, before the loop.
+_POLLING = re.compile(
+    r"(atom|red|membar|fence|nanosleep|bar\.warp)\b"
+    r"|ld\.(?:volatile|relaxed|acquire|mmio)\b"
+)
+
+
 class Block:
-    """A straight run of operations, and what decides where its lanes go next."""
+    """A straight run of operations, and what decides where its lanes go next.
+
+    Attributes
+    ----------
+    polls : bool
+        Whether a loop through the block may be waiting for other lanes to write to memory.
+    """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.steps: list[Step] = []
         self.terminator: Any = None
+        self.polls = False
 
 
 class Program:
@@ -197,6 +213,8 @@ class Program:
         """Prepare the steps, once all operations are known."""
         for block in self.blocks:
             block.steps = [op.step() for op in block.ops]
+            ops = [*block.ops, *block.terminator.ops]
+            block.polls = any(_POLLING.match(op.statement.opcode) for op in ops)
 
     @functools.cached_property
     def wanted(self) -> list[int]:
