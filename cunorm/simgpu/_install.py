@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from . import _tables, assembler
 from .copies import CopyHandlers
@@ -147,6 +149,29 @@ def _refuse_machine_code() -> None:
     accelerator.set_reduction_accelerators([])
 
 
+# Either makes NVRTC say which source line each instruction came from; it takes one of them once.
+_LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
+
+
+def _compile_with_lines() -> None:
+    """Let faults name lines of CUDA source: have CuPy compile everything with line information.
+
+    The option is added before CuPy makes the key of its disk cache, which so keeps this PTX apart
+    from what it compiles for hardware.
+    """
+    compiler: Any = importlib.import_module("cupy.cuda.compiler")
+    compile_and_load = compiler._compile_with_cache_cuda
+
+    @functools.wraps(compile_and_load)
+    def with_lines(source: str, options: tuple[str, ...], *rest: object, **named: object) -> object:
+        debug = compiler._get_bool_env_variable("CUPY_CUDA_COMPILE_WITH_DEBUG", False)
+        if not debug and _LINE_INFORMATION.isdisjoint(options):
+            options = (*options, "-lineinfo")
+        return compile_and_load(source, options, *rest, **named)
+
+    compiler._compile_with_cache_cuda = with_lines
+
+
 def _allocator(cupy: ModuleType) -> Callable[[int], object]:
     """Return an allocator that gives each array its own allocation.
 
@@ -219,6 +244,7 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     _refuse_machine_code()
+    _compile_with_lines()
     assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))
     return machine
