@@ -52,19 +52,22 @@ _PYTHON_ONLY = (
     "ipcOpenMemHandle",
 )
 
-# Libraries of machine code for real devices, by the module through which CuPy reaches them.
+# Libraries of machine code for real devices: their names and what programs want of them, by the
+# modules through which CuPy reaches them.
 _HOST_LIBRARIES = {
-    "cupy_backends.cuda.libs.cublas": "cuBLAS",
-    "cupy_backends.cuda.libs.curand": "cuRAND",
-    "cupy_backends.cuda.libs.cusolver": "cuSOLVER",
-    "cupy_backends.cuda.libs.cusparse": "cuSPARSE",
-    "cupy.cuda.cufft": "cuFFT",
+    "cupy.cuda.cufft": ("cuFFT", "Fourier transforms"),
+    "cupy_backends.cuda.libs.cublas": ("cuBLAS", "products of floating-point matrices"),
+    "cupy_backends.cuda.libs.curand": ("cuRAND", "random numbers"),
+    "cupy_backends.cuda.libs.cusolver": ("cuSOLVER", "linear algebra"),
+    "cupy_backends.cuda.libs.cusparse": ("cuSPARSE", "sparse matrices"),
+    "cupyx._cusolver": ("cuSOLVER", "linear algebra"),
 }
-# The same inside CuPy: (module, functions).
+# The same inside CuPy: what is wanted of it, and its functions.
 _PRECOMPILED = {
-    "cupy.cuda.thrust": ("Thrust", ("argsort", "lexsort", "sort")),
+    "cupy.cuda.thrust": ("Thrust", "sorting", ("argsort", "lexsort", "sort")),
     "cupy.cuda.cub": (
         "CUB",
+        "reductions and scans",
         (
             "cub_histogram",
             "cub_reduction",
@@ -78,17 +81,8 @@ _PRECOMPILED = {
 }
 
 
-class _MissingLibrary(ModuleType):
-    """Stands where CuPy would import a library that needs hardware."""
-
-    def __init__(self, name: str, library: str) -> None:
-        super().__init__(name)
-        self._library = library
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # the import system asks for its own
-            raise AttributeError(name)
-        raise NotEmulated(f"simgpu does not emulate {name} of {self._library}: it is machine code")
+def _machine_code(library: str, wanted: str, name: str) -> str:
+    return f"{library}, which is machine code for {wanted} ({name} was asked for)"
 
 
 def _refusal(what: str) -> Callable[..., object]:
@@ -96,6 +90,20 @@ def _refusal(what: str) -> Callable[..., object]:
         raise NotEmulated(f"simgpu does not emulate {what}")
 
     return refuse
+
+
+class _MissingLibrary(ModuleType):
+    """Stands where CuPy would import a library that needs hardware."""
+
+    def __init__(self, name: str, library: str, wanted: str) -> None:
+        super().__init__(name)
+        self._library = library
+        self._wanted = wanted
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # the import system asks for its own
+            raise AttributeError(name)
+        return _refusal(_machine_code(self._library, self._wanted, name))()
 
 
 def _cuda_name(table: str, name: str) -> str:
@@ -131,17 +139,17 @@ def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
 
 
 def _refuse_machine_code() -> None:
-    for name, library in _HOST_LIBRARIES.items():
+    for name, (library, wanted) in _HOST_LIBRARIES.items():
         package, _, leaf = name.rpartition(".")
-        sys.modules[name] = _MissingLibrary(name, library)
+        sys.modules[name] = _MissingLibrary(name, library, wanted)
         setattr(importlib.import_module(package), leaf, sys.modules[name])
-    for name, (library, functions) in _PRECOMPILED.items():
+    for name, (library, wanted, functions) in _PRECOMPILED.items():
         module = importlib.import_module(name)
         for function in functions:
-            setattr(module, function, _refusal(f"{function} of {library}: it is machine code"))
+            setattr(module, function, _refusal(_machine_code(library, wanted, function)))
     generators = importlib.import_module("cupy.random._bit_generator")
     generators._cuRANDGenerator.__init__ = _refusal(
-        "the generators of cuRAND: they are machine code"
+        _machine_code("cuRAND", "random numbers", "a bit generator")
     )
     # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
     accelerator = importlib.import_module("cupy._core._accelerator")
