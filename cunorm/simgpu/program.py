@@ -179,13 +179,15 @@ class Block:
     ----------
     polls : bool
         Whether a loop through the block may be waiting for other lanes to write to memory.
+    ends : bool
+        Whether the block is the program's end and nothing else, in a program where lanes wait.
     """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.steps: list[Step] = []
         self.terminator: Any = None
-        self.polls = False
+        self.polls = self.ends = False
 
 
 class Program:
@@ -211,9 +213,11 @@ class Program:
 
     def finish(self) -> None:
         """Prepare the steps, once all operations are known."""
+        waits = any(block.terminator.ops for block in self.blocks)
         for block in self.blocks:
             block.steps = [op.step() for op in block.ops]
             ops = [*block.ops, *block.terminator.ops]
+            block.ends = waits and not ops and not block.terminator.followers()
             block.polls = any(_POLLING.match(op.statement.opcode) for op in ops)
 
     @functools.cached_property

@@ -88,6 +88,9 @@ class Batch(Execution):
                 elif block.ops and lanes is not None:
                     self.run_some(block.ops, lanes, self._wanted())
                 groups_after: Groups = block.terminator.advance(self, lanes)
+                for target, group in groups_after:
+                    if blocks[target].ends:
+                        self.barriers.leaves(index, group)
                 if len(groups_after) == 1 and not self.waiting and not self.meetings:
                     # One group and nobody else: straight on.
                     index, lanes = groups_after[0]
@@ -120,7 +123,7 @@ class Batch(Execution):
         for index, waiting in self.meetings.items():
             self.waiting.setdefault(index, []).append(waiting)
         self.meetings.clear()
-        for index, group in self.clusters.leave():
+        for index, group in (*self.clusters.leave(), *self.barriers.after_exits()):
             self.waiting.setdefault(index, []).append(group)
 
     def meet(self, meeting: Meeting, lanes: Lanes) -> Groups:
