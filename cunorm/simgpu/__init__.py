@@ -30,6 +30,7 @@ from .faults import (
 
 if TYPE_CHECKING:
     from .machine import Machine
+    from .profiling import Profile
 
 __all__ = [
     "DivergentBarrier",
@@ -49,6 +50,7 @@ __all__ = [
     "hardware_devices",
     "install",
     "installed",
+    "profile",
 ]
 
 DEFAULT_ARCH = 90
@@ -112,6 +114,25 @@ def enqueue_only() -> AbstractContextManager[None]:
     if _machine is None:
         raise RuntimeError("simgpu is not installed")
     return _machine.enqueue_only()
+
+
+def profile(registers: bool = True) -> Profile:
+    """Return a context in which every launch is counted: ``with simgpu.profile() as prof:``.
+
+    Parameters
+    ----------
+    registers : bool
+        Whether to assemble each kernel to learn its registers and spills, which costs a
+        compilation by NVRTC. Without, occupancy is what the other limits allow.
+
+    Returns
+    -------
+    Profile
+        Its `launches` are `cunorm.simgpu.counters.LaunchCounters`; `table` shows them.
+    """
+    from .profiling import Profile
+
+    return Profile(registers)
 
 
 def hardware_devices() -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
-from . import _tables
+from . import _tables, assembler
 from .copies import CopyHandlers
 from .errors import NotEmulated, Status
 from .events import EventHandlers
@@ -50,19 +52,22 @@ _PYTHON_ONLY = (
     "ipcOpenMemHandle",
 )
 
-# Libraries of machine code for real devices, by the module through which CuPy reaches them.
+# Libraries of machine code for real devices: their names and what programs want of them, by the
+# modules through which CuPy reaches them.
 _HOST_LIBRARIES = {
-    "cupy_backends.cuda.libs.cublas": "cuBLAS",
-    "cupy_backends.cuda.libs.curand": "cuRAND",
-    "cupy_backends.cuda.libs.cusolver": "cuSOLVER",
-    "cupy_backends.cuda.libs.cusparse": "cuSPARSE",
-    "cupy.cuda.cufft": "cuFFT",
+    "cupy.cuda.cufft": ("cuFFT", "Fourier transforms"),
+    "cupy_backends.cuda.libs.cublas": ("cuBLAS", "products of floating-point matrices"),
+    "cupy_backends.cuda.libs.curand": ("cuRAND", "random numbers"),
+    "cupy_backends.cuda.libs.cusolver": ("cuSOLVER", "linear algebra"),
+    "cupy_backends.cuda.libs.cusparse": ("cuSPARSE", "sparse matrices"),
+    "cupyx._cusolver": ("cuSOLVER", "linear algebra"),
 }
-# The same inside CuPy: (module, functions).
+# The same inside CuPy: what is wanted of it, and its functions.
 _PRECOMPILED = {
-    "cupy.cuda.thrust": ("Thrust", ("argsort", "lexsort", "sort")),
+    "cupy.cuda.thrust": ("Thrust", "sorting", ("argsort", "lexsort", "sort")),
     "cupy.cuda.cub": (
         "CUB",
+        "reductions and scans",
         (
             "cub_histogram",
             "cub_reduction",
@@ -76,17 +81,8 @@ _PRECOMPILED = {
 }
 
 
-class _MissingLibrary(ModuleType):
-    """Stands where CuPy would import a library that needs hardware."""
-
-    def __init__(self, name: str, library: str) -> None:
-        super().__init__(name)
-        self._library = library
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # the import system asks for its own
-            raise AttributeError(name)
-        raise NotEmulated(f"simgpu does not emulate {name} of {self._library}: it is machine code")
+def _machine_code(library: str, wanted: str, name: str) -> str:
+    return f"{library}, which is machine code for {wanted} ({name} was asked for)"
 
 
 def _refusal(what: str) -> Callable[..., object]:
@@ -94,6 +90,20 @@ def _refusal(what: str) -> Callable[..., object]:
         raise NotEmulated(f"simgpu does not emulate {what}")
 
     return refuse
+
+
+class _MissingLibrary(ModuleType):
+    """Stands where CuPy would import a library that needs hardware."""
+
+    def __init__(self, name: str, library: str, wanted: str) -> None:
+        super().__init__(name)
+        self._library = library
+        self._wanted = wanted
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # the import system asks for its own
+            raise AttributeError(name)
+        return _refusal(_machine_code(self._library, self._wanted, name))()
 
 
 def _cuda_name(table: str, name: str) -> str:
@@ -129,22 +139,45 @@ def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
 
 
 def _refuse_machine_code() -> None:
-    for name, library in _HOST_LIBRARIES.items():
+    for name, (library, wanted) in _HOST_LIBRARIES.items():
         package, _, leaf = name.rpartition(".")
-        sys.modules[name] = _MissingLibrary(name, library)
+        sys.modules[name] = _MissingLibrary(name, library, wanted)
         setattr(importlib.import_module(package), leaf, sys.modules[name])
-    for name, (library, functions) in _PRECOMPILED.items():
+    for name, (library, wanted, functions) in _PRECOMPILED.items():
         module = importlib.import_module(name)
         for function in functions:
-            setattr(module, function, _refusal(f"{function} of {library}: it is machine code"))
+            setattr(module, function, _refusal(_machine_code(library, wanted, function)))
     generators = importlib.import_module("cupy.random._bit_generator")
     generators._cuRANDGenerator.__init__ = _refusal(
-        "the generators of cuRAND: they are machine code"
+        _machine_code("cuRAND", "random numbers", "a bit generator")
     )
     # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
     accelerator = importlib.import_module("cupy._core._accelerator")
     accelerator.set_routine_accelerators([])
     accelerator.set_reduction_accelerators([])
+
+
+# Either makes NVRTC say which source line each instruction came from; it takes one of them once.
+_LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
+
+
+def _compile_with_lines() -> None:
+    """Let faults name lines of CUDA source: have CuPy compile everything with line information.
+
+    The option is added before CuPy makes the key of its disk cache, which so keeps this PTX apart
+    from what it compiles for hardware.
+    """
+    compiler: Any = importlib.import_module("cupy.cuda.compiler")
+    compile_and_load = compiler._compile_with_cache_cuda
+
+    @functools.wraps(compile_and_load)
+    def with_lines(source: str, options: tuple[str, ...], *rest: object, **named: object) -> object:
+        debug = compiler._get_bool_env_variable("CUPY_CUDA_COMPILE_WITH_DEBUG", False)
+        if not debug and _LINE_INFORMATION.isdisjoint(options):
+            options = (*options, "-lineinfo")
+        return compile_and_load(source, options, *rest, **named)
+
+    compiler._compile_with_cache_cuda = with_lines
 
 
 def _allocator(cupy: ModuleType) -> Callable[[int], object]:
@@ -219,5 +252,7 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     _refuse_machine_code()
+    _compile_with_lines()
+    assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))
     return machine

@@ -1,4 +1,9 @@
-"""Block barriers: who arrived, who goes on, and who is missed."""
+"""Block barriers: who arrived, who goes on, and who is missed.
+
+A thread that returned early counts as arrived, as on hardware since Volta: one that jumped to the
+program's end from in front of the barrier. One that went on behind the barrier without having been
+at it, and ended there, is missed, though hardware would let the others go.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
 NAMED = 16  # barriers per block
 WARP = 32
+_NOT_YET = 1 << 62
 
 
 class Barriers:
@@ -30,6 +36,7 @@ class Barriers:
         self.resume: Array = np.zeros(0, np.int64)
         self.votes: Array = np.zeros(0, bool)
         self.arrived: Array = np.zeros(0, np.int64)  # arrivals that do not wait, block by number
+        self.left: Array | None = None  # from which block of the program a lane went to its end
 
     def wanted(self) -> int:
         """Return which slots the waiting lanes will read."""
@@ -79,6 +86,40 @@ class Barriers:
         leaving.extend(self._release(barrier, here, keys))
         return leaving
 
+    def leaves(self, index: int, lanes: Lanes) -> None:
+        """Take note that lanes go from a block of the program to its end."""
+        if self.left is None:
+            self.left = np.full(self.batch.lanes, _NOT_YET)
+        self.left[slice(None) if lanes is None else lanes] = index
+
+    def after_exits(self) -> Groups:
+        """Return the lanes that waited for none but those that have ended now."""
+        if self.at is None or self.left is None:
+            return ()
+        leaving: list[tuple[int, Lanes]] = []
+        for place in np.unique(self.resume[self.at >= 0]):
+            leaving.extend(self._release_at(int(place)))
+        return leaving
+
+    def _release_at(self, place: int) -> Groups:
+        if self.at is None:
+            return ()
+        here = np.flatnonzero((self.at >= 0) & (self.resume == place))
+        barrier = self.batch.program.blocks[place - 1].terminator
+        return self._release(barrier, here, self.at[here]) if here.size else ()
+
+    def _early(self, keys: Array) -> Array:
+        """Return how many threads of the barriers' blocks returned before they came there."""
+        if self.left is None:
+            return np.zeros(keys.shape, np.int64)
+        assert self.at is not None
+        waiting = self.at >= 0
+        first = np.full(self.arrived.size, _NOT_YET)
+        np.minimum.at(first, self.at[waiting], self.resume[waiting] - 1)
+        left = self.left.reshape(-1, self.batch.padded)[keys // NAMED]
+        early: Array = np.count_nonzero(left < first[keys][:, None], axis=1)
+        return early
+
     def _release(self, barrier: Barrier, here: Array, keys: Array) -> Groups:
         batch = self.batch
         assert self.at is not None
@@ -96,12 +137,13 @@ class Barriers:
         unique, at = np.unique(keys, return_index=True)
         # Hardware counts warps: a last warp that is not full counts like one that is.
         need = np.where(expected[at] >= full, batch.launch.threads, expected[at])
-        done = unique[present[unique] >= need]
+        early = np.where(need == batch.launch.threads, self._early(unique), 0)
+        done = unique[present[unique] + early >= need]
         leaving: list[tuple[int, Lanes]] = []
         for key in done:
             lanes = np.flatnonzero(self.at == key)
             self._check_aligned(barrier, lanes)
-            batch.checks.barrier(lanes, arrivals=bool(self.arrived[key]))
+            self._order(key, lanes)
             self.arrived[key] = 0
             for index in np.unique(self.resume[lanes]):
                 group = lanes[self.resume[lanes] == index]
@@ -112,6 +154,14 @@ class Barriers:
             if not (self.at >= 0).any():
                 self.at = None
         return _together(leaving, batch.lanes)
+
+    def _order(self, key: int, lanes: Array) -> None:
+        """Tell the checks who met; threads that returned early did their last work before."""
+        if self.left is not None:
+            inside = np.arange(self.batch.padded) + key // NAMED * self.batch.padded
+            returned = inside[self.left[inside] < self.resume[lanes].min() - 1]
+            lanes = np.concatenate([lanes, returned])
+        self.batch.checks.barrier(lanes, arrivals=bool(self.arrived[key]))
 
     def _check_aligned(self, barrier: Barrier, lanes: Array) -> None:
         """Refuse an aligned barrier that lanes of one warp reached at different instructions."""

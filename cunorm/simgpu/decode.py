@@ -199,6 +199,7 @@ class Decoder(Operands):
         statement = site.statement
         if statement.guard is None:
             terminator: Any = Jump()
+            terminator.statement = statement
         else:
             slot, _ = self.source(site, statement.guard, "pred")
             terminator = Branch(slot, statement.negated, statement)
@@ -219,15 +220,18 @@ class Decoder(Operands):
     def leave(self, site: Site) -> None:
         """End the block with a return: out of the program, or to after the call."""
         if site.scope.parent is None:
-            self.end(Exit())
+            self.exit(site)
         else:
             terminator = Jump()
+            terminator.statement = site.statement
             self.pending.append((terminator, site.scope, ":end"))
             self.end(terminator)
 
     def exit(self, site: Site) -> None:
         """End the block with the lanes' end."""
-        self.end(Exit())
+        terminator = Exit()
+        terminator.statement = site.statement
+        self.end(terminator)
 
     def call(self, site: Site) -> None:
         """Expand a device function here."""
@@ -251,6 +255,9 @@ class Decoder(Operands):
             if actual not in site.scope.frame:
                 raise Unknown(f"the argument {actual}, which is no .param variable")
             inner.frame[formal.name] = site.scope.frame[actual]
+        if site.statement.guard is None:
+            # The call itself does nothing here, but hardware spends an instruction on it.
+            self.block.ops.append(self.nothing(site))
         self.expand(inner)
 
     def barrier(

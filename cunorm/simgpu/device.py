@@ -88,19 +88,6 @@ class Device:
         """The address it would have on a PCI bus."""
         return f"0000:{self.ordinal + 1:02x}:00.0"
 
-    def resident_blocks(self, threads: int, shared_bytes: int, registers: int) -> int:
-        """Return how many such blocks a multiprocessor holds at once."""
-        warps = -(-threads // WARP)
-        shared = shared_bytes + self.shared_reserved_per_block
-        limits = [
-            self.blocks_per_multiprocessor,
-            self.threads_per_multiprocessor // (warps * WARP),
-            self.registers // (registers * warps * WARP),
-        ]
-        if shared > 0:
-            limits.append(self.shared_per_multiprocessor // shared)
-        return min(limits)
-
 
 # arch: model, SMs, shared per SM, shared per block (opt-in), threads per SM, blocks per SM, L2,
 # clock (kHz), memory clock (kHz), memory bus (bits)

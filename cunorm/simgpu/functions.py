@@ -8,13 +8,14 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
-from . import launch
+from . import assembler, launch
 from ._tables import read_arguments
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
 from .machine import Machine
 from .modules import LoadedFunction, ModuleHandlers
+from .occupancy import occupancy
 from .streams import StreamHandlers
 
 _INVALID_VALUE, _INVALID_HANDLE, _COOPERATIVE_LAUNCH_TOO_LARGE = 1, 400, 720
@@ -22,10 +23,6 @@ _INVALID_VALUE, _INVALID_HANDLE, _COOPERATIVE_LAUNCH_TOO_LARGE = 1, 400, 720
 # CUfunction_attribute
 _MAX_THREADS, _SHARED_SIZE, _CONST_SIZE, _LOCAL_SIZE, _NUM_REGS = range(5)
 _PTX_VERSION, _BINARY_VERSION, _CACHE_MODE_CA, _MAX_DYNAMIC_SHARED, _CARVEOUT = range(5, 10)
-
-# PTX names virtual registers without end; how many of the hardware's a thread takes is decided by
-# ptxas, which does not run here. Kernels of the usual size take about this many.
-_REGISTERS = 32
 
 
 class FunctionHandlers:
@@ -40,12 +37,14 @@ class FunctionHandlers:
 
     def funcGetAttribute(self, attribute: int, func: int) -> int:
         function = self._modules.function(func)
+        if attribute in (_LOCAL_SIZE, _NUM_REGS):
+            assembled = assembler.resources(function.code, self._machine.device.arch)
+            known = assembled.stack_bytes if attribute == _LOCAL_SIZE else assembled.registers
+            return -1 if known is None else known
         answers = {
             _MAX_THREADS: self._max_threads(function),
             _SHARED_SIZE: function.code.shared_bytes,
             _CONST_SIZE: 0,
-            _LOCAL_SIZE: 0,
-            _NUM_REGS: _REGISTERS,
             _PTX_VERSION: function.module.ptx_version,
             _BINARY_VERSION: self._machine.device.arch,
             _CACHE_MODE_CA: 0,
@@ -84,7 +83,9 @@ class FunctionHandlers:
         if blockSize > self._max_threads(function) or dynamicSMemSize > function.max_dynamic_shared:
             return 0
         shared = function.code.shared_bytes + dynamicSMemSize
-        return self._machine.device.resident_blocks(blockSize, shared, _REGISTERS)
+        device = self._machine.device
+        registers = assembler.resources(function.code, device.arch).registers
+        return occupancy(device, blockSize, registers, shared).blocks
 
     def occupancyMaxPotentialBlockSize(
         self, func: int, dynamicSMemSize: int, blockSizeLimit: int

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from . import faults
+from . import faults, profiling
 from .clusters import Shape
 from .decode import Decoder
 from .execution import Execution
@@ -74,9 +74,13 @@ def run(
         What the program did wrong, with its place. Memory keeps what was written before.
     """
     launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols, budget)
+    watch = profiling.begin(launch)
+    batch = Batch if watch is None else watch.batch
     with np.errstate(all="ignore"):
         for first in range(0, launch.blocks, launch.per_batch):
-            Batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+            batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+    if watch is not None:
+        watch.end()
 
 
 class Launch:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import ptx
+from . import assembler, ptx
 from .errors import NotEmulated, driver_error
 from .machine import Machine, held
 from .streams import StreamHandlers
@@ -109,6 +109,7 @@ class ModuleHandlers:
         module = LoadedModule(
             code, device.ordinal, 10 * int(version[1]) + int(version[2]), self._place_globals(code)
         )
+        assembler.remember(code)
         handle = self._machine.new_handle()
         self._modules[handle] = module
         return handle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,13 +164,30 @@ def _compose_effect(
     return effect
 
 
+# What a program puts into a loop that waits for memory to change: without one of these the compiler
+# reads the memory once, before the loop.
+_POLLING = re.compile(
+    r"(atom|red|membar|fence|nanosleep|bar\.warp)\b"
+    r"|ld\.(?:volatile|relaxed|acquire|mmio)\b"
+)
+
+
 class Block:
-    """A straight run of operations, and what decides where its lanes go next."""
+    """A straight run of operations, and what decides where its lanes go next.
+
+    Attributes
+    ----------
+    polls : bool
+        Whether a loop through the block may be waiting for other lanes to write to memory.
+    ends : bool
+        Whether the block is the program's end and nothing else, in a program where lanes wait.
+    """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.steps: list[Step] = []
         self.terminator: Any = None
+        self.polls = self.ends = False
 
 
 class Program:
@@ -195,8 +213,12 @@ class Program:
 
     def finish(self) -> None:
         """Prepare the steps, once all operations are known."""
+        waits = any(block.terminator.ops for block in self.blocks)
         for block in self.blocks:
             block.steps = [op.step() for op in block.ops]
+            ops = [*block.ops, *block.terminator.ops]
+            block.ends = waits and not ops and not block.terminator.followers()
+            block.polls = any(_POLLING.match(op.statement.opcode) for op in ops)
 
     @functools.cached_property
     def wanted(self) -> list[int]:

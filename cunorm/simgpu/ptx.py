@@ -119,7 +119,10 @@ class Module:
 
 def parse(text: str) -> Module:
     """Read a PTX module."""
-    files = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M))
+    files = {
+        number: _file_name(path)
+        for number, path in re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)
+    }
     text = _COMMENT.sub(lambda comment: "\n" * comment.group().count("\n"), text).rstrip("\0 \n")
     target = re.search(r"\.target\s+sm_(\d+)", text)
     module = Module(target=int(target.group(1)) if target else 0)
@@ -149,6 +152,18 @@ def parse(text: str) -> Module:
             end = _end(text, at, ";")
             _declare(module, text[at : end - 1], text.count("\n", 0, at) + 1)
             at = end
+
+
+def _file_name(path: str) -> str:
+    """Return what to call a source file in messages: its folder and its name.
+
+    NVRTC completes the names of ``#line`` directives with the working directory of the day it
+    compiled, and CuPy compiles a string as a file named by its hash, in a folder it then removes.
+    """
+    folder, _, name = path.rpartition("/")
+    if re.fullmatch(r"[0-9a-f]{40}\.\w+\.cu", name):
+        return "<source>"
+    return f"{folder.rpartition('/')[2]}/{name}" if folder else name
 
 
 def _end(text: str, at: int, mark: str) -> int:

@@ -24,6 +24,7 @@ class Jump:
 
     slots: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
+    statement: Statement | None = None  # None where only the text ends the block: at a label
 
     def __init__(self) -> None:
         self.follower = -1

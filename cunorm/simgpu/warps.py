@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .launch import Launch
 
 WARP = 32
-PATIENCE = 1024  # runs of lower blocks before a waiting group above them gets a turn: spin locks
+PATIENCE = 1024  # polls of memory by lower blocks before a group above gets a turn: spin locks
 
 
 class Batch(Execution):
@@ -37,7 +37,11 @@ class Batch(Execution):
         The groups that can run, by the block of the program they stand at.
     meetings : dict
         The lanes that wait for others at a warp collective, by its block.
+    counted : bool
+        Whether `entered` is to be told of every block that a group runs.
     """
+
+    counted = False
 
     def __init__(self, launch: Launch, first: int, blocks: int) -> None:
         super().__init__(launch, first, blocks)
@@ -54,6 +58,7 @@ class Batch(Execution):
         everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
         self.waiting[0] = [everyone]
         blocks, budget, turns = self.program.blocks, self.launch.budget, 0
+        counted = self.counted
         while True:
             if not self.waiting:
                 if not self.live_count:
@@ -62,8 +67,10 @@ class Batch(Execution):
             if len(self.waiting) == 1:
                 index, groups = self.waiting.popitem()
             else:
-                turns += 1
-                index = min(self.waiting) if turns % PATIENCE else max(self.waiting)
+                index = min(self.waiting)
+                if blocks[index].polls:
+                    turns += 1
+                    index = index if turns % PATIENCE else max(self.waiting)
                 groups = self.waiting.pop(index)
             lanes = groups[0] if len(groups) == 1 else _joined(groups)
             block = blocks[index]
@@ -72,6 +79,8 @@ class Batch(Execution):
                 if self.steps > budget:
                     self._endless(index, lanes)
                 self.active = lanes
+                if counted:
+                    self.entered(index, lanes)
                 if (self.lanes if lanes is None else lanes.size) == self.live_count:
                     registers = self.registers
                     for step in block.steps:
@@ -79,6 +88,9 @@ class Batch(Execution):
                 elif block.ops and lanes is not None:
                     self.run_some(block.ops, lanes, self._wanted())
                 groups_after: Groups = block.terminator.advance(self, lanes)
+                for target, group in groups_after:
+                    if blocks[target].ends:
+                        self.barriers.leaves(index, group)
                 if len(groups_after) == 1 and not self.waiting and not self.meetings:
                     # One group and nobody else: straight on.
                     index, lanes = groups_after[0]
@@ -87,6 +99,9 @@ class Batch(Execution):
                 break
             for target, group in groups_after:
                 self.waiting.setdefault(target, []).append(group)
+
+    def entered(self, index: int, lanes: Lanes) -> None:
+        """Learn that a group runs a block."""
 
     def _wanted(self) -> int:
         """Return the slots that lanes elsewhere will read."""
@@ -108,7 +123,7 @@ class Batch(Execution):
         for index, waiting in self.meetings.items():
             self.waiting.setdefault(index, []).append(waiting)
         self.meetings.clear()
-        for index, group in self.clusters.leave():
+        for index, group in (*self.clusters.leave(), *self.barriers.after_exits()):
             self.waiting.setdefault(index, []).append(group)
 
     def meet(self, meeting: Meeting, lanes: Lanes) -> Groups:

@@ -24,6 +24,8 @@ CALLS = {
     "rows by number": lambda m, x: x[m.asarray([1, 5, 3])],
     "elements by mask": lambda m, x: x[x > 1],
     "integer division": lambda m, x: (x * 100).astype("i4") // 7,
+    "sums along rows": lambda m, x: m.cumsum(x, axis=1),
+    "sums along long rows": lambda m, x: m.cumsum(m.tile(x[:4], (1, 10))[:, :513], axis=1),
     "tiles": lambda m, x: m.tile(x, (2, 2)),
 }
 

@@ -55,18 +55,3 @@ def test_attributes_and_properties_agree(arch):
         key: attributes[number] for key, number in pairs.items()
     }
     assert properties["totalGlobalMem"] == 1 << 30
-
-
-@pytest.mark.parametrize(
-    ("threads", "shared", "registers", "blocks"),
-    [
-        (1024, 0, 32, 2),  # threads: 2048 / 1024
-        (32, 0, 32, 32),  # blocks
-        (256, 0, 64, 4),  # registers: 65536 / (64 * 256)
-        (128, 100 * KIB, 32, 2),  # shared memory: 228 / (100 + 1 reserved)
-        (33, 0, 32, 32),  # a part of a warp counts as a whole one: 2048 / 64
-        (1024, 227 * KIB, 32, 1),
-    ],
-)
-def test_resident_blocks_are_limited_by_the_scarcest_resource(threads, shared, registers, blocks):
-    assert device.make(90).resident_blocks(threads, shared, registers) == blocks

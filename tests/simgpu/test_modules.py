@@ -185,36 +185,3 @@ def test_a_cooperative_grid_must_be_resident_at_once():
         driver.launchCooperativeKernel(*arguments)
     with simgpu.enqueue_only():
         driver.launchCooperativeKernel(kernel.kernel.ptr, blocks, *arguments[2:])
-
-
-def ones(*shape):
-    return cupy.asarray(np.ones(shape))
-
-
-@pytest.mark.parametrize(
-    ("call", "library"),
-    [
-        (lambda: cupy.random.rand(3), "cuRAND"),
-        (lambda: cupy.random.default_rng(0), "cuRAND"),
-        (lambda: ones(3, 3) @ ones(3, 3), "cuBLAS"),
-        (lambda: cupy.linalg.svd(ones(3, 3)), "cuSOLVER"),
-        (lambda: cupy.fft.fft(ones(4)), "cuFFT"),
-        (lambda: cupy.cuda.Device().cusparse_handle, "cuSPARSE"),
-        (lambda: ones(4).sort(), "Thrust"),
-        (lambda: cupy.argsort(ones(4)), "Thrust"),
-    ],
-)
-def test_libraries_of_machine_code_are_refused_by_name(call, library):
-    with simgpu.enqueue_only(), pytest.raises(simgpu.NotEmulated, match=library):
-        call()
-
-
-def test_sums_and_scans_do_not_go_to_cub_and_are_refused_where_they_are_sent_there():
-    assert cupy._core.get_routine_accelerators() == []
-    assert cupy._core.get_reduction_accelerators() == []
-    cupy._core.set_routine_accelerators(["cub"])
-    try:
-        with simgpu.enqueue_only(), pytest.raises(simgpu.NotEmulated, match="CUB"):
-            ones(4).sum()
-    finally:
-        cupy._core.set_routine_accelerators([])

@@ -174,10 +174,40 @@ def test_a_barrier_that_threads_skip_names_them():
         run("mov.u32 %r0, 0; setp.ge.u32 %p0, %i0, 60; @%p0 bra on; bar.sync 0; on: bar.sync 1;")
 
 
-def test_a_barrier_after_an_exit_says_who_exited():
+def test_a_barrier_that_threads_went_past_says_that_they_exited():
     with pytest.raises(faults.DivergentBarrier, match=r"exited: 0-4\)") as caught:
-        run("mov.u32 %r0, 0; setp.lt.u32 %p0, %i0, 5; @%p0 ret; bar.sync 0;", blocks=2)
+        run(
+            """mov.u32 %r0, 0; setp.lt.u32 %p0, %i0, 5; @%p0 bra past; bar.sync 0;
+            past: add.u32 %r0, %r0, 1; @%p0 ret;""",
+            blocks=2,
+        )
     assert caught.value.place.ptx_text == "bar.sync 0"
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("returning", ["lt.u32 %p0, %i0, 5", "gt.u32 %p0, %i0, 40"])
+@pytest.mark.parametrize("way", ["@%p0 ret;", "@%p0 bra end;"])
+def test_threads_that_returned_early_count_as_arrived(returning, way, blocks):
+    # What they wrote before they returned, the others may read behind the barrier.
+    got = run(
+        f"""
+        .shared .align 4 .b8 tile[256]; mov.u32 %r1, tile; shl.b32 %r2, %i0, 2;
+        add.u32 %r3, %r1, %r2; st.shared.u32 [%r3], %i0; setp.{returning}; {way}
+        bar.sync 0; xor.b32 %r4, %r2, 252; add.u32 %r4, %r4, %r1; ld.shared.u32 %r0, [%r4];
+        bar.sync 0; st.global.u32 [%q1], %r0; end: ret;""",
+        blocks=blocks,
+    )
+    thread = np.arange(64)
+    gone = thread < 5 if "lt" in returning else thread > 40
+    np.testing.assert_array_equal(got, np.tile(np.where(gone, 0, 63 - thread), blocks))
+
+
+def test_threads_leave_a_loop_of_barriers_one_by_one():
+    got = run(
+        """mov.u32 %r1, 0; again: st.global.u32 [%q1], %r1; setp.ge.u32 %p0, %r1, %i0; @%p0 bra end;
+        bar.sync 0; add.u32 %r1, %r1, 1; bra again; end: ret;""",
+    )
+    np.testing.assert_array_equal(got, LANES)
 
 
 def test_an_aligned_barrier_wants_whole_warps_together():

@@ -226,7 +226,10 @@ def _dot(first: str, second: str, width: str, terms: int, taken: slice) -> Pure:
     return Pure(dot, (result,), (first, second, result))
 
 
-# Carry chains: the flag CC.CF is a predicate register that these forms read and write by name.
+# Carry chains: the flag CC.CF is a predicate register that these forms read and write by name. A
+# subtraction leaves the carry of a + ~b + 1 there, which is set where nothing was borrowed, and
+# takes it so. The ISA's text calls it a borrow, which a chain of subtractions cannot tell apart;
+# but the 128-bit division in NVIDIA's own PTX reads a subtraction's flag with addc.
 def _carried(kind: str, given: bool, kept: bool, borrow: bool, factors: str | None) -> Pure:
     held = UNSIGNED[TYPES[kind].bits]
 
@@ -238,11 +241,12 @@ def _carried(kind: str, given: bool, kept: bool, borrow: bool, factors: str | No
             a, b = a.view(held), terms[2]
         else:
             a, b = terms
-        extra = carry.astype(held)
         if borrow:
-            result = a - b - extra
-            flag = (a < b) | ((a == b) & carry)
+            borrowed = ~carry if given else carry
+            result = a - b - borrowed.astype(held)
+            flag = (a > b) | ((a == b) & ~borrowed)
         else:
+            extra = carry.astype(held)
             result = a + b + extra
             flag = (result < a) | ((result == a) & carry)
         return (result.view(TYPES[kind].dtype), flag) if kept else result.view(TYPES[kind].dtype)

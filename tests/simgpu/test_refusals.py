@@ -1,0 +1,151 @@
+"""What needs NVIDIA's closed libraries or CuPy's precompiled kernels: one line says so, at once."""
+
+import importlib
+
+import cupy
+import numpy as np
+import pytest
+
+from cunorm import simgpu
+
+pytestmark = pytest.mark.simgpu
+
+SQUARE = np.array([[4.0, 1], [1, 3]])
+ROW = np.array([3.0, 1, 2])
+
+# Everything a user may try, by the library behind it; `s` is a square matrix and `r` a row.
+CALLS = {
+    "cuBLAS": {
+        "@": lambda s, r: s @ s,
+        "@ of float32": lambda s, r: s.astype("f4") @ s.astype("f4"),
+        "@ of float16": lambda s, r: s.astype("f2") @ s.astype("f2"),
+        "@ of complex": lambda s, r: (s + 1j) @ s,
+        "matmul with a vector": lambda s, r: cupy.matmul(s, r[:2]),
+        "matmul of stacks": lambda s, r: cupy.matmul(s[None], s[None]),
+        "dot": lambda s, r: cupy.dot(s, s),
+        "inner": lambda s, r: cupy.inner(s, s),
+        "tensordot": lambda s, r: cupy.tensordot(s, s, 1),
+        "einsum with a contraction": lambda s, r: cupy.einsum("ij,jk->ik", s, s),
+        "matrix_power": lambda s, r: cupy.linalg.matrix_power(s, 3),
+        "det": lambda s, r: cupy.linalg.det(s),
+        "cov": lambda s, r: cupy.cov(s),
+        "corrcoef": lambda s, r: cupy.corrcoef(s),
+        "asfortranarray of floats": lambda s, r: cupy.asfortranarray(s),
+    },
+    "cuSOLVER": {
+        "inv": lambda s, r: cupy.linalg.inv(s),
+        "solve": lambda s, r: cupy.linalg.solve(s, r[:2]),
+        "qr": lambda s, r: cupy.linalg.qr(s),
+        "cholesky": lambda s, r: cupy.linalg.cholesky(s),
+        "eigh": lambda s, r: cupy.linalg.eigh(s),
+        "eigvalsh": lambda s, r: cupy.linalg.eigvalsh(s),
+        "svd": lambda s, r: cupy.linalg.svd(s),
+        "lstsq": lambda s, r: cupy.linalg.lstsq(s, r[:2]),
+        "pinv": lambda s, r: cupy.linalg.pinv(s),
+        "matrix_rank": lambda s, r: cupy.linalg.matrix_rank(s),
+        "the norm of a matrix": lambda s, r: cupy.linalg.norm(s, 2),
+        "polyfit": lambda s, r: cupy.polyfit(r, r, 1),
+    },
+    "cuFFT": {
+        "fft": lambda s, r: cupy.fft.fft(r),
+        "rfft": lambda s, r: cupy.fft.rfft(r),
+        "fft2": lambda s, r: cupy.fft.fft2(s),
+        "irfftn": lambda s, r: cupy.fft.irfftn(s),
+        "scipy's": lambda s, r: importlib.import_module("cupyx.scipy.fft").fft(r),
+        "convolve": lambda s, r: cupy.convolve(r, r),
+        "correlate": lambda s, r: cupy.correlate(r, r),
+    },
+    "cuRAND": {
+        "seed": lambda s, r: cupy.random.seed(0),
+        "rand": lambda s, r: cupy.random.rand(3),
+        "randn": lambda s, r: cupy.random.randn(3),
+        "randint": lambda s, r: cupy.random.randint(3),
+        "normal": lambda s, r: cupy.random.normal(size=3),
+        "uniform": lambda s, r: cupy.random.uniform(size=3),
+        "permutation": lambda s, r: cupy.random.permutation(3),
+        "shuffle": lambda s, r: cupy.random.shuffle(r),
+        "choice": lambda s, r: cupy.random.choice(3),
+        "RandomState": lambda s, r: cupy.random.RandomState(0),
+        "default_rng": lambda s, r: cupy.random.default_rng(0),
+        "Generator": lambda s, r: cupy.random.Generator(cupy.random.Philox4x3210(0)),
+    },
+    "cuSPARSE": {
+        "csr_matrix": lambda s, r: importlib.import_module("cupyx.scipy.sparse").csr_matrix(s),
+        "a handle": lambda s, r: cupy.cuda.Device().cusparse_handle,
+    },
+    "Thrust": {
+        "sort": lambda s, r: cupy.sort(r),
+        "sort in place": lambda s, r: r.sort(),
+        "argsort": lambda s, r: cupy.argsort(r),
+        "lexsort": lambda s, r: cupy.lexsort(s),
+        "sort_complex": lambda s, r: cupy.sort_complex(r),
+        "unique": lambda s, r: cupy.unique(r),
+        "median": lambda s, r: cupy.median(r),
+        "percentile": lambda s, r: cupy.percentile(r, 30),
+        "quantile": lambda s, r: cupy.quantile(r, 0.3),
+        "partition": lambda s, r: cupy.partition(r, 1),
+        "argpartition": lambda s, r: cupy.argpartition(r, 1),
+        "isin": lambda s, r: cupy.isin(r, r[:2]),
+        "union1d": lambda s, r: cupy.union1d(r, r),
+        "intersect1d": lambda s, r: cupy.intersect1d(r, r),
+        "setdiff1d": lambda s, r: cupy.setdiff1d(r, r),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("library", "call"),
+    [pytest.param(name, CALLS[name][call], id=f"{call}") for name in CALLS for call in CALLS[name]],
+)
+def test_a_library_of_machine_code_is_refused_by_name(library, call):
+    with pytest.raises(simgpu.NotEmulated, match=f"does not emulate {library}, .* for ") as raised:
+        call(cupy.asarray(SQUARE), cupy.asarray(ROW))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_refusal_leaves_the_process_usable():
+    row = cupy.asarray(ROW)
+    with pytest.raises(simgpu.NotEmulated):
+        row.sort()
+    assert (row * 2).get().tolist() == [6, 2, 4]
+
+
+def test_cub_is_not_asked_unless_a_program_does():
+    assert cupy._core.get_routine_accelerators() == []
+    assert cupy._core.get_reduction_accelerators() == []
+    cupy._core.set_routine_accelerators(["cub"])
+    try:
+        with pytest.raises(simgpu.NotEmulated, match="CUB"):
+            cupy.asarray(ROW).sum()
+    finally:
+        cupy._core.set_routine_accelerators([])
+
+
+def test_textures_are_refused_by_name():
+    texture = cupy.cuda.texture
+    kind = cupy.cuda.runtime.cudaChannelFormatKindFloat
+    with pytest.raises(simgpu.NotEmulated, match="cudaMalloc3DArray"):
+        texture.CUDAarray(texture.ChannelFormatDescriptor(32, 0, 0, 0, kind), 5)
+
+
+def test_machine_code_is_refused():
+    with pytest.raises(simgpu.NotEmulated, match="this module is machine code"):
+        cupy.cuda.function.Module().load(b"\x7fELF" + bytes(60))
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"),
+    [
+        (
+            """__device__ __noinline__
+            int sum(int n) { return n < 2 ? n : sum(n - 1) + sum(n / 2); }
+            extern "C" __global__ void k(int* o) { *o = sum(5); }""",
+            "a recursive call of _Z3sumi",
+        ),
+        ('extern "C" __global__ void k(int* o) { asm("pmevent.mask 3;"); }', "pmevent.mask 3"),
+    ],
+)
+def test_what_no_instruction_does_is_named_with_its_line(code, missing):
+    with pytest.raises(simgpu.UnknownInstruction, match=missing) as raised:
+        cupy.RawKernel(code, "k")((1,), (1,), (cupy.zeros(1, np.int32),))
+    assert raised.value.place.ptx_line is not None
