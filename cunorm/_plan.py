@@ -157,7 +157,7 @@ def _share(cols: int, dtype: str, arch: int) -> _Share:
     more                          what is left over is read again
     ============================  =====================================================
     """
-    packets = -(-cols * ITEMSIZE[dtype] // PACKET_BYTES)
+    packets = max(1, cols * ITEMSIZE[dtype] // PACKET_BYTES)  # whole ones; the tail is apart
     if packets <= WARP * PACKETS_IN_FLIGHT:
         lanes = 4 if packets <= 16 else 8 if packets <= 32 else WARP
         return _Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)

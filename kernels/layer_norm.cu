@@ -33,6 +33,9 @@ constexpr bool EARLY = IN_REGISTERS && PACKETS * (Pack<W, VEC>::WORDS + Pack<B, 
 // As in rms_norm.cu, and with two parameters always the larger share of registers.
 constexpr int RESIDENT_THREADS = 640;
 
+// Three passes would convert 16-bit packets three times.
+using Row = RowOfLane<IN_REGISTERS && !HAS_RESIDUAL>;
+
 struct LayerNorm {
   Rows rows;
   Acc eps;
@@ -47,7 +50,7 @@ struct Moments {
 
 // The moments of scale * x. The two sites are those of its sums.
 template <int SITE, bool SCALED>
-__device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) {
+__device__ inline Moments moments_of(const Row& x, const Place& place, Acc eps) {
   constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
   constexpr Acc SCALE = SCALED ? Numeric<T>::RESCUE : Acc(1);
   const auto scaled = [](Acc v) { return SCALED ? mul(v, SCALE) : v; };
@@ -56,7 +59,6 @@ __device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) 
   sum_columns<SITE>(x, place, sum, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
   const Acc center = mul(sum[0], PER_COLUMN);
 
-  x.convert_anew();
   Acc about[2];  // sums of d and of d^2
   sum_columns<SITE + 1>(x, place, about, [&](Acc v, Acc(&s)[2]) {
     const Acc d = sub(scaled(v), center);
@@ -71,14 +73,13 @@ __device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) 
   return {center, correction, reciprocal_sqrt(add(variance, mul(mul(eps, SCALE), SCALE)))};
 }
 
-__device__ inline Moments moments_of(RowOfLane& x, const Place& place, Acc eps) {
+__device__ inline Moments moments_of(const Row& x, const Place& place, Acc eps) {
   Moments m = moments_of<0, false>(x, place, eps);
   if constexpr (Numeric<T>::MAY_OVERFLOW) {
     // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share
     // shuffles.
     const bool overflow = !(m.rstd > Acc(0));
     if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
-      x.convert_anew();
       constexpr Acc SCALE = Numeric<T>::RESCUE;
       const Moments s = moments_of<2, true>(x, place, eps);
       if (overflow)
@@ -115,18 +116,14 @@ __device__ inline Pack<X, VEC> affine(Acc (&value)[VEC], const Moments& m,
 __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sources& sources,
                                  const W* gamma, const B* beta, const Place& place,
                                  const LayerNorm& norm) {
-  RowOfLane row(sources, place);
-  gamma += place.first_packet() * VEC;
-  beta += place.first_packet() * VEC;
-  Pack<W, VEC> gamma_kept[EARLY && HAS_GAMMA ? PACKETS : 1] = {};
-  Pack<B, VEC> beta_kept[EARLY && HAS_BETA ? PACKETS : 1] = {};
+  const Row row(sources, place);
+  Pack<W, VEC> gamma_kept[PACKETS] = {};
+  Pack<B, VEC> beta_kept[PACKETS] = {};
   if constexpr (EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      const int columns = place.columns(turn);
-      if (HAS_GAMMA)
-        gamma_kept[turn] = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, columns);
-      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ACCESS == ALIGNED>(beta, turn, columns);
+      if (HAS_GAMMA) gamma_kept[turn] = load_parameters<GAMMA_ACCESS>(gamma, place, turn);
+      if (HAS_BETA) beta_kept[turn] = load_parameters<BETA_ACCESS>(beta, place, turn);
     }
   }
 
@@ -136,25 +133,27 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
     if (rstd_out != nullptr) rstd_out[place.row] = m.rstd;
   }
 
-  row.convert_anew();
-  Writer<X, Y_ACCESS, OF_Y> out(y + offset(place.at, norm.rows.y), place);
-  const auto finish = [&](int turn, Acc(&value)[VEC]) {
-    Pack<W, VEC> g = {};
-    Pack<B, VEC> b = {};
-    if constexpr (EARLY) {
-      if constexpr (HAS_GAMMA) g = gamma_kept[turn];
-      if constexpr (HAS_BETA) b = beta_kept[turn];
-    } else {
-      const int columns = place.columns(turn);
-      if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, columns);
-      if constexpr (HAS_BETA) b = load_parameters<BETA_ACCESS == ALIGNED>(beta, turn, columns);
-    }
-    out.write(turn, affine(value, m, g, b));
-  };
-  for_each_turn(0, row, finish);
-#pragma unroll 1
-  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
-  out.finish();
+  write_row(
+      y + offset(place.at, norm.rows.y), row, place,
+      [&](int turn, Acc(&value)[VEC]) {
+        Pack<W, VEC> g = {};
+        Pack<B, VEC> b = {};
+        if constexpr (EARLY) {
+          g = gamma_kept[turn];
+          b = beta_kept[turn];
+        } else {
+          if constexpr (HAS_GAMMA) g = load_parameters<GAMMA_ACCESS>(gamma, place, turn);
+          if constexpr (HAS_BETA) b = load_parameters<BETA_ACCESS>(beta, place, turn);
+        }
+        return affine(value, m, g, b);
+      },
+      [&](int column, Acc(&value)[VEC]) {
+        Pack<W, VEC> g = {};
+        Pack<B, VEC> b = {};
+        if constexpr (HAS_GAMMA) g = load_column<true>(gamma, column);
+        if constexpr (HAS_BETA) b = load_column<true>(beta, column);
+        return affine(value, m, g, b);
+      });
   cluster_barrier();  // other blocks may still read this one's sums
 }
 
@@ -163,6 +162,7 @@ KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                    const B* beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
+  if (here.is_idle_warp()) return;
   normalise(y, nullptr, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, beta,
             here, norm);
 }
@@ -171,6 +171,7 @@ KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
                    const LayerNorm norm) {
   const Place here = place(norm.rows);
+  if (here.is_idle_warp()) return;
   normalise(y, mean_out, rstd_out, sources(x, here, norm.rows), gamma, beta, here, norm);
 }
 #endif

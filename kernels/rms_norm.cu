@@ -36,13 +36,17 @@ constexpr bool GAMMA_EARLY = HAS_GAMMA && IN_REGISTERS && PACKETS * Pack<W, VEC>
 // with 96 registers still have 40 KiB of x on its way, more than bandwidth times latency asks for.
 constexpr int RESIDENT_THREADS = HAS_RESIDUAL || !IN_REGISTERS ? 640 : 1024;
 
+// Two passes convert 16-bit packets twice. Up to 3 packets there are registers to keep them
+// converted; from 4 on gamma has those.
+using Row = RowOfLane<(PACKETS <= 3) && IN_REGISTERS && !HAS_RESIDUAL>;
+
 struct RmsNorm {
   Rows rows;
   Acc eps;
   Acc gamma_offset;
 };
 
-__device__ inline Acc rstd_of(RowOfLane& x, const Place& place, Acc eps) {
+__device__ inline Acc rstd_of(const Row& x, const Place& place, Acc eps) {
   constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
   Acc squares[1];
   sum_columns<0>(x, place, squares, [](Acc v, Acc(&sum)[1]) { sum[0] = fma_rn(v, v, sum[0]); });
@@ -51,7 +55,6 @@ __device__ inline Acc rstd_of(RowOfLane& x, const Place& place, Acc eps) {
     // Rows of one warp decide together, since they share shuffles; each keeps its own answer.
     const bool overflow = !isfinite(squares[0]);
     if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
-      x.convert_anew();
       constexpr Acc SCALE = Numeric<T>::RESCUE;
       sum_columns<1>(x, place, squares, [](Acc v, Acc(&sum)[1]) {
         const Acc scaled = mul(v, SCALE);
@@ -93,34 +96,34 @@ __device__ inline Pack<X, VEC> scale(Acc (&value)[VEC], Acc rstd, const Pack<Gam
 // One row: sum, scale, store.
 __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, const W* gamma,
                                  const Place& place, const RmsNorm& norm) {
-  RowOfLane row(sources, place);
-  gamma += place.first_packet() * VEC;
-  Pack<W, VEC> early[GAMMA_EARLY ? PACKETS : 1];
+  const Row row(sources, place);
+  Pack<W, VEC> early[PACKETS] = {};
   if constexpr (GAMMA_EARLY) {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      early[turn] = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, place.columns(turn));
+      early[turn] = load_parameters<GAMMA_ACCESS>(gamma, place, turn);
     }
   }
 
   const Acc rstd = rstd_of(row, place, norm.eps);
   if (rstd_out != nullptr && place.lane == 0 && place.exists) rstd_out[place.row] = rstd;
 
-  row.convert_anew();
-  Writer<X, Y_ACCESS, OF_Y> out(y + offset(place.at, norm.rows.y), place);
-  const auto finish = [&](int turn, Acc(&value)[VEC]) {
-    Pack<W, VEC> g = {};
-    if constexpr (GAMMA_EARLY) {
-      g = early[turn];
-    } else if constexpr (HAS_GAMMA) {
-      g = load_parameters<GAMMA_ACCESS == ALIGNED>(gamma, turn, place.columns(turn));
-    }
-    out.write(turn, scale(value, rstd, g, norm.gamma_offset));
-  };
-  for_each_turn(0, row, finish);
-#pragma unroll 1
-  for (int chunk = 1; chunk < CHUNKS; ++chunk) for_each_turn(chunk, row, finish);
-  out.finish();
+  write_row(
+      y + offset(place.at, norm.rows.y), row, place,
+      [&](int turn, Acc(&value)[VEC]) {
+        Pack<W, VEC> g = {};
+        if constexpr (GAMMA_EARLY) {
+          g = early[turn];
+        } else if constexpr (HAS_GAMMA) {
+          g = load_parameters<GAMMA_ACCESS>(gamma, place, turn);
+        }
+        return scale(value, rstd, g, norm.gamma_offset);
+      },
+      [&](int column, Acc(&value)[VEC]) {
+        Pack<W, VEC> g = {};
+        if constexpr (HAS_GAMMA) g = load_column<true>(gamma, column);
+        return scale(value, rstd, g, norm.gamma_offset);
+      });
   cluster_barrier();  // other blocks may still read this one's sums
 }
 
@@ -129,12 +132,14 @@ KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     add_rms_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
                  const RmsNorm norm) {
   const Place here = place(norm.rows);
+  if (here.is_idle_warp()) return;
   normalise(y, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
 KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
     rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
+  if (here.is_idle_warp()) return;
   normalise(y, rstd_out, sources(x, here, norm.rows), gamma, here, norm);
 }
 #endif
