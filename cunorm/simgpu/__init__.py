@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from .errors import NotEmulated
 from .faults import (
+    AbsentBlock,
+    BarrierMisuse,
+    CopyInFlight,
     DivergentBarrier,
     EndlessLoop,
     Fault,
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from .profiling import Profile
 
 __all__ = [
+    "AbsentBlock",
+    "BarrierMisuse",
+    "CopyInFlight",
     "DivergentBarrier",
     "EndlessLoop",
     "Fault",

@@ -92,6 +92,14 @@ class AbsentBlock(Fault):
     """An access to the shared memory of a neighbour that has exited, or need not be there."""
 
 
+class CopyInFlight(Fault):
+    """An access to shared memory that an asynchronous copy may still be writing."""
+
+
+class BarrierMisuse(Fault):
+    """An operation on an mbarrier that is not initialised, or past what it expects."""
+
+
 class DivergentBarrier(Fault):
     """A barrier that some threads of the block, or of the cluster, can no longer reach."""
 

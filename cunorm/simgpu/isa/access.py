@@ -66,6 +66,8 @@ def resolve(
             addresses, piece = batch.clusters.owners(op, lanes, addresses, piece, far=far)
         parts = segment.parts(addresses, width, piece)
         if segment.space == "shared":
+            if batch.copies.flying:
+                batch.copies.check(parts[0][1], width)
             batch.checks.shared(access, op, lanes, segment, parts[0], width, written)
         return parts
     except BadAccess as refusal:
