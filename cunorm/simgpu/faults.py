@@ -72,6 +72,10 @@ class UseAfterFree(Fault):
     """A global access to memory that was freed."""
 
 
+class NoPeerAccess(Fault):
+    """A global access to the memory of another device, without peer access to it."""
+
+
 class Misaligned(Fault):
     """An access at an address that is no multiple of its width."""
 
