@@ -28,6 +28,7 @@ from .faults import (
     OutOfBounds,
     SharedOutOfBounds,
     SharedRace,
+    Trap,
     UnknownInstruction,
     UseAfterFree,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "OutOfBounds",
     "SharedOutOfBounds",
     "SharedRace",
+    "Trap",
     "UnknownInstruction",
     "UseAfterFree",
     "enqueue_only",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import faults, isa, ptx
+from . import faults, isa, ptx, system
 from .isa import Array
 from .isa.types import TYPES, reading
 from .operands import CLOCKS, Operands, Scope, Site, Unknown
@@ -272,6 +272,10 @@ class Decoder(Operands):
         name = operands.pop(0)
         arguments = _listed(operands.pop(0)) if operands else []
         callee = self.kernel.module.device_functions.get(name)
+        if callee is None and name in system.CALLS:
+            places = [[site.scope.frame[actual] for actual in row] for row in (arguments, results)]
+            self.block.ops.append(self.effect(site, system.call(name, *places), [], []))
+            return
         if callee is None or operands:
             raise Unknown(f"a call of {name}, whose body is not in the module")
         scope: Scope | None = site.scope
