@@ -6,9 +6,11 @@ import argparse
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from . import DEFAULT_ARCH, DEFAULT_MEMORY, install
+from . import DEFAULT_ARCH, DEFAULT_MEMORY, install, profile
 from .device import ARCHITECTURES
 
 _EXAMPLES = """\
@@ -16,6 +18,7 @@ examples:
   python -m cunorm.simgpu script.py --its-own options
   python -m cunorm.simgpu --arch 80 -m pytest -x tests
   python -m cunorm.simgpu -c "import cupy; print(cupy.arange(3) + 1)"
+  python -m cunorm.simgpu --profile script.py
 """
 
 
@@ -44,11 +47,45 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="memory of each, in MiB (default: %(default)s)",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="count every launch, and print the tables to the standard error at the end",
+    )
+    parser.add_argument(
+        "--profile-to",
+        type=_profile_file,
+        metavar="FILE",
+        help="count every launch, and write the counters to FILE.csv or FILE.json at the end",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the program and its arguments")
     return parser
+
+
+def _profile_file(name: str) -> Path:
+    file = Path(name).absolute()  # the program may change its directory
+    if file.suffix not in (".csv", ".json"):
+        raise argparse.ArgumentTypeError(f"{name} must end in .csv or .json")
+    return file
+
+
+@contextmanager
+def _profiled(options: argparse.Namespace) -> Iterator[None]:
+    """Count the launches made within, if that is asked for, and show them however it ends."""
+    if not options.profile and options.profile_to is None:
+        yield
+        return
+    with profile() as counted:
+        try:
+            yield
+        finally:
+            if options.profile:
+                print(counted.table(), end="", file=sys.stderr)
+            if options.profile_to is not None:
+                counted.save(options.profile_to)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("which program? give a script, -m module or -c code")
     install(options.arch, options.devices, options.memory << 20)
 
+    with _profiled(options):
+        _run(options, program)
+
+
+def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
     # `python -m cunorm.simgpu` put the working directory first, where -m and -c want it too.
     target, sys.argv = program[0], list(program)
     if options.module:

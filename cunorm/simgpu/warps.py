@@ -19,6 +19,7 @@ from .copies_in_flight import CopiesInFlight
 from .execution import Execution
 from .isa import Array
 from .mbarriers import Mbarriers
+from .races import Access
 from .terminators import Groups, Lanes, Meeting
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Batch(Execution):
     meetings : dict
         The lanes that wait for others at a warp collective, by its block.
     counted : bool
-        Whether `entered` is to be told of every block that a group runs.
+        Whether `entered` and `reached` are to be told of the blocks that groups run, and of their
+        memory accesses.
     yields : bool
         Whether the group at work would rather wait: an mbarrier told it that a phase goes on.
     """
@@ -113,6 +115,11 @@ class Batch(Execution):
 
     def entered(self, index: int, lanes: Lanes) -> None:
         """Learn that a group runs a block."""
+
+    def reached(
+        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
+    ) -> None:
+        """Learn that lanes access memory."""
 
     def _wanted(self) -> int:
         """Return the slots that lanes elsewhere will read."""

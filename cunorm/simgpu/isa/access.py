@@ -51,6 +51,8 @@ def resolve(
     written : ndarray
         The bits that a plain store puts there, in units of `width`.
     """
+    if batch.counted:
+        batch.reached(lanes, space, addresses, width, access)
     try:
         if space == "global" or space == "const":
             parts = batch.memory.parts(addresses, width)
