@@ -22,10 +22,12 @@ template <int N> __global__ void wide(float *x) {
 extern "C" __global__ void spilled(float *x) {
     __shared__ float held[64];
     float v[64];
-    for (int i = 0; i < 64; i++) v[i] = x[i * threadIdx.x];
-    held[threadIdx.x % 64] = v[3];
+    for (int i = 0; i < 64; i++) v[i] = 0;
+    // An index that only memory knows keeps the array out of registers.
+    for (int i = 0; i < 64; i++) v[int(x[i]) & 63] += x[i + 64];
+    held[threadIdx.x] = v[3];
     __syncthreads();
-    x[0] = held[5] + v[int(x[1])];
+    x[0] = held[0] + v[int(x[1]) & 63];
 }
 """
 LOG = """\
