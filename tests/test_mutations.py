@@ -13,7 +13,7 @@ import pytest
 from arrays import random
 
 import cunorm
-from cunorm import _kernels, _reference, _selfcheck
+from cunorm import _calls, _kernels, _reference, _selfcheck
 from cunorm._selfcheck import Check, Outcome
 
 pytestmark = pytest.mark.simgpu  # on hardware these would write wherever they happen to
@@ -192,9 +192,9 @@ MUTATIONS = [
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
-    _kernels.load.cache_clear()
+    _calls.clear()
     yield
-    _kernels.load.cache_clear()
+    _calls.clear()
 
 
 @pytest.mark.parametrize(
