@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cupy
 
-from . import _check, _kernels, _launch, _plan
+from . import _calls, _check, _kernels, _launch, _plan
 
 
 def layer_norm(
@@ -57,8 +57,8 @@ def layer_norm(
 
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
-    _check.data("x", x)
-    return _forward(x, None, gamma, beta, eps, out, None, with_statistics=False)[0]
+    arrays = (out, None, None, None, x, None, gamma, beta)
+    return _forward("layer_norm", arrays, (eps,))[0]
 
 
 def layer_norm_fwd(
@@ -90,8 +90,8 @@ def layer_norm_fwd(
     TypeError, ValueError
         As `layer_norm`.
     """
-    _check.data("x", x)
-    y, _, mean, rstd = _forward(x, None, gamma, beta, eps, out, None, with_statistics=True)
+    arrays = (out, None, None, None, x, None, gamma, beta)
+    y, _, mean, rstd, *_ = _forward("layer_norm_fwd", arrays, (eps,))
     return y, mean, rstd
 
 
@@ -136,34 +136,32 @@ def add_layer_norm(
     TypeError, ValueError
         As `layer_norm`.
     """
-    _check.data("x", x)
-    _check.residual(residual, x)
-    y, h, _, _ = _forward(x, residual, gamma, beta, eps, out, residual_out, with_statistics=False)
+    arrays = (out, residual_out, None, None, x, residual, gamma, beta)
+    y, h, *_ = _forward("add_layer_norm", arrays, (eps,))
     return y, h
 
 
+@_calls.remembered("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
 def _forward(
-    x: cupy.ndarray,
-    residual: cupy.ndarray | None,
-    gamma: cupy.ndarray | None,
-    beta: cupy.ndarray | None,
-    eps: float,
-    out: cupy.ndarray | None,
-    residual_out: cupy.ndarray | None,
-    *,
-    with_statistics: bool,
-) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None, cupy.ndarray | None]:
-    """Return y, h where there is a residual, and mean and rstd where they are wanted."""
+    op: str, arrays: _calls.Arrays, eps: float
+) -> tuple[_calls.Arrays, _launch.Launch | None]:
+    """Return the arrays with those that were made, and the launch."""
+    out, residual_out, mean, rstd, x, residual, gamma, beta = arrays
     parameters = {"gamma": gamma, "beta": beta}
+    _check.data("x", x)
+    if op == "add_layer_norm":
+        _check.residual(residual, x)
     axes = _check.parameters(x, **parameters)
     scalars = {"eps": _check.eps(eps, x)}
     _check.written("out", out, "x", x, residual=residual, residual_out=residual_out, **parameters)
     if residual is not None:
         _check.written("residual_out", residual_out, "residual", residual, x=x, **parameters)
 
+    launch = None
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
-        mean, rstd = (_launch.statistic(x, axes) if with_statistics else None for _ in range(2))
+        if op == "layer_norm_fwd":
+            mean, rstd = (_launch.statistic(x, axes) for _ in range(2))
         if x.size > 0:
             plan = _plan.layer_norm_fwd(
                 _launch.cols(x, axes),
@@ -173,6 +171,6 @@ def _forward(
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
-            statistics = (mean, rstd) if residual is None else ()
-            _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
-    return written["y"], written.get("residual_out"), mean, rstd
+            statistics = {"mean": mean, "rstd": rstd} if residual is None else {}
+            launch = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
+    return (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta), launch

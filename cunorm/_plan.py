@@ -28,7 +28,8 @@ MOST_PACKETS = 10
 THREADS_OF_SHARED_BLOCK = 128
 
 # Shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per
-# Compute Capability"), and what sums and the ends of shifted rows take of it. What is not listed gets what every device has.
+# Compute Capability"), and what sums and the ends of shifted rows take of it. What is not listed
+# gets what every device has.
 SHARED_BYTES = {
     75: 64 << 10,
     80: 163 << 10,
@@ -81,8 +82,8 @@ class Plan:
     cols : int
         N, the number of columns of a row.
     lanes : int
-        Threads of a block that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16 bytes
-        need whole warps to be read in 16-byte accesses, and from 512 bytes on they have one.
+        Threads of a block that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16
+        bytes need whole warps to be read in 16-byte accesses; from 528 bytes on they have one.
     packets : int
         16-byte packets that each lane keeps in registers.
     cluster : int

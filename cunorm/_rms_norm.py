@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cupy
 
-from . import _check, _kernels, _launch, _plan
+from . import _calls, _check, _kernels, _launch, _plan
 
 
 def rms_norm(
@@ -61,8 +61,8 @@ def rms_norm(
 
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
-    _check.data("x", x)
-    return _forward(x, None, gamma, eps, gamma_offset, cast, out, None, with_rstd=False)[0]
+    arrays = (out, None, None, x, None, gamma)
+    return _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
 
 
 def rms_norm_fwd(
@@ -93,8 +93,8 @@ def rms_norm_fwd(
     TypeError, ValueError
         As `rms_norm`.
     """
-    _check.data("x", x)
-    y, _, rstd = _forward(x, None, gamma, eps, gamma_offset, cast, out, None, with_rstd=True)
+    arrays = (out, None, None, x, None, gamma)
+    y, _, rstd, *_ = _forward("rms_norm_fwd", arrays, (eps, gamma_offset, cast))
     return y, rstd
 
 
@@ -140,27 +140,20 @@ def add_rms_norm(
     TypeError, ValueError
         As `rms_norm`.
     """
-    _check.data("x", x)
-    _check.residual(residual, x)
-    y, h, _ = _forward(
-        x, residual, gamma, eps, gamma_offset, cast, out, residual_out, with_rstd=False
-    )
+    arrays = (out, residual_out, None, x, residual, gamma)
+    y, h, *_ = _forward("add_rms_norm", arrays, (eps, gamma_offset, cast))
     return y, h
 
 
+@_calls.remembered("y", "residual_out", "rstd", "x", "residual", "gamma")
 def _forward(
-    x: cupy.ndarray,
-    residual: cupy.ndarray | None,
-    gamma: cupy.ndarray | None,
-    eps: float,
-    gamma_offset: float,
-    cast: str,
-    out: cupy.ndarray | None,
-    residual_out: cupy.ndarray | None,
-    *,
-    with_rstd: bool,
-) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
-    """Return y, h where there is a residual, and rstd where it is wanted."""
+    op: str, arrays: _calls.Arrays, eps: float, gamma_offset: float, cast: str
+) -> tuple[_calls.Arrays, _launch.Launch | None]:
+    """Return the arrays with those that were made, and the launch."""
+    out, residual_out, rstd, x, residual, gamma = arrays
+    _check.data("x", x)
+    if op == "add_rms_norm":
+        _check.residual(residual, x)
     axes = _check.parameters(x, gamma=gamma)
     scalars = {"eps": _check.eps(eps, x), "gamma_offset": _check.gamma_offset(gamma_offset, gamma)}
     _check.cast(cast)
@@ -168,9 +161,11 @@ def _forward(
     if residual is not None:
         _check.written("residual_out", residual_out, "residual", residual, x=x, gamma=gamma)
 
+    launch = None
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
-        rstd = _launch.statistic(x, axes) if with_rstd else None
+        if op == "rms_norm_fwd":
+            rstd = _launch.statistic(x, axes)
         if x.size > 0:
             plan = _plan.rms_norm_fwd(
                 _launch.cols(x, axes),
@@ -181,6 +176,8 @@ def _forward(
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
-            statistics = (rstd,) if residual is None else ()
-            _launch.forward(plan, axes, written, statistics, read, {"gamma": gamma}, scalars)
-    return written["y"], written.get("residual_out"), rstd
+            statistics = {"rstd": rstd} if residual is None else {}
+            launch = _launch.forward(
+                plan, axes, written, statistics, read, {"gamma": gamma}, scalars
+            )
+    return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launch

@@ -13,7 +13,7 @@ import pytest
 from arrays import random
 
 import cunorm
-from cunorm import _kernels, _reference, _selfcheck
+from cunorm import _calls, _kernels, _reference, _selfcheck
 from cunorm._selfcheck import Check, Outcome
 
 pytestmark = pytest.mark.simgpu  # on hardware these would write wherever they happen to
@@ -56,30 +56,30 @@ PROBES = {str(check): check for check in _selfcheck.grid()} | {
 MUTATIONS = [
     (
         "off-by-one bound: the row ends a column late",
-        "row.cuh",
+        "place.cuh",
         "TAIL = COLS % VEC;",
         "TAIL = COLS % VEC + 1;",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
         "off-by-one bound: the last column is left out",
-        "row.cuh",
-        "columns(int turn) const {",
-        "columns(int turn) const {\n  if (first_packet() + turn * SPAN == WHOLE) return TAIL - 1;",
+        "place.cuh",
+        "turn * ROW_LANES + lane < TAIL",
+        "turn * ROW_LANES + lane < TAIL - 1",
         "layer_norm_fwd float16 (3, 5125) contiguous",
     ),
     (
         "off-by-one bound: the row past the last is computed too",
-        "row.cuh",
+        "place.cuh",
         "row < rows.count",
         "true",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
-        "wrong tail mask: the last packet is whole",
-        "row.cuh",
-        "store<false>(mine_ + turn * TURN_COLS, packet, TAIL);",
-        "store<false>(mine_ + turn * TURN_COLS, packet, VEC);",
+        "wrong tail mask: a column of the tail is stored as a packet",
+        "access.cuh",
+        "store<false>(row + column, pack, 1);",
+        "store<false>(row + column, pack, VEC);",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (
@@ -98,21 +98,21 @@ MUTATIONS = [
     ),
     (
         "wrong stride: rows taken to be contiguous",
-        "row.cuh",
+        "place.cuh",
         "c.at[level] * stride[level]",
         "c.at[level] * COLS",
         "layer_norm float16 (3, 769) row-strided",
     ),
     (
         "wrong stride: packets one lane closer",
-        "row.cuh",
+        "place.cuh",
         "TURN_COLS = SPAN * VEC;",
         "TURN_COLS = (SPAN - 1) * VEC;",
         "rms_norm_fwd float64 (3, 1024) contiguous",
     ),
     (
         "wrong stride: offsets of 32 bits",
-        "row.cuh",
+        "place.cuh",
         "  long long elements = 0;",
         "  int elements = 0;",
         "2^31 apart",
@@ -134,9 +134,9 @@ MUTATIONS = [
     (
         "shifted rows: a share stores a whole chunk at its end",
         "shift.cuh",
-        "at >= 0 && at + 16 <= bytes_",
-        "at >= 0 && at < bytes_",
-        "rms_norm float16 (3, 769) in place, row-strided",
+        "offset(turn) + 16 <= bytes_",
+        "offset(turn) < bytes_",
+        "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
     (
         "shifted rows: half a word too few",
@@ -220,9 +220,9 @@ MUTATIONS = [
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
-    _kernels.load.cache_clear()
+    _calls.clear()
     yield
-    _kernels.load.cache_clear()
+    _calls.clear()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from .errors import NotEmulated
 from .faults import (
+    AbsentBlock,
+    BarrierMisuse,
+    CopyInFlight,
     DivergentBarrier,
     EndlessLoop,
     Fault,
@@ -21,9 +24,11 @@ from .faults import (
     LocalOutOfBounds,
     Misaligned,
     MissingLanes,
+    NoPeerAccess,
     OutOfBounds,
     SharedOutOfBounds,
     SharedRace,
+    Trap,
     UnknownInstruction,
     UseAfterFree,
 )
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
     from .profiling import Profile
 
 __all__ = [
+    "AbsentBlock",
+    "BarrierMisuse",
+    "CopyInFlight",
     "DivergentBarrier",
     "EndlessLoop",
     "Fault",
@@ -40,10 +48,12 @@ __all__ = [
     "LocalOutOfBounds",
     "Misaligned",
     "MissingLanes",
+    "NoPeerAccess",
     "NotEmulated",
     "OutOfBounds",
     "SharedOutOfBounds",
     "SharedRace",
+    "Trap",
     "UnknownInstruction",
     "UseAfterFree",
     "enqueue_only",

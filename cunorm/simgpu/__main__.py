@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing.spawn
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
 
-from . import DEFAULT_ARCH, DEFAULT_MEMORY, install
+from . import DEFAULT_ARCH, DEFAULT_MEMORY, Fault, NotEmulated, install, profile
 from .device import ARCHITECTURES
 
 _EXAMPLES = """\
@@ -16,7 +20,12 @@ examples:
   python -m cunorm.simgpu script.py --its-own options
   python -m cunorm.simgpu --arch 80 -m pytest -x tests
   python -m cunorm.simgpu -c "import cupy; print(cupy.arange(3) + 1)"
+  python -m cunorm.simgpu --profile script.py
+
+The exit status is the program's own; it is 2 where the options are wrong or there is no program.
+Processes that the program spawns by multiprocessing have the same devices.
 """
+_OURS = os.path.dirname(os.path.abspath(__file__))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,20 +44,94 @@ def _parser() -> argparse.ArgumentParser:
         help="compute capability of the simulated devices (default: %(default)s)",
     )
     parser.add_argument(
-        "--devices", type=int, default=1, help="how many there are (default: %(default)s)"
+        "--devices", type=_count, default=1, help="how many there are (default: %(default)s)"
     )
     parser.add_argument(
         "--memory",
-        type=int,
+        type=_count,
         default=DEFAULT_MEMORY >> 20,
         metavar="MIB",
         help="memory of each, in MiB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="count every launch, and print the tables to the standard error at the end",
+    )
+    parser.add_argument(
+        "--profile-to",
+        type=_profile_file,
+        metavar="FILE",
+        help="count every launch, and write the counters to FILE.csv or FILE.json at the end",
     )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the program and its arguments")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, not {text}")
+    return int(text)
+
+
+def _profile_file(name: str) -> Path:
+    file = Path(name).absolute()  # the program may change its directory
+    if file.suffix not in (".csv", ".json"):
+        raise argparse.ArgumentTypeError(f"{name} must end in .csv or .json")
+    return file
+
+
+@contextmanager
+def _profiled(options: argparse.Namespace) -> Iterator[None]:
+    """Count the launches made within, if that is asked for, and show them however it ends."""
+    if not options.profile and options.profile_to is None:
+        yield
+        return
+    with profile() as counted:
+        try:
+            yield
+        finally:
+            if options.profile:
+                print(counted.table(), end="", file=sys.stderr)
+            if options.profile_to is not None:
+                counted.save(options.profile_to)
+
+
+def _install_in_children(machine: tuple[int, int, int]) -> None:
+    """Let processes that multiprocessing spawns begin as this one did."""
+    command_line = multiprocessing.spawn.get_command_line
+
+    def installed(**options: object) -> list[str]:
+        command = command_line(**options)
+        at = command.index("-c") + 1
+        command[at] = f"from cunorm import simgpu; simgpu.install{machine}; {command[at]}"
+        return command
+
+    multiprocessing.spawn.get_command_line = installed
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    name = frame.tb_frame.f_code.co_filename
+    return name in ("<frozen runpy>", runpy.__file__) or os.path.dirname(name).startswith(_OURS)
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback that begins at the program and, for a fault, ends at its launch."""
+    frames = []
+    while trace is not None:
+        frames.append(trace)
+        trace = trace.tb_next
+    while frames and _is_ours(frames[0]):
+        frames.pop(0)
+    if isinstance(error, (Fault, NotEmulated)):
+        while frames and _is_ours(frames[-1]):
+            frames.pop()
+    for frame in reversed(frames):
+        trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,8 +141,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     program = options.module or options.code or options.script
     if not program:
         parser.error("which program? give a script, -m module or -c code")
-    install(options.arch, options.devices, options.memory << 20)
+    if program is options.script and not os.path.exists(program[0]):
+        parser.error(f"there is no file {program[0]}")
+    machine = (options.arch, options.devices, options.memory << 20)
+    try:
+        install(*machine)
+    except RuntimeError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    _install_in_children(machine)
+    sys.excepthook = _show
 
+    with _profiled(options):
+        _run(options, program)
+
+
+def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
     # `python -m cunorm.simgpu` put the working directory first, where -m and -c want it too.
     target, sys.argv = program[0], list(program)
     if options.module:
@@ -67,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif options.code:
         sys.argv[0] = "-c"
         sys.path[0] = ""
-        exec(compile(target, "<string>", "exec"), {"__name__": "__main__"})
+        # A module of its own, where pickle and multiprocessing look for the program's names.
+        program_module = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(target, "<string>", "exec"), program_module.__dict__)
     else:
         sys.path[0] = os.path.dirname(os.path.abspath(target))
         runpy.run_path(target, run_name="__main__")

@@ -136,8 +136,9 @@ def assemble(source: Source, arch: int) -> dict[str, Resources]:
         try:
             nvrtc.compileProgram(program, options)
         except nvrtc.NVRTCError as error:
-            log = nvrtc.getProgramLog(program).strip().splitlines()
-            raise AssemblyError(f"NVRTC refused it for sm_{arch}: {[error, *log][-1]}") from None
+            lines = nvrtc.getProgramLog(program).splitlines()
+            said = next((line for line in lines if "error" in line), error)
+            raise AssemblyError(f"NVRTC refuses it for sm_{arch}: {said}") from None
         return read_log(nvrtc.getProgramLog(program))
     finally:
         nvrtc.destroyProgram(program)

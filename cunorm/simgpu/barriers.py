@@ -32,6 +32,7 @@ class Barriers:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
+        self.completed = 0  # barriers, of all the blocks
         self.at: Array | None = None  # the number of the barrier each lane waits at, -1 for none
         self.resume: Array = np.zeros(0, np.int64)
         self.votes: Array = np.zeros(0, bool)
@@ -57,6 +58,7 @@ class Barriers:
         if alone and barrier.numbers < 2 and not barrier.votes and barrier.waits:
             # Every thread of every block, at one barrier or each block at its own: straight on.
             batch.checks.barrier_of_all()
+            self.completed += batch.blocks
             return ((barrier.follower, lanes),)
         here = np.arange(batch.lanes) if lanes is None else lanes
         numbers = (
@@ -139,6 +141,7 @@ class Barriers:
         need = np.where(expected[at] >= full, batch.launch.threads, expected[at])
         early = np.where(need == batch.launch.threads, self._early(unique), 0)
         done = unique[present[unique] + early >= need]
+        self.completed += done.size
         leaving: list[tuple[int, Lanes]] = []
         for key in done:
             lanes = np.flatnonzero(self.at == key)

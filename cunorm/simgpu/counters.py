@@ -106,19 +106,20 @@ class LaunchCounters:
         Lanes that were there, summed over all warp instructions.
     loads, stores, atomics : Traffic
         Global memory: of ``ld``, of ``st``, and of ``atom`` and ``red``, which are in neither of
-        the others. Constant, local and parameter memory is not in it. `requests`: as above.
+        the others. ``cp.async`` loads from global and stores to shared memory, by one request each.
+        Constant, local and parameter memory is not in it. `requests`: as above.
         `bytes`: what the lanes asked for, a lane's width for each lane, the same bytes again where
         lanes share them. `sectors`: the distinct aligned pieces of 32 bytes within one request,
         summed over the requests. `distinct`: the distinct ones in the whole launch.
     shared_loads, shared_stores, shared_atomics : SharedTraffic
-        Shared memory. `requests` and `bytes`: as above. `wavefronts`: passes that the 32 banks of
+        Shared memory, but for mbarriers and bulk copies, which no lane makes. `requests` and
+        `bytes`: as above. `wavefronts`: passes that the 32 banks of
         4 bytes need. A warp's lanes are served together up to 128 bytes: 32 lanes of up to 4 bytes,
         16 neighbours of 8, 8 neighbours of 16. Such a group needs as many passes as the busiest
         bank has different words; lanes that share a word share its pass, except in atomics, which
         take their turns. `conflicts`: passes beyond one for each group with a lane in it.
     barriers : int
-        Barriers of a block, summed over the blocks: the threads that arrived, over the threads that
-        each is for.
+        Times that a barrier of a block let its threads go on, summed over the blocks.
     dram_read_sectors : int
         Distinct sectors whose contents must come from memory: those that are loaded (or updated by
         an atomic), but not where the launch itself has written to the sector before. "Before" means

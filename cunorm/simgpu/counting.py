@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from . import isa
 from .isa import Array
-from .isa.types import TYPES
-from .operands import Operands
 from .program import Block, Op, Program
+from .races import Access
 from .statements import Statement
-from .terminators import Barrier, Branch, Lanes, Meeting
-from .traffic import GlobalCounter, SharedCounter
+from .terminators import Branch, Lanes, Meeting
+from .traffic import KINDS, GlobalCounter, SharedCounter
 from .warps import WARP, Batch
 
 if TYPE_CHECKING:
     from .launch import Launch
 
-_WINDOW = np.uint64((1 << Operands.WINDOW_BITS) - 1)
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """A memory operation: of what kind, how wide, and where its address comes from."""
-
-    kind: str
-    space: str
-    width: int
-    offset: int
-    bits: int
-
-    def addresses(self, base: Array) -> Array:
-        """Return the addresses, given the first operand as the register file holds it."""
-        held = base.view(f"u{base.dtype.itemsize}")
-        if self.offset:
-            held = held + np.array([self.offset & ((1 << self.bits) - 1)], held.dtype)
-        return held.astype(np.uint64)
-
-
-def footprint_of(op: Op, program: Program) -> Footprint | None:
-    """Describe an operation's access to global or shared memory; None where it makes none."""
-    found = isa.find(op.statement.opcode)
-    if found is None or found[0].family not in ("load", "store", "atomic"):
-        return None
-    kind, fields = found[0].family, found[1]
-    space = (fields.get("space") or "generic").partition("::")[0]
-    if space not in ("global", "shared", "generic"):
-        return None
-    word = op.statement.opcode.partition(".")[0]
-    address = op.statement.operands[0 if word in ("st", "red") else 1]
-    _, _, offset = address.strip("[] ").partition("+")
-    size = TYPES[str(fields["type"])].dtype.itemsize
-    lanes = int((fields.get("vector") or "v1")[1:])
-    bits = 8 * program.initial[op.sources[0]].dtype.itemsize
-    return Footprint(kind, space, size * lanes, int(offset.strip() or "0", 0), bits)
-
 
 class Listing:
-    """What the profiler needs to know of a program: opcodes by block, and memory operations."""
+    """What the profiler needs to know of a program.
+
+    Attributes
+    ----------
+    opcodes : list of Counter
+        What a group of lanes executes by passing through each block.
+    meetings : set of Op
+        The warp collectives, which count as lanes go through.
+    engines : set of Op
+        Operations whose shared memory accesses are made by no lane: those of mbarriers and of bulk
+        copies. Banks say nothing about them.
+    """
 
     def __init__(self, program: Program) -> None:
         self.opcodes = [_opcodes(block) for block in program.blocks]
@@ -71,12 +41,12 @@ class Listing:
             for block in program.blocks
             if isinstance(block.terminator, Meeting) and block.terminator.op.statement.guard is None
         }
-        self.accesses: dict[Op, Footprint] = {}
-        for block in program.blocks:
-            for op in block.ops:
-                access = footprint_of(op, program)
-                if access is not None:
-                    self.accesses[op] = access
+        self.engines = {
+            op
+            for block in program.blocks
+            for op in block.ops
+            if op.statement.opcode.startswith(("mbarrier", "cp.async.mbarrier", "cp.async.bulk"))
+        }
 
 
 _listings: WeakKeyDictionary[Program, Listing] = WeakKeyDictionary()
@@ -91,7 +61,6 @@ def listing_of(program: Program) -> Listing:
 
 
 def _opcodes(block: Block) -> Counter[str]:
-    """Return what a group of lanes executes by passing through a block."""
     statements = {id(op.statement): op.statement for op in block.ops}
     counts = Counter(statement.opcode for statement in statements.values())
     terminator = block.terminator
@@ -117,7 +86,7 @@ class Tally:
         self.lanes = [0] * len(launch.program.blocks)
         self.met: Counter[str] = Counter()
         self.met_lanes = 0
-        self.arrivals: Counter[int] = Counter()  # of threads at barriers for this many threads
+        self.barriers = 0
         self.memory = GlobalCounter(launch.memory, launch.padded // WARP)
         self.shared = SharedCounter()
 
@@ -135,10 +104,6 @@ class Tally:
         through = zip(self.lanes, self.listing.opcodes, strict=True)
         return self.met_lanes + sum(lanes * opcodes.total() for lanes, opcodes in through)
 
-    def barriers(self) -> int:
-        """Return the barriers that blocks went through."""
-        return sum(count // expected for expected, count in self.arrivals.items())
-
 
 class CountedBatch(Batch):
     """A batch that is counted."""
@@ -148,8 +113,14 @@ class CountedBatch(Batch):
     def __init__(self, launch: Launch, first: int, blocks: int, tally: Tally) -> None:
         super().__init__(launch, first, blocks)
         self.tally = tally
+        self._pieces: list[tuple[bool, str, Array, Array, int]] = []
         self._last: Array | None = None
         self._last_warps = 0
+
+    def run(self) -> None:
+        """Run until every lane has exited."""
+        super().run()
+        self.tally.barriers += self.barriers.completed
 
     def entered(self, index: int, lanes: Lanes) -> None:
         """Count the lanes that pass through a block."""
@@ -157,45 +128,39 @@ class CountedBatch(Batch):
         count = self.lanes if lanes is None else lanes.size
         tally.passes[index] += self._warps(lanes)
         tally.lanes[index] += count
-        terminator = self.program.blocks[index].terminator
-        if isinstance(terminator, Barrier):
-            if terminator.numbers < 2:
-                tally.arrivals[self.launch.threads] += count
-                return
-            here = np.arange(self.lanes) if lanes is None else lanes
-            expected = np.minimum(terminator.operand(self, 1, here), self.launch.threads)
-            for value, arrived in zip(*np.unique(expected, return_counts=True), strict=True):
-                tally.arrivals[int(value)] += int(arrived)
 
     def effect(self, op: Op, lanes: Lanes, kept: int) -> None:
         """Run an operation with effects for a group, and count it."""
-        tally = self.tally
-        access = tally.listing.accesses.get(op)
-        if access is None:
-            super().effect(op, lanes, kept)
-            if op in tally.listing.meetings:
-                tally.met[op.statement.opcode] += self._warps(lanes)
-                tally.met_lanes += self.lanes if lanes is None else lanes.size
-            return
-        # A load may overwrite the register of its own address.
-        base = self.registers[op.sources[0]]
+        tally, pieces = self.tally, self._pieces
+        pieces.clear()
         super().effect(op, lanes, kept)
-        if lanes is not None and base.size > 1:
-            base = base[lanes]
-        here = np.arange(self.lanes) if lanes is None else lanes
-        self._count(access, access.space, here, access.addresses(base))
+        if pieces:
+            self._count(op)
+        elif op in tally.listing.meetings:
+            tally.met[op.statement.opcode] += self._warps(lanes)
+            tally.met_lanes += self.lanes if lanes is None else lanes.size
 
-    def _count(self, access: Footprint, space: str, lanes: Array, addresses: Array) -> None:
-        if space == "global":
-            self.tally.memory.add(access.kind, self.first, lanes, addresses, access.width)
-        elif space == "shared":
-            self.tally.shared.add(access.kind, lanes, addresses & _WINDOW, access.width)
-        elif space == "generic":
-            tops = addresses >> np.uint64(self.WINDOW_BITS)
-            for top in np.unique(tops):
-                chosen = np.flatnonzero(tops == top)
-                some = lanes if addresses.size == 1 else lanes[chosen]
-                self._count(access, str(self.space_at(int(top))), some, addresses[chosen])
+    def reached(
+        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
+    ) -> None:
+        """Keep the accesses of an operation, of which there may be several, until it is done."""
+        if space in ("global", "shared", "cluster"):
+            here = np.arange(self.lanes) if lanes is None else lanes
+            kind = "atomic" if access is Access.ATOMIC else "load" if access.reads else "store"
+            self._pieces.append((space == "global", kind, here, addresses, width))
+
+    def _count(self, op: Op) -> None:
+        """Count what one instruction accessed: a request for each warp, state space and kind."""
+        for counter in (self.tally.memory, self.tally.shared):
+            everywhere = counter is self.tally.memory
+            if not everywhere and op in self.tally.listing.engines:
+                continue
+            for kind in KINDS:
+                pieces = [piece[2:] for piece in self._pieces if piece[:2] == (everywhere, kind)]
+                if len(pieces) == 1:
+                    counter.add(kind, self.first, *pieces[0])
+                elif pieces:
+                    counter.add(kind, self.first, *_joined(pieces))
 
     def _warps(self, lanes: Lanes) -> int:
         """Return how many warps these lanes, which are in order, belong to."""
@@ -206,3 +171,12 @@ class CountedBatch(Batch):
             self._last = lanes
             self._last_warps = 1 + int(np.count_nonzero(warps[1:] != warps[:-1]))
         return self._last_warps
+
+
+def _joined(pieces: list[tuple[Array, Array, int]]) -> tuple[Array, Array, Array]:
+    """Return several accesses as one: its lanes in order, their addresses and widths."""
+    lanes = np.concatenate([here for here, _, _ in pieces])
+    addresses = [np.broadcast_to(each, here.shape) for here, each, _ in pieces]
+    widths = [np.full(here.shape, width) for here, _, width in pieces]
+    order = np.argsort(lanes, kind="stable")
+    return lanes[order], np.concatenate(addresses)[order], np.concatenate(widths)[order]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import faults, isa, ptx
+from . import faults, isa, ptx, system
 from .isa import Array
 from .isa.types import TYPES, reading
 from .operands import CLOCKS, Operands, Scope, Site, Unknown
@@ -95,6 +95,9 @@ class Decoder(Operands):
         if found is None:
             return self._unknown(site, "no such form is known")
         entry, fields = found
+        target = self.kernel.module.target
+        if target < entry.since:
+            return self._unknown(site, f"it begins with sm_{entry.since}, and this is sm_{target}")
         if entry.decodes:
             if entry.family in ("branch", "barrier", "collective") and opcode[:3] != "bra":
                 self._guarded(site, entry, fields)
@@ -173,8 +176,11 @@ class Decoder(Operands):
         address: str,
         targets: Sequence[tuple[str, str]],
         sources: Sequence[tuple[str, str]],
+        also: Sequence[str] = (),
     ) -> Op:
-        """Build a memory operation, whose first operand is its address as uint64."""
+        """Build a memory operation: its first operands are its addresses, as uint64."""
+        if also:
+            return self._between(site, function, (address, *also), targets, sources)
         base, offset = self.address(site, address)
         declared = self.register_type(site, base)
         kind = "u64"
@@ -189,6 +195,31 @@ class Decoder(Operands):
             return function(batch, op, lanes, at.astype(np.uint64) if short else at, *values)
 
         return self.effect(site, accessed, targets, [(base, kind), *sources])
+
+    def _between(
+        self,
+        site: Site,
+        function: Callable[..., Any],
+        texts: Sequence[str],
+        targets: Sequence[tuple[str, str]],
+        sources: Sequence[tuple[str, str]],
+    ) -> Op:
+        """Build an operation on several addresses."""
+        places, steps = [], []
+        for text in texts:
+            base, offset = self.address(site, text)
+            declared = self.register_type(site, base)
+            kind = "u64" if declared is None else f"u{TYPES[declared].bits}"
+            places.append((base, kind))
+            steps.append(np.array([offset & ((1 << int(kind[1:])) - 1)], TYPES[kind].dtype))
+
+        def accessed(batch: Any, op: Op, lanes: Array | None, *values: Array) -> Any:
+            addresses = [
+                (at + step).astype(np.uint64) for at, step in zip(values, steps, strict=False)
+            ]
+            return function(batch, op, lanes, *addresses, *values[len(steps) :])
+
+        return self.effect(site, accessed, targets, [*places, *sources])
 
     def nothing(self, site: Site) -> Op:
         """Build an operation that does nothing."""
@@ -241,6 +272,10 @@ class Decoder(Operands):
         name = operands.pop(0)
         arguments = _listed(operands.pop(0)) if operands else []
         callee = self.kernel.module.device_functions.get(name)
+        if callee is None and name in system.CALLS:
+            places = [[site.scope.frame[actual] for actual in row] for row in (arguments, results)]
+            self.block.ops.append(self.effect(site, system.call(name, *places), [], []))
+            return
         if callee is None or operands:
             raise Unknown(f"a call of {name}, whose body is not in the module")
         scope: Scope | None = site.scope

@@ -72,6 +72,10 @@ class UseAfterFree(Fault):
     """A global access to memory that was freed."""
 
 
+class NoPeerAccess(Fault):
+    """A global access to the memory of another device, without peer access to it."""
+
+
 class Misaligned(Fault):
     """An access at an address that is no multiple of its width."""
 
@@ -90,6 +94,14 @@ class LocalOutOfBounds(Fault):
 
 class AbsentBlock(Fault):
     """An access to the shared memory of a neighbour that has exited, or need not be there."""
+
+
+class CopyInFlight(Fault):
+    """An access to shared memory that an asynchronous copy may still be writing."""
+
+
+class BarrierMisuse(Fault):
+    """An operation on an mbarrier that is not initialised, or past what it expects."""
 
 
 class DivergentBarrier(Fault):

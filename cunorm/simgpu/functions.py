@@ -133,18 +133,32 @@ class FunctionHandlers:
         arguments = _arguments(function, kernel_params)
         if not self._machine.executing:
             return
-        run = partial(
-            launch.run,
+        self._streams.submit(
+            stream, partial(self._run, function, device, grid, block, shared_mem_bytes, arguments)
+        )
+
+    def _run(
+        self,
+        function: LoadedFunction,
+        device: Device,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        dynamic: int,
+        arguments: list[bytes],
+    ) -> None:
+        memory = self._machine.memory
+        # Whom the device may access is looked up now: a graph runs later than it was captured.
+        memory.strangers = self._machine.strangers(device.ordinal)
+        launch.run(
             function.code,
             grid,
             block,
-            shared_mem_bytes,
+            dynamic,
             arguments,
-            memory=self._machine.memory,
+            memory=memory,
             device=device,
             symbols=function.module.symbols,
         )
-        self._streams.submit(stream, run)
 
     def launchCooperativeKernel(
         self,

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from . import faults, profiling
+from . import faults, profiling, system
 from .clusters import Shape
 from .decode import Decoder
 from .execution import Execution
@@ -76,9 +76,12 @@ def run(
     launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols, budget)
     watch = profiling.begin(launch)
     batch = Batch if watch is None else watch.batch
-    with np.errstate(all="ignore"):
-        for first in range(0, launch.blocks, launch.per_batch):
-            batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+    try:
+        with np.errstate(all="ignore"):
+            for first in range(0, launch.blocks, launch.per_batch):
+                batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+    finally:
+        system.show(launch.printed)
     if watch is not None:
         watch.end()
 
@@ -104,6 +107,7 @@ class Launch:
         self.blocks = grid[0] * grid[1] * grid[2]
         self.memory, self.device, self.symbols = memory, device, symbols
         self.budget = budget
+        self.printed: list[tuple[int, bytes]] = []  # by thread, in the order of its calls
         self.dynamic_bytes = shared_bytes
         self.shared_bytes = function.shared_bytes + shared_bytes
         self.shape = Shape(grid, function.cluster or (1, 1, 1))

@@ -33,6 +33,7 @@ class Machine:
         self.devices = tuple(devices.make(arch, i, capacity) for i in range(count))
         self.memory = GlobalMemory(capacity)
         self.executing = True
+        self.peers: set[tuple[int, int]] = set()  # (a, b) where a may access the memory of b
         # One lock for every operation on the devices: launches never overlap.
         self.lock = threading.RLock()
         self._local = threading.local()
@@ -57,6 +58,11 @@ class Machine:
         if not 0 <= ordinal < len(self.devices):
             raise runtime_error(Status.INVALID_DEVICE)
         return ordinal
+
+    def strangers(self, ordinal: int) -> frozenset[int]:
+        """Return the devices whose memory a device may not access."""
+        others = {device.ordinal for device in self.devices} - {ordinal}
+        return frozenset(other for other in others if (ordinal, other) not in self.peers)
 
     def new_handle(self) -> int:
         """Return a number that no other object has."""

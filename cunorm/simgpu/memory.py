@@ -158,6 +158,8 @@ class GlobalMemory:
         self._freed: deque[Allocation] = deque()
         self._freed_bytes = 0
         self._used: dict[int, int] = {}
+        # The devices whose memory the launch under way may not access.
+        self.strangers: frozenset[int] = frozenset()
 
     def used(self, device: int) -> int:
         """Return the bytes of device memory allocated on `device`."""
@@ -212,7 +214,11 @@ class GlobalMemory:
         The common case, every access in one allocation, has one part, and None for "all of them".
         """
         allocation = self.find(int(addresses[0]))
-        if allocation is not None and not allocation.freed:
+        if (
+            allocation is not None
+            and not allocation.freed
+            and allocation.device not in self.strangers
+        ):
             offsets = addresses - np.uint64(allocation.address)
             # An address below the start wraps to an offset past the end.
             inside = int(offsets.max()) + width <= allocation.nbytes
@@ -231,7 +237,12 @@ class GlobalMemory:
         while pending.size:
             address = int(addresses[pending[0]])
             allocation = self.find(address)
-            if allocation is None or allocation.freed or address + width > allocation.end:
+            if (
+                allocation is None
+                or allocation.freed
+                or address + width > allocation.end
+                or self._strange(allocation)
+            ):
                 wrong = self._refusal(address, width, int(pending[0]))
                 break
             offsets = addresses[pending] - np.uint64(allocation.address)
@@ -245,6 +256,9 @@ class GlobalMemory:
             raise wrong
         return parts
 
+    def _strange(self, allocation: Allocation) -> bool:
+        return allocation.kind == "device" and allocation.device in self.strangers
+
     def _refusal(self, address: int, width: int, position: int) -> BadAccess:
         allocation = self.nearest(address)
         access = f"{width}-byte access to global address {address:#x}"
@@ -253,6 +267,11 @@ class GlobalMemory:
         if allocation.freed and address < allocation.end:
             inside = f"{access}, {address - allocation.address} bytes into {allocation!r}"
             return BadAccess(faults.UseAfterFree, inside, position)
+        if self._strange(allocation) and address < allocation.end:
+            owner = f"device {allocation.device}, to which there is no peer access"
+            return BadAccess(
+                faults.NoPeerAccess, f"{access}, in the {allocation!r} of {owner}", position
+            )
         past = address + width - allocation.end
         where = f"{access}, {past} bytes past the end of {allocation!r}"
         return BadAccess(faults.OutOfBounds, where, position)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from .occupancy import occupancy
 if TYPE_CHECKING:
     from .launch import Launch
     from .warps import Batch
+
+FORMATS = {".csv": report.as_csv, ".json": report.as_json}
 
 _open: list[Profile] = []
 
@@ -53,6 +56,12 @@ class Profile:
     def table(self) -> str:
         """Return the tables for people: launches, their arrays, their instructions by class."""
         return report.table(self.launches)
+
+    def save(self, file: Path) -> None:
+        """Write the launches to a file, whose name ends in .csv or .json."""
+        if file.suffix not in FORMATS:
+            raise ValueError(f"{file} must end in {' or '.join(FORMATS)}")
+        file.write_text(FORMATS[file.suffix](self.launches), "utf-8")
 
 
 def begin(launch: Launch) -> Watch | None:
@@ -110,7 +119,7 @@ def counters_of(launch: Launch, tally: Tally, assembled: Resources) -> LaunchCou
         shared_loads=shared.traffic("load"),
         shared_stores=shared.traffic("store"),
         shared_atomics=shared.traffic("atomic"),
-        barriers=tally.barriers(),
+        barriers=tally.barriers,
         dram_read_sectors=memory.read_first(),
         dram_written_sectors=memory.written(),
         arrays=tuple(memory.arrays(_pointers(launch), launch.symbols)),

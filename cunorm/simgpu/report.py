@@ -2,11 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 
-from .counters import LaunchCounters
+from .counters import LaunchCounters, Traffic
+
+KINDS = ("loads", "stores", "atomics")
+ABREAST = 8  # launches beside each other in the table of classes, which then fits a wide terminal
 
 
 def table(launches: Sequence[LaunchCounters]) -> str:
-    """Return the tables."""
-    return "\n".join(map(str, launches))
+    """Return three tables: the launches, their global memory by array, their instructions.
+
+    Launches that counted the same are one row.
+    """
+    if not launches:
+        return "no kernel was launched\n"
+    rows = _folded(launches)
+    parts = [_launches(rows), *_notes(rows), "", "global memory, by array", _arrays(rows)]
+    parts += ["", "warp instructions, by class", _classes(rows), ""]
+    return "\n".join(parts)
+
+
+def _folded(launches: Iterable[LaunchCounters]) -> list[tuple[int, LaunchCounters]]:
+    """Return launches that differ in nothing but addresses once, with how many there were."""
+    found: dict[str, tuple[int, LaunchCounters]] = {}
+    for launch in launches:
+        arrays = tuple(replace(array, address=0) for array in launch.arrays)
+        key = repr(replace(launch, arrays=arrays))
+        count, first = found.get(key, (0, launch))
+        found[key] = count + 1, first
+    return list(found.values())
+
+
+def _launches(rows: list[tuple[int, LaunchCounters]]) -> str:
+    headers = (
+        "#", "times", "kernel", "grid", "block", "regs", "spills", "shared", "occupancy",
+        "instructions", "no mov/cvta", "conflicts", "barriers", "DRAM floor",
+    )  # fmt: skip
+    lines = [
+        (
+            number,
+            times,
+            _short(row.kernel),
+            _extent(row.grid),
+            _extent(row.block),
+            _known(row.resources.registers),
+            _spills(row),
+            row.shared_static + row.shared_dynamic,
+            f"{100 * row.occupancy.share:.0f} %",
+            row.instructions,
+            row.instructions_unfolded,
+            row.bank_conflicts,
+            row.barriers,
+            row.dram_floor_bytes,
+        )
+        for number, (times, row) in enumerate(rows, 1)
+    ]
+    return _aligned(headers, lines, left=("kernel", "grid", "block"))
+
+
+def _notes(rows: list[tuple[int, LaunchCounters]]) -> list[str]:
+    return [
+        f"# {number}: registers are not known: {row.resources.unknown}"
+        for number, (_, row) in enumerate(rows, 1)
+        if row.resources.unknown
+    ]
+
+
+def _arrays(rows: list[tuple[int, LaunchCounters]]) -> str:
+    headers = (
+        "#", "array", "access", "requests", "bytes", "sectors", "distinct",
+        "sectors/request", "requested/distinct",
+    )  # fmt: skip
+    lines: list[tuple[object, ...]] = []
+    for number, (_, row) in enumerate(rows, 1):
+        named = [(array.name, getattr(array, kind), kind) for array in row.arrays for kind in KINDS]
+        lines += [(number, name, *_traffic(each, kind)) for name, each, kind in named if each.bytes]
+        if len(row.arrays) > 1:
+            whole = [(getattr(row, kind), kind) for kind in KINDS]
+            lines += [(number, "all", *_traffic(each, kind)) for each, kind in whole if each.bytes]
+    return _aligned(headers, lines, left=("array", "access"))
+
+
+def _traffic(traffic: Traffic, kind: str) -> tuple[object, ...]:
+    return (
+        kind,
+        traffic.requests,
+        traffic.bytes,
+        traffic.sectors,
+        traffic.distinct,
+        f"{traffic.sectors_per_request:.2f}",
+        f"{traffic.requested_per_distinct:.2f}",
+    )
+
+
+def _classes(rows: list[tuple[int, LaunchCounters]]) -> str:
+    tables = []
+    for start in range(0, len(rows), ABREAST):
+        some = [row for _, row in rows[start : start + ABREAST]]
+        headers = ("class", *(f"# {start + at}" for at in range(1, len(some) + 1)))
+        lines: list[tuple[object, ...]] = [
+            (name, *(row.classes.get(name, 0) for row in some))
+            for name in sorted({name for row in some for name in row.classes})
+        ]
+        lines.append(("all", *(row.instructions for row in some)))
+        tables.append(_aligned(headers, lines, left=("class",)))
+    return "\n\n".join(tables)
+
+
+def _aligned(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = ()
+) -> str:
+    texts = [list(headers)] + [
+        [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = []
+    for row in texts:
+        cells = [
+            cell.ljust(width) if header in left else cell.rjust(width)
+            for cell, width, header in zip(row, widths, headers, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _short(kernel: str, longest: int = 40) -> str:
+    return kernel if len(kernel) <= longest else kernel[: longest - 3] + "..."
+
+
+def _extent(extent: tuple[int, int, int]) -> str:
+    x, y, z = extent
+    return f"{x} x {y} x {z}" if z > 1 else f"{x} x {y}" if y > 1 else f"{x}"
+
+
+def _known(value: int | None) -> object:
+    return "-" if value is None else value
+
+
+def _spills(row: LaunchCounters) -> object:
+    stores, loads = row.resources.spill_stores, row.resources.spill_loads
+    return "-" if stores is None or loads is None else stores + loads
+
+
+def flat(launch: LaunchCounters) -> dict[str, object]:
+    """Return a launch's counters as one row of names and values, without opcodes and arrays."""
+    row: dict[str, object] = {"kernel": launch.kernel, "arch": launch.arch}
+    for name in ("grid", "block"):
+        row |= {f"{name}_{axis}": n for axis, n in zip("xyz", getattr(launch, name), strict=True)}
+    row |= asdict(launch.resources)
+    row |= {"shared_static": launch.shared_static, "shared_dynamic": launch.shared_dynamic}
+    row |= {"resident_blocks": launch.occupancy.blocks, "occupancy": launch.occupancy.share}
+    row["warps"] = launch.warps
+    row["instructions"] = launch.instructions
+    row["instructions_unfolded"] = launch.instructions_unfolded
+    row["lane_instructions"] = launch.lane_instructions
+    for prefix in ("", "shared_"):
+        for kind in KINDS:
+            counts = asdict(getattr(launch, prefix + kind))
+            row |= {f"{prefix}{kind}_{name}": count for name, count in counts.items()}
+    row["barriers"] = launch.barriers
+    row["dram_read_sectors"] = launch.dram_read_sectors
+    row["dram_written_sectors"] = launch.dram_written_sectors
+    row["dram_floor_bytes"] = launch.dram_floor_bytes
+    return row | {name.replace(" ", "_"): count for name, count in launch.classes.items()}
+
+
+def as_csv(launches: Sequence[LaunchCounters]) -> str:
+    """Return one line for each launch; classes that a launch lacks are 0 in it."""
+    rows = [flat(launch) for launch in launches]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval=0, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(launches: Sequence[LaunchCounters]) -> str:
+    """Return everything that was counted, as a list of launches."""
+    return json.dumps([asdict(launch) for launch in launches], indent=1) + "\n"

@@ -37,7 +37,6 @@ class DeviceHandlers:
         self._streams = streams
         self._attributes = [devices.attributes(device) for device in machine.devices]
         self._limits = [dict(_LIMITS) for _ in machine.devices]
-        self._peers: set[tuple[int, int]] = set()
 
     def check_status(self, status: int) -> None:
         if status != 0:
@@ -93,18 +92,18 @@ class DeviceHandlers:
         pair = (self._machine.current, self._machine.check_ordinal(peerDevice))
         if pair[0] == pair[1]:
             raise runtime_error(Status.INVALID_DEVICE)
-        if pair in self._peers:
+        if pair in self._machine.peers:
             raise runtime_error(Status.PEER_ACCESS_ALREADY_ENABLED)
-        self._peers.add(pair)
+        self._machine.peers.add(pair)
 
     def _deviceEnsurePeerAccess(self, peerDevice: int) -> None:
-        self._peers.add((self._machine.current, self._machine.check_ordinal(peerDevice)))
+        self._machine.peers.add((self._machine.current, self._machine.check_ordinal(peerDevice)))
 
     def deviceDisablePeerAccess(self, peerDevice: int) -> None:
         pair = (self._machine.current, self._machine.check_ordinal(peerDevice))
-        if pair not in self._peers:
+        if pair not in self._machine.peers:
             raise runtime_error(Status.PEER_ACCESS_NOT_ENABLED)
-        self._peers.remove(pair)
+        self._machine.peers.remove(pair)
 
     def deviceGetLimit(self, limit: int) -> int:
         limits = self._limits[self._machine.current]

@@ -100,9 +100,19 @@ class SharedRaces:
 
     def barrier_of_all(self) -> None:
         """Order everything, where every thread of every block is at its barrier."""
-        if self.record is not None:
+        if self.record is None:
+            return
+        size = self.batch.launch.shape.size
+        if size == 1:
             self.known[:] = self.time
             self.floor = (self.time + 1 << self.stamps.time_shift) - 1
+            return
+        # The blocks of a cluster are still strangers: each shares what its own warps know.
+        blocks = self.known.reshape(-1, size, self.team // size, self.team)
+        blocks[:] = blocks.max(axis=2, keepdims=True)
+        for rank in range(size):
+            own = slice(rank * self.team // size, (rank + 1) * self.team // size)
+            blocks[:, rank, :, own] = self.time
 
     def publish(self, lanes: Lanes) -> None:
         """Let others of the team, once they acquire, know what these warps know and did."""

@@ -107,8 +107,10 @@ class GlobalCounter:
         self.touched: dict[int, Touched] = {}
         self.counts = {kind: _Counts() for kind in KINDS}
 
-    def add(self, kind: str, first: int, lanes: Array, addresses: Array, width: int) -> None:
-        """Count one access of several lanes.
+    def add(
+        self, kind: str, first: int, lanes: Array, addresses: Array, widths: int | Array
+    ) -> None:
+        """Count what one instruction accessed.
 
         Parameters
         ----------
@@ -117,10 +119,12 @@ class GlobalCounter:
         first : int
             The block that lane 0 belongs to.
         lanes : ndarray
-            The lanes in order.
+            The lanes in order, each as often as it makes accesses.
         addresses : ndarray of uint64
-            One for each, or one for all of them; aligned to `width`, at most 32, so that each
-            access lies in one sector.
+            One for each, or one for all of them.
+        widths : int or ndarray
+            Bytes: a power of two up to 32. Addresses are multiples of it, so that each access lies
+            in one sector.
         """
         warps = lanes >> WARP_SHIFT
         sectors = (addresses >> np.uint64(SHIFT)).view(np.int64)
@@ -128,17 +132,19 @@ class GlobalCounter:
         keys = distinct((warps << _SECTOR_BITS) | sectors)
         warp, sector = keys >> _SECTOR_BITS, keys & _SECTOR_MASK
         requests = int(np.count_nonzero(runs(warp)))
-        self.counts[kind].add(requests, lanes.size * width, keys.size)
+        wide = np.broadcast_to(widths, lanes.shape)
+        nbytes = int(wide.sum()) if wide.strides[0] else wide.size * int(wide[0])
+        self.counts[kind].add(requests, nbytes, keys.size)
         blocks = warp // self.warps_per_block + first
         while True:
             touched = self._touched(int(sector[0]))
             inside = touched.holds(sector)
             if inside.all():
-                asked = lanes.size if sectors.size == 1 else int(touched.holds(sectors).sum())
-                touched.add(kind, asked * width, sector, warp, blocks)
+                touched.add(kind, nbytes, sector, warp, blocks)
                 return
-            asked = int(touched.holds(sectors).sum())
-            touched.add(kind, asked * width, sector[inside], warp[inside], blocks[inside])
+            asked = int(wide[touched.holds(sectors)].sum())
+            nbytes -= asked
+            touched.add(kind, asked, sector[inside], warp[inside], blocks[inside])
             sector, warp, blocks = sector[~inside], warp[~inside], blocks[~inside]
 
     def _touched(self, sector: int) -> Touched:
@@ -189,8 +195,9 @@ class SharedCounter:
     def __init__(self) -> None:
         self.sums = {kind: [0, 0, 0, 0] for kind in KINDS}
 
-    def add(self, kind: str, lanes: Array, offsets: Array, width: int) -> None:
-        """Count one access of several lanes; the arguments are those of `GlobalCounter.add`."""
+    def add(self, kind: str, first: int, lanes: Array, offsets: Array, widths: int | Array) -> None:
+        """Count what one instruction accessed; the arguments are those of `GlobalCounter.add`."""
+        width = int(np.max(widths))
         # Narrower accesses share the words of 4 bytes that banks are made of.
         unit = max(width, 4)
         together = 128 // unit  # lanes served together, and banks of this unit

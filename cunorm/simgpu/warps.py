@@ -15,8 +15,11 @@ from . import faults
 from .barriers import Barriers
 from .checks import Checks
 from .clusters import Clusters
+from .copies_in_flight import CopiesInFlight
 from .execution import Execution
 from .isa import Array
+from .mbarriers import Mbarriers
+from .races import Access
 from .terminators import Groups, Lanes, Meeting
 
 if TYPE_CHECKING:
@@ -38,10 +41,14 @@ class Batch(Execution):
     meetings : dict
         The lanes that wait for others at a warp collective, by its block.
     counted : bool
-        Whether `entered` is to be told of every block that a group runs.
+        Whether `entered` and `reached` are to be told of the blocks that groups run, and of their
+        memory accesses.
+    yields : bool
+        Whether the group at work would rather wait: an mbarrier told it that a phase goes on.
     """
 
     counted = False
+    yields = False
 
     def __init__(self, launch: Launch, first: int, blocks: int) -> None:
         super().__init__(launch, first, blocks)
@@ -52,13 +59,15 @@ class Batch(Execution):
         self.barriers = Barriers(self)
         self.checks = Checks(self)
         self.clusters = Clusters(self)
+        self.copies = CopiesInFlight(self)
+        self.mbarriers = Mbarriers(self)
 
     def run(self) -> None:
         """Run until every lane has exited."""
         everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
         self.waiting[0] = [everyone]
         blocks, budget, turns = self.program.blocks, self.launch.budget, 0
-        counted = self.counted
+        counted, index = self.counted, 0
         while True:
             if not self.waiting:
                 if not self.live_count:
@@ -67,8 +76,12 @@ class Batch(Execution):
             if len(self.waiting) == 1:
                 index, groups = self.waiting.popitem()
             else:
-                index = min(self.waiting)
-                if blocks[index].polls:
+                last, index = index, min(self.waiting)
+                if self.yields:
+                    # Lanes that waited in vain let the next ones have their turn, in a circle.
+                    self.yields = False
+                    index = min((other for other in self.waiting if other > last), default=index)
+                elif blocks[index].polls:
                     turns += 1
                     index = index if turns % PATIENCE else max(self.waiting)
                 groups = self.waiting.pop(index)
@@ -102,6 +115,11 @@ class Batch(Execution):
 
     def entered(self, index: int, lanes: Lanes) -> None:
         """Learn that a group runs a block."""
+
+    def reached(
+        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
+    ) -> None:
+        """Learn that lanes access memory."""
 
     def _wanted(self) -> int:
         """Return the slots that lanes elsewhere will read."""

@@ -1,108 +1,115 @@
-"""What a call costs on the host: the checks, the plan and the launch, beside a bare launch.
+"""What a call of a shape seen before costs on the host, beside CuPy's own addition of one array.
 
-    pytest tests/benchmarks --benchmark-group-by=param:case
+    pytest tests/benchmarks/test_host_time.py --benchmark-columns=min,median,rounds
 
-Each case times the op and, beside it, `cupy.RawKernel` launching the same kernel with the same
-arguments: the difference is what cunorm adds. On the software GPU kernels are enqueued and not
-executed, and a launch costs what simgpu's own host side does; on hardware the queue is drained
-between rounds.
+Each case times the op and, in turn with it, `cupy.add(x, x, out=y)`; the table of pytest-benchmark
+has both, and `extra_info` their ratio. On the software GPU kernels are enqueued and not executed;
+on hardware the queue is drained between rounds.
 """
 
 import contextlib
-import functools
 import timeit
 
 import cupy
 import pytest
 
 import cunorm
-from cunorm import _kernels, _launch, simgpu
+from cunorm import _calls, _kernels, simgpu
 
+ROUNDS, CALLS = 200, 20
+
+# How an op is called, and the most that it may cost in additions. cupy.add hands four arguments to
+# the driver and looks at three arrays; the ops hand over five to eight, and look at three to seven.
+# The bounds stand a third above what README tells, for the noise of a machine that does other work.
 CASES = {
-    "rms_norm (1, 4096)": ("rms_norm", (1, 4096)),
-    "rms_norm (8, 32, 128) strided": ("rms_norm", (8, 32, 128)),
-    "layer_norm (1, 4096)": ("layer_norm", (1, 4096)),
-    "layer_norm (8, 32, 128) strided": ("layer_norm", (8, 32, 128)),
+    "rms_norm": (lambda x, r, g, b, y, h: cunorm.rms_norm(x, g, out=y), 1.3),
+    "rms_norm in place": (lambda x, r, g, b, y, h: cunorm.rms_norm(x, g, out=x), 1.3),
+    "rms_norm of heads": (lambda x, r, g, b, y, h: cunorm.rms_norm(x, g, out=y), 1.4),
+    "layer_norm": (lambda x, r, g, b, y, h: cunorm.layer_norm(x, g, b, out=y), 1.4),
+    "add_rms_norm": (
+        lambda x, r, g, b, y, h: cunorm.add_rms_norm(x, r, g, out=y, residual_out=h),
+        1.5,
+    ),
+    "add_layer_norm": (
+        lambda x, r, g, b, y, h: cunorm.add_layer_norm(x, r, g, b, out=y, residual_out=h),
+        1.6,
+    ),
 }
-ROUNDS, CALLS = 50, 20
 
 
 def enqueue_only():
     return simgpu.enqueue_only() if simgpu.installed() else contextlib.nullcontext()
 
 
-def call_of(case):
-    """Return a function that makes the call, and the array that it writes."""
-    op, shape = CASES[case]
-    if "strided" in case:
-        x = cupy.zeros((shape[0], 3 * shape[1], shape[2]), "float16")[:, : shape[1]]
+def calls_of(case):
+    """Return functions that call the op and that add, and what the op writes."""
+    if case.endswith("heads"):
+        x, r, y, h = (cupy.zeros((8, 96, 128), "float16")[:, 32:64] for _ in range(4))
     else:
-        x = cupy.zeros(shape, "float16")
-    parameters = [cupy.ones(shape[-1], "float16") for _ in range(1 + (op == "layer_norm"))]
-    out = cupy.empty(shape, "float16")
-    norm = getattr(cunorm, op)
-    return (lambda: norm(x, *parameters, out=out)), out
+        x, r, y, h = (cupy.zeros((64, 4096), "float16") for _ in range(4))
+    g, b = (cupy.ones(x.shape[-1], "float16") for _ in range(2))
+    a, out = (cupy.zeros((64, 4096), "float16") for _ in range(2))
+    call, _ = CASES[case]
+    return (lambda: call(x, r, g, b, y, h)), (lambda: cupy.add(a, a, out=out)), y
 
 
-def launches_of(call, monkeypatch):
-    """Make the call and return its launches: kernel and arguments."""
-    launches = []
-    load = _kernels.load
-
-    def recording_load(*which):
-        kernel = load(*which)
-
-        def launch(*arguments, **options):
-            launches.append((functools.partial(kernel, **options), arguments))
-            return kernel(*arguments, **options)
-
-        return launch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_launch._kernels, "load", recording_load)
-        call()
-    return launches
+def best_times(*calls):
+    """Return the best time of each, taken in turns: other work on the machine only ever adds."""
+    times = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for i, call in enumerate(calls):
+            times[i] = min(times[i], timeit.timeit(call, number=CALLS) / CALLS)
+            cupy.cuda.get_current_stream().synchronize()
+    return times
 
 
-@pytest.mark.parametrize("what", ["call", "bare launch"])
+@pytest.mark.parametrize("what", ["call", "cupy.add"])
 @pytest.mark.parametrize("case", CASES)
-def test_host_time(benchmark, monkeypatch, case, what):
-    call, _ = call_of(case)
+def test_host_time(benchmark, case, what):
+    call, add, _ = calls_of(case)
     with enqueue_only():
-        ((kernel, arguments),) = launches_of(call, monkeypatch)
-        target = call if what == "call" else lambda: kernel(*arguments)
+        op, addition = best_times(call, add)
         benchmark.pedantic(
-            target,
+            call if what == "call" else add,
             setup=cupy.cuda.get_current_stream().synchronize,
             rounds=ROUNDS,
             iterations=1,
             warmup_rounds=5,
         )
     benchmark.extra_info["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    assert benchmark.stats.stats.min > 0
+    benchmark.extra_info["call / cupy.add"] = op / addition
+    assert op / addition < CASES[case][1]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_call_is_one_launch_and_adds_less_than_a_fifth_of_a_millisecond(monkeypatch, case):
-    call, _ = call_of(case)
-    with enqueue_only():
-        launches = launches_of(call, monkeypatch)
-        assert len(launches) == 1
-        kernel, arguments = launches[0]
-        # The best of many rounds: other work on the machine only ever adds.
-        times = [
-            min(timeit.repeat(run, number=CALLS, repeat=ROUNDS)) / CALLS
-            for run in (call, lambda: kernel(*arguments))
-        ]
-    assert times[0] - times[1] < 200e-6, times
+def test_a_call_is_one_launch(monkeypatch, case):
+    class Recorded:
+        def __init__(self, kernel):
+            self.kernel = self
+            self.function = kernel.kernel
+
+        def __call__(self, *arguments):
+            launches.append(self)
+            self.function(*arguments)
+
+    launches = []
+    load = _kernels.load
+    call, _, _ = calls_of(case)
+    _calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(_kernels, "load", lambda *which: Recorded(load(*which)))
+        for count in (1, 2):  # the first of its kind, and a repeated one
+            call()
+            assert len(launches) == count
+    _calls.clear()
 
 
 @pytest.mark.simgpu
 def test_enqueue_only_launches_nothing():
-    call, out = call_of("rms_norm (1, 4096)")
-    out.fill(3)
+    call, _, y = calls_of("rms_norm")
+    y.fill(3)
     with enqueue_only():
         call()
-    assert (out.get() == 3).all()
+    assert (y.get() == 3).all()
     call()
-    assert (out.get() == 0).all()
+    assert (y.get() == 0).all()

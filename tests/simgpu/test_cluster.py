@@ -230,6 +230,14 @@ def test_a_relaxed_arrival_orders_no_memory():
             ld.shared::cluster.u32 %r0, [%r4]; {READY}""")  # fmt: skip
 
 
+def test_a_barrier_of_the_block_does_not_do_for_the_cluster():
+    with pytest.raises(faults.SharedRace):
+        clustered(f"""
+            .shared .align 4 .b8 cell[4]; {READY} @%p7 st.shared.u32 [cell], 5; bar.sync 0;
+            mov.u32 %r3, cell; mapa.shared::cluster.u32 %r4, %r3, 1;
+            ld.shared::cluster.u32 %r0, [%r4]; {READY}""")  # fmt: skip
+
+
 def test_work_between_arrival_and_wait():
     # A thread that arrived goes on; only its wait waits.
     got = clustered("""

@@ -101,6 +101,84 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones():
     assert "75, 80, 86, 89, 90, 100, 120" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--devices", "--memory"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_count_that_is_none_is_an_error_that_says_so(option, value):
+    done = simgpu(f"{option}={value}", "-c", "")
+    assert done.returncode == 2
+    assert f"argument {option}: must be a number of at least 1, not {value}" in done.stderr
+
+
+def test_a_script_that_is_not_there_is_an_error_that_says_so(tmp_path):
+    done = simgpu(str(tmp_path / "absent.py"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(f"error: there is no file {tmp_path / 'absent.py'}\n")
+
+
+def test_help_says_how_each_program_is_given():
+    done = simgpu("--help")
+    assert done.returncode == 0
+    for word in ("--arch", "--devices", "--memory", "script.py", "-m module", "-c code"):
+        assert word in done.stdout
+
+
+def test_a_traceback_is_the_one_python_would_print(script):
+    path = script("""\
+        def divide():
+            return 1 / 0
+        divide()
+        """)
+    assert simgpu(path).stderr == python(path).stderr
+    assert simgpu("-c", "1 / 0").stderr == python("-c", "1 / 0").stderr
+
+
+def test_a_faults_traceback_ends_at_the_launch(script):
+    path = script("""\
+        import cupy
+        put = cupy.RawKernel('extern "C" __global__ void put(int* x) { x[8] = 1; }', "put")
+        put((1,), (1,), (cupy.zeros(8, "i4"),))
+        """)
+    done = simgpu(path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert lines[:2] == [
+        "Traceback (most recent call last):",
+        f'  File "{path}", line 3, in <module>',
+    ]
+    assert lines[-1].startswith("cunorm.simgpu.faults.OutOfBounds: 4-byte ")
+    assert not any(f"simgpu{os.sep}launch.py" in line for line in lines)
+
+
+def test_processes_that_multiprocessing_spawns_have_the_devices(script):
+    path = script("""\
+        import multiprocessing
+        import cupy
+
+        def total(n):
+            device = cupy.cuda.Device()
+            return device.compute_capability, int(cupy.arange(n).sum().get())
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(2) as pool:
+                print(pool.map(total, [10, 100]))
+        """)
+    done = simgpu("--arch", "80", path)
+    assert (done.stdout, done.stderr) == ("[('80', 45), ('80', 4950)]\n", "")
+
+
+def test_it_is_ready_in_a_moment():
+    # Processor time, which neighbours on the machine do not lengthen; 0.3 s of it when written.
+    code = """
+import time
+from cunorm import simgpu
+simgpu.install()
+import cupy
+cupy.zeros(3)
+print(time.process_time())
+"""
+    assert float(python("-c", code).stdout) < 1.5
+
+
 def test_importing_it_imports_neither_cupy_nor_numpy():
     code = "import sys, cunorm.simgpu; print({'cupy', 'cupy_backends', 'numpy'} & set(sys.modules))"
     assert python("-c", code).stdout == "set()\n"

@@ -160,6 +160,8 @@ SHAPES = {
 SCANS = {
     "cumsum": lambda m, a: m.cumsum(a(V)),
     "cumsum of many": lambda m, a: m.cumsum(a(WIDE)),
+    "cumsum of rows": lambda m, a: m.cumsum(a(X), axis=1),
+    "cumsum of columns": lambda m, a: m.cumsum(a(X), axis=0),
     "cumprod": lambda m, a: m.cumprod(m.sign(a(V)) * 2),
     "nancumsum": lambda m, a: m.nancumsum(a(HOLES)),
     "searchsorted": lambda m, a: m.searchsorted(a(np.sort(V)), a(X)),

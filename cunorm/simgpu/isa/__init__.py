@@ -28,6 +28,7 @@ class Form:
     expression: re.Pattern[str]
     build: Callable[..., Any]
     decodes: bool  # `build` reads the operands itself, from (decoder, statement)
+    since: int  # the first architecture that has it
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ FAMILIES = (
     "collective",
     "control",
     "cluster",
+    "asynchronous",
+    "mbarrier",
 )
 
 
@@ -71,11 +74,11 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts) + "$")
 
 
-def form(pattern: str, family: str, *, decodes: bool = False) -> Callable[..., Any]:
+def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) -> Callable[..., Any]:
     """Enter the decorated builder into the table under `pattern`."""
 
     def enter(build: Callable[..., Any]) -> Callable[..., Any]:
-        entry = Form(pattern, family, _expression(pattern), build, decodes)
+        entry = Form(pattern, family, _expression(pattern), build, decodes, since)
         FORMS.setdefault(pattern.split()[0], []).append(entry)
         return build
 

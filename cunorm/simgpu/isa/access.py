@@ -51,6 +51,8 @@ def resolve(
     written : ndarray
         The bits that a plain store puts there, in units of `width`.
     """
+    if batch.counted:
+        batch.reached(lanes, space, addresses, width, access)
     try:
         if space == "global" or space == "const":
             parts = batch.memory.parts(addresses, width)
@@ -66,6 +68,8 @@ def resolve(
             addresses, piece = batch.clusters.owners(op, lanes, addresses, piece, far=far)
         parts = segment.parts(addresses, width, piece)
         if segment.space == "shared":
+            if batch.copies.flying:
+                batch.copies.check(parts[0][1], width)
             batch.checks.shared(access, op, lanes, segment, parts[0], width, written)
         return parts
     except BadAccess as refusal:

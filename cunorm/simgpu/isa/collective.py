@@ -174,7 +174,7 @@ def _redux(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     )
 
 
-@form("elect sync", "collective", decodes=True)
+@form("elect sync", "collective", decodes=True, since=90)
 def _elect(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     target, mask = site.operands
 

@@ -58,11 +58,19 @@ def _wide_fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     return decoder.effect(site, fence, [], [])
 
 
+@form("nanosleep u32", "control", decodes=True)
+def _nanosleep(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    def rest(batch: Batch, op: Op, lanes: Array | None, time: Array) -> tuple[Array, ...]:
+        batch.yields = True
+        return ()
+
+    return decoder.effect(site, rest, [], [(site.operands[0], "u32")])
+
+
 @form("membar cta:level", "control", decodes=True)
 @form("fence [sc|acq_rel|acquire|release:order] cta:scope", "control", decodes=True)
 @form("fence proxy async [global|shared=cta:space]", "control", decodes=True)
-@form("griddepcontrol launch_dependents|wait:action", "control", decodes=True)
-@form("nanosleep u32", "control", decodes=True)
+@form("griddepcontrol launch_dependents|wait:action", "control", decodes=True, since=90)
 @form("pmevent", "control", decodes=True)
 def _fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     # Lanes run one after another on one memory, so every order a fence could ask for holds.
