@@ -25,6 +25,7 @@ def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, arch=90, memory=N
     memory = memory or GlobalMemory(1 << 34)
     array = memory.allocate(nbytes)
     text = entry(f"{DECLARED}{PRELUDE}{body} ret;", ["x"], top=HELD)
+    text = text.replace(".target sm_90", f".target sm_{arch}")
     function = ptx.parse(text).functions["k"]
     with Profile(registers=False) as profile:
         launch.run(
