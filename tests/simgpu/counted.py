@@ -10,7 +10,6 @@ from cunorm.simgpu import device, launch, ptx
 from cunorm.simgpu.memory import GlobalMemory
 from cunorm.simgpu.profiling import Profile
 
-DEVICE = device.make(90)
 DECLARED = """
   .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<40>; .reg .b64 %q<20>; .reg .f32 %f<9>;
   .reg .f64 %d<9>;
@@ -21,16 +20,17 @@ PRELUDE = "mov.u32 %r0, %tid.x; ld.param.u64 %q0, [x];"
 PRELUDE_OPCODES = {"mov.u32": 1, "ld.param.u64": 1, "ret": 1}
 
 
-def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, memory=None):
+def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, arch=90, memory=None):
     """Return the counters of a kernel with one array `x` of this many bytes."""
     memory = memory or GlobalMemory(1 << 34)
     array = memory.allocate(nbytes)
     text = entry(f"{DECLARED}{PRELUDE}{body} ret;", ["x"], top=HELD)
+    text = text.replace(".target sm_90", f".target sm_{arch}")
     function = ptx.parse(text).functions["k"]
     with Profile(registers=False) as profile:
         launch.run(
             function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
-            memory=memory, device=DEVICE, symbols={},
+            memory=memory, device=device.make(arch), symbols={},
         )  # fmt: skip
     (counters,) = profile.launches
     return counters

@@ -44,9 +44,10 @@ def address(stride, offset):
 def test_sectors_of_one_load_and_one_store(name):
     width, stride, offset, expected = PATTERNS[name]
     kind, value = ACCESSES[width]
-    loaded = count(f"{address(stride, offset)} ld.global.{kind} {value}, [%q2];")
+    # Accesses of 32 bytes begin with sm_100.
+    loaded = count(f"{address(stride, offset)} ld.global.{kind} {value}, [%q2];", arch=100)
     assert (loaded.loads, loaded.stores) == (Traffic(*expected), Traffic())
-    stored = count(f"{address(stride, offset)} st.global.{kind} [%q2], {value};")
+    stored = count(f"{address(stride, offset)} st.global.{kind} [%q2], {value};", arch=100)
     assert (stored.loads, stored.stores) == (Traffic(), Traffic(*expected))
 
 
