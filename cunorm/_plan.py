@@ -21,7 +21,8 @@ PACKETS_IN_FLIGHT = 4
 # have 64 registers a lane and none to spare: at four packets LayerNorm spilled up to 458 bytes.
 MOST_LANES = 512
 # Where shared memory is too small for the rest of a row, a lane takes more packets into registers,
-# up to 40 of the 128 that each of 512 lanes may have.
+# up to 40 of the 128 that each of 512 lanes may have. With a residual there is no room for them:
+# nine packets spilled 276 bytes, and to read again what was just written to L2 costs less.
 MOST_PACKETS = 10
 # Rows that share a warp come 128 threads a block: the smallest block that fills an SM (16 blocks of
 # 128 are the 2048 threads of sm_80 and sm_90, 8 the 1024 of sm_75).
@@ -144,7 +145,7 @@ class _Share:
     rows: int
 
 
-def _share(cols: int, dtype: str, arch: int) -> _Share:
+def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> _Share:
     """Share out rows of `cols` elements of `dtype`.
 
     ============================  =====================================================
@@ -174,8 +175,8 @@ def _share(cols: int, dtype: str, arch: int) -> _Share:
     room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
     shared = min(max(turns - PACKETS_IN_FLIGHT, 0), room // turn)
     registers = turns - shared
-    if registers > MOST_PACKETS:  # the row is read again in any case
-        registers = PACKETS_IN_FLIGHT
+    if registers > (PACKETS_IN_FLIGHT if residual else MOST_PACKETS):
+        registers = PACKETS_IN_FLIGHT  # what is left over is read again
     return _Share(lanes, cluster, registers, shared, 1)
 
 
@@ -189,7 +190,7 @@ def _plan(
     defines: dict[str, str | int],
 ) -> Plan:
     row = residual or x
-    share = _share(cols, row, arch)
+    share = _share(cols, row, arch, residual=residual is not None)
     common: dict[str, str | int] = {
         "X_TYPE": C_TYPE[x],
         "ROW_TYPE": C_TYPE[row],

@@ -1,7 +1,7 @@
 // How a lane's packets arrive and leave, however their rows lie.
 //
 //   ALIGNED    every row starts on 16 bytes (on 8 where VEC elements take 8): whole packets
-//   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps only
+//   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
 //   ELEMENTS   what is left: sub-warps on odd addresses, and packs of another size than 16 bytes
 //
 // Tails go element by element in any case.

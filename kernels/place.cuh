@@ -104,7 +104,7 @@ __device__ inline long long offset(const Coordinates& c, const long long (&strid
 // A thread's row, and its place in it. A block's rows past the last have no columns: where they
 // share a warp with others, their lanes stay for the shuffles, and neither read nor write.
 struct Place {
-  int lane;  // of ROW_LANES
+  unsigned lane;  // of ROW_LANES; unsigned divides by a power of two in one shift
   long long row;
   bool exists;
   Coordinates at;
@@ -124,7 +124,8 @@ struct Place {
 
   // How many packets the warp's share has.
   __device__ int share_packets() const {
-    return SHARES == 1 ? WHOLE : max(0, min(WHOLE - lane / SPAN * SHARE, SHARE));
+    const int before = lane / SPAN * SHARE;
+    return SHARES == 1 ? WHOLE : max(0, min(WHOLE - before, SHARE));
   }
 
   __device__ bool has_tail(int turn) const {
@@ -135,8 +136,8 @@ struct Place {
 };
 
 __device__ inline Place place(const Rows& rows) {
-  const int rank = blockIdx.x % CLUSTER;
+  const unsigned rank = blockIdx.x % CLUSTER;
   const long long row = static_cast<long long>(blockIdx.x / CLUSTER) * ROWS + threadIdx.y;
-  const int lane = rank * LANES + threadIdx.x;
+  const unsigned lane = rank * LANES + threadIdx.x;
   return {lane, row, ROWS == 1 || row < rows.count, coordinates(row, rows)};
 }

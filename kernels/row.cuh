@@ -30,6 +30,21 @@ __device__ inline Sources sources(const X* x, const Place& place, const Rows& ro
 }
 #endif
 
+// Under programmatic dependent launch a kernel starts while the one before it ends: what that one
+// wrote is there after the wait, and the kernel after this one may start once its rows are fetched.
+// In a plain launch neither does anything.
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_kernel_after_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 parked[];
 
@@ -98,8 +113,9 @@ class RowOfLane {
   __device__ Acc tail(int turn) const { return tail_[turn]; }
 
  private:
-  // Packets that a lane asks for before it needs the first.
-  static constexpr int AT_ONCE = 4;
+  // Packets that a lane asks for before it needs the first; with a residual twice as many, for
+  // which rows past the registers have no room.
+  static constexpr int AT_ONCE = HAS_RESIDUAL && SHARED > 0 ? 2 : 4;
 
   __device__ uint4* parking(int turn) const {
     return parked + (turn - PACKETS) * LANES + threadIdx.x;

@@ -17,6 +17,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--simgpu-arch", type=int, choices=ARCHITECTURES, help="its architecture; implies --simgpu"
     )
 
+    group.addoption(
+        "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu: needs the software GPU in this process")

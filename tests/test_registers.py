@@ -1,0 +1,105 @@
+"""What the assembler makes of the kernels: no spills, no local memory, registers for their blocks.
+
+NVRTC assembles each kernel here, for real architectures and without a device. By default a sample
+that has the most to keep; `pytest tests/test_registers.py --every-kernel` takes about an hour.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cuda import pathfinder
+from cupy_backends.cuda.libs import nvrtc
+
+from cunorm import _kernels, _plan
+
+ARCHS = [75, 80, 86, 89, 90, 100, 120]
+OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
+# One size for each way of keeping a row (see _plan._share), and the longest in most registers.
+SIZES = [64, 128, 256, 1024, 4096, 8192, 20000, 65536, 262144]
+DTYPES = [
+    ("float16", "float16"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
+    ("float32", "float32"),
+    ("float64", "float64"),
+]
+# Mixed 16-bit data keep most in registers, and float32 rows have most packets. Shifted rows take
+# more than aligned ones.
+HARDEST = [
+    (op, arch, cols, dtype, parameter, "SHIFTED")
+    for op in OPS
+    for arch in ARCHS
+    for cols in (1024, 65536)
+    for dtype, parameter in (("bfloat16", "float32"), ("float32", "float32"))
+]
+EVERY = [
+    (op, arch, cols, dtype, parameter, access)
+    for op in OPS
+    for arch in ARCHS
+    for cols in SIZES
+    for dtype, parameter in DTYPES
+    for access in ("ALIGNED", "SHIFTED", "ELEMENTS")
+]
+
+
+def pytest_generate_tests(metafunc):
+    every = metafunc.config.getoption("--every-kernel")
+    metafunc.parametrize(
+        ("op", "arch", "cols", "dtype", "parameter", "access"), EVERY if every else HARDEST
+    )
+
+
+def plan_of(op, arch, cols, dtype, parameter):
+    residual = dtype if op.startswith("add_") else None
+    if "rms_norm" in op:
+        return _plan.rms_norm_fwd(
+            cols,
+            dtype,
+            parameter,
+            cast_before=True,
+            gamma_offset=False,
+            arch=arch,
+            residual=residual,
+        )
+    return _plan.layer_norm_fwd(cols, dtype, parameter, parameter, arch=arch, residual=residual)
+
+
+def assemble(plan, arch, access):
+    """Return registers, bytes spilled and bytes of local memory."""
+    if access == "SHIFTED" and plan.lanes < 32:
+        access = "ELEMENTS"
+    folder = _kernels.folder()
+    options = [
+        "--std=c++17",
+        "-ftz=true",
+        "--ptxas-options=-v",
+        f"-arch=sm_{arch}",
+        f"-I{folder}",
+        f"-I{pathfinder.find_nvidia_header_directory('cudart')}",
+        *(f"-D{a}_ACCESS={access}" for a in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT")),
+        "-DGAMMA_ACCESS=ALIGNED",
+        "-DBETA_ACCESS=ALIGNED",
+        "-DLEVELS=3",
+        "-DROW_INDEX=unsigned",
+        *(f"-D{name}={value}" for name, value in plan.defines),
+    ]
+    program = nvrtc.createProgram((folder / plan.source).read_text(), plan.source, [], [])
+    try:
+        nvrtc.compileProgram(program, options)
+        log = nvrtc.getProgramLog(program)
+    finally:
+        nvrtc.destroyProgram(program)
+    return tuple(
+        int(re.search(pattern, log)[1])
+        for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes stack")
+    )
+
+
+def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access):
+    plan = plan_of(op, arch, cols, dtype, parameter)
+    registers, spilled, local = assemble(plan, arch, access)
+    assert spilled == 0
+    assert local == 0
+    # Allocated in units of 8 for each thread; a block that asks for more would not start.
+    assert -(-registers // 8) * 8 * plan.lanes * plan.rows <= 65536
