@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="count every launch, and write the counters to FILE.csv or FILE.json at the end",
     )
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="print the PTX instructions that are executed, as a page of markdown, and end",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
@@ -138,6 +143,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Install the devices, then become the program."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.instructions:
+        from .instructions import page
+
+        print(page(), end="")
+        return
     program = options.module or options.code or options.script
     if not program:
         parser.error("which program? give a script, -m module or -c code")

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cunorm.simgpu import launch, ptx
+from cunorm.simgpu import isa, launch, ptx
 from cunorm.simgpu.memory import GlobalMemory
 
 DEVICE = SimpleNamespace(arch=90, multiprocessors=132)
@@ -26,11 +26,25 @@ DTYPES = {
     "tf32": np.dtype("u4"),
 }  # fmt: skip
 THREADS = 64
+# What the tests of this session ran through `start`: (pattern of a form, field, its word).
+EXERCISED: set[tuple[str, str, str | None]] = set()
+
+
+def note(function):
+    """Enter a kernel's forms as exercised, each with the words that its fields had."""
+    isa.load()
+    for statement in function.statements:
+        found = isa.find(statement.opcode)
+        if found is not None:
+            form, fields = found
+            EXERCISED.add((form.pattern, "", ""))
+            EXERCISED.update((form.pattern, field, word) for field, word in fields.items())
 
 
 def start(text, kernel, grid, block, arguments, *, shared=0, memory, symbols=None, **options):
     """Run a kernel of a PTX text; integers among the arguments are 8-byte pointers."""
     function = ptx.parse(text).functions[kernel]
+    note(function)
     packed = [
         argument if isinstance(argument, bytes) else struct.pack("<Q", argument)
         for argument in arguments

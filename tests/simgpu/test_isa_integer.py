@@ -177,6 +177,8 @@ def test_shifts_past_the_width_empty_or_fill(kind):
     right = lambda a, n: a >> min(n, bits)  # noqa: E731
     check(f"shr.{kind}", kind, right, columns, [kind, "u32"])
     check(f"shl.b{bits}", kind, lambda a, n: a << min(n, bits), columns, [kind, "u32"])
+    if kind[0] == "u":
+        check(f"shr.b{bits}", kind, right, columns, [kind, "u32"])
 
 
 @pytest.mark.parametrize("mode", ["wrap", "clamp"])
@@ -348,19 +350,20 @@ CHAINS = """
   mad.wide.u32 %q1, %i, {stride}, %q0;
   ld.global.b{bits} %a0, [%q1]; ld.global.b{bits} %a1, [%q1+{size}];
   ld.global.b{bits} %a2, [%q1+{two}]; ld.global.b{bits} %a3, [%q1+{three}];
-  {first}.u{bits} %a4, %a0, %a2; {second}.u{bits} %a5, %a1, %a3; {third}.u{bits} %a6, 0, 0;
+  {first}.{kind} %a4, %a0, %a2; {second}.{kind} %a5, %a1, %a3; {third}.{kind} %a6, 0, 0;
   st.global.b{bits} [%q1], %a4; st.global.b{bits} [%q1+{size}], %a5;
   st.global.b{bits} [%q1+{two}], %a6; ret;
 """
 
 
-@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
 @pytest.mark.parametrize("name", ["add", "sub"])
-def test_carry_chains(name, bits):
+def test_carry_chains(name, kind):
     from one_instruction import entry, start
 
     from cunorm.simgpu.memory import GlobalMemory
 
+    bits = bits_of(kind)
     size = bits // 8
     draw = random.Random(bits)
     top = (1 << bits) - 1
@@ -372,7 +375,8 @@ def test_carry_chains(name, bits):
     data = memory.allocate(256 * 4 * size)
     words = data.data.view(f"u{size}").reshape(256, 4)
     words[:] = rows
-    body = CHAINS.format(bits=bits, size=size, stride=4 * size, two=2 * size, three=3 * size,
+    body = CHAINS.format(bits=bits, kind=kind, size=size, stride=4 * size,
+                         two=2 * size, three=3 * size,
                          first=f"{name}.cc", second=f"{name}c.cc", third=f"{name}c")  # fmt: skip
     start(entry(body, ["p"]), "k", (1, 1, 1), (256, 1, 1), [data.address], memory=memory)
     for (a0, a1, b0, b1), got in zip(rows, words.tolist(), strict=True):
@@ -381,8 +385,10 @@ def test_carry_chains(name, bits):
         assert got[:3] == [total & top, total >> bits & top, total >> 2 * bits & top]
 
 
+@pytest.mark.parametrize("last", ["addc", "madc.lo", "madc.hi"])
+@pytest.mark.parametrize(("first", "second"), [("lo", "hi"), ("hi", "lo")])
 @pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
-def test_mad_with_carry(kind):
+def test_mad_with_carry(kind, first, second, last):
     from one_instruction import entry, start
 
     from cunorm.simgpu.memory import GlobalMemory
@@ -395,17 +401,40 @@ def test_mad_with_carry(kind):
     data = memory.allocate(lanes * 4 * size)
     words = data.data.view(f"u{size}").reshape(lanes, 4)
     words[:, :3] = np.array([[value & top for value in column] for column in columns], f"u{size}").T
+    operands = "0, 0" if last == "addc" else "%a0, %a1, %a2"
     body = f"""
       .reg .b{bits} %a<8>; .reg .b64 %q<8>; .reg .b32 %i;
       ld.param.u64 %q0, [p]; mov.u32 %i, %tid.x; mad.wide.u32 %q1, %i, {4 * size}, %q0;
       ld.global.b{bits} %a0, [%q1]; ld.global.b{bits} %a1, [%q1+{size}];
       ld.global.b{bits} %a2, [%q1+{2 * size}];
-      mad.lo.cc.{kind} %a3, %a0, %a1, %a2; madc.hi.cc.{kind} %a4, %a0, %a1, %a2;
-      addc.{kind} %a5, 0, 0;
+      mad.{first}.cc.{kind} %a3, %a0, %a1, %a2; madc.{second}.cc.{kind} %a4, %a0, %a1, %a2;
+      {last}.{kind} %a5, {operands};
       st.global.b{bits} [%q1], %a3; st.global.b{bits} [%q1+{size}], %a4;
       st.global.b{bits} [%q1+{2 * size}], %a5; ret;"""
     start(entry(body, ["p"]), "k", (1, 1, 1), (lanes, 1, 1), [data.address], memory=memory)
     for a, b, c, got in zip(*columns, words.tolist(), strict=True):
-        low = (a * b & top) + (c & top)
-        high = (a * b >> bits & top) + (c & top) + (low >> bits)
-        assert got[:3] == [low & top, high & top, high >> bits]
+        halves = {"lo": a * b & top, "hi": a * b >> bits & top}
+        one = halves[first] + (c & top)
+        two = halves[second] + (c & top) + (one >> bits)
+        three = (halves[last[5:]] + (c & top) if last != "addc" else 0) + (two >> bits)
+        assert got[:3] == [one & top, two & top, three & top]
+
+
+def test_mad_hi_saturates():
+    def saturated(a, b, c):
+        return max(-(1 << 31), min((1 << 31) - 1, (a * b >> 32) + c))
+
+    check("mad.hi.sat.s32", "s32", saturated, samples("s32", 3), ["s32"] * 3)
+
+
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_relu_extremes_are_not_negative(name):
+    choose = {"min": min, "max": max}[name]
+    relu = lambda a, b: max(0, choose(a, b))  # noqa: E731
+    check(f"{name}.relu.s32", "s32", relu, samples("s32", 2), ["s32"] * 2)
+
+    def both(a, b):
+        low = relu(as_type(a, "s16"), as_type(b, "s16"))
+        return low | relu(as_type(a >> 16, "s16"), as_type(b >> 16, "s16")) << 16
+
+    check(f"{name}.relu.s16x2", "b32", both, samples("u32", 2), ["b32"] * 2)

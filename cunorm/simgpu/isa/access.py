@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..memory import UNITS, BadAccess, Part
+from ..memory import UNITS, BadAccess, Part, misaligned
 from ..races import Access
 from . import Array, form
 from .types import TYPES
@@ -18,14 +18,26 @@ if TYPE_CHECKING:
     from ..program import Op
     from ..warps import Batch
 
-ORDER = "[weak|volatile|relaxed|acquire|release|mmio:order] [cta|cluster|gpu|sys:scope]"
-SPACE = "[global|shared|shared=cta|shared=cluster|local|const|param|param=entry|param=func:space]"
-CACHE = (
-    "[ca|cg|cs|cv|lu|wb|wt:cop] [nc] [L1=evict_normal|L1=evict_unchanged|L1=evict_first"
-    "|L1=evict_last|L1=no_allocate:l1] [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
-    " [L2=64B|L2=128B|L2=256B:prefetch]"
+SCOPE = "[cta|cluster|gpu|sys:scope]"
+SHARED = "shared|shared=cta|shared=cluster"
+EVICT = (
+    "[L1=evict_normal|L1=evict_unchanged|L1=evict_first|L1=evict_last|L1=no_allocate:l1]"
+    " [L2=evict_normal|L2=evict_first|L2=evict_last:l2]"
 )
-VALUE = "[v2|v4|v8:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16|f16x2|f32|f64:type"
+LOAD = (
+    f"[weak|volatile|relaxed|acquire|mmio:order] {SCOPE}"
+    f" [global|{SHARED}|local|const|param|param=entry|param=func:space]"
+    f" [ca|cg|cs|cv|lu:cop] [nc] {EVICT} [L2=64B|L2=128B|L2=256B:prefetch]"
+)
+STORE = (
+    f"[weak|volatile|relaxed|release|mmio:order] {SCOPE}"
+    f" [global|{SHARED}|local|param|param=func:space] [wb|cg|cs|wt:cop] {EVICT}"
+)
+VALUE = "[v2|v4:vector] b8|b16|b32|b64|u8|u16|u32|u64|s8|s16|s32|s64|f16|bf16|f16x2|f32|f64:type"
+WIDE = (
+    "v8:vector b32|u32|s32|f32:type",
+    "v4:vector b64|u64|s64|f64:type",
+)
 
 
 def resolve(
@@ -162,24 +174,33 @@ def _space(decoder: Decoder, site: Site, text: str, space: str | None) -> str:
     return space
 
 
-@form(f"ld {ORDER} {SPACE} {CACHE} {VALUE}", "load", decodes=True)
-@form("ldu [global:space] [v2|v4:vector] b8|b16|b32|b64|u32|f32|f64:type", "load", decodes=True)
-def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+def _aligned(batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int) -> None:
+    """Refuse the first address that is no multiple of the whole access."""
+    refusal = misaligned(addresses, width, "global")
+    if refusal is not None:
+        here = np.arange(batch.lanes) if lanes is None else lanes
+        lane = int(here[refusal.position if addresses.size > 1 else 0])
+        raise refusal.fault(refusal.what, batch.place(op, lane))
+
+
+def _load(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op | None:
     target, text = site.operands
     dtype, count, width = _layout(fields)
     space = _space(decoder, site, text, fields["space"])
     names = names_of(target)
-    if len(names) != count or width > 32:
+    if len(names) != count or width > most:
         return None
     # A wider access than 16 bytes is two, at one address and the next.
     halves = 2 if width > 16 else 1
     step = width // halves
-    access = Access.READ if fields["order"] in (None, "weak") else Access.STRONG_READ
+    access = Access.READ if fields.get("order") in (None, "weak") else Access.STRONG_READ
     shape = (-1, count // halves)
 
     def load(batch: Batch, op: Op, lanes: Array | None, addresses: Array) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
         columns: list[Array] = []
+        if halves == 2:
+            _aligned(batch, op, lanes, addresses, width)
         for half in range(halves):
             at = addresses + np.uint64(half * step) if half else addresses
             values = gather(resolve(batch, op, lanes, space, at, step, access), n).view(dtype)
@@ -191,24 +212,25 @@ def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
     return decoder.access(site, load, text, [(name, fields["type"]) for name in names], [])
 
 
-@form(f"st {ORDER} {SPACE} {CACHE} {VALUE}", "store", decodes=True)
-def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+def _store(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op | None:
     text, source = site.operands
     dtype, count, width = _layout(fields)
     space = _space(decoder, site, text, fields["space"])
     names = names_of(source)
-    if len(names) != count or width > 32 or space == "const":
+    if len(names) != count or width > most:
         return None
     halves = 2 if width > 16 else 1
     step, part = width // halves, count // halves
-    access = Access.WRITE if fields["order"] in (None, "weak") else Access.STRONG_WRITE
+    access = Access.WRITE if fields.get("order") in (None, "weak") else Access.STRONG_WRITE
 
     def store(
         batch: Batch, op: Op, lanes: Array | None, addresses: Array, *values: Array
     ) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
-        if fields["order"] == "release":
+        if fields.get("order") == "release":
             batch.checks.publish(lanes)
+        if halves == 2:
+            _aligned(batch, op, lanes, addresses, width)
         for half in range(halves):
             at = addresses + np.uint64(half * step) if half else addresses
             chosen = values[half * part : (half + 1) * part]
@@ -223,6 +245,30 @@ def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
         return ()
 
     return decoder.access(site, store, text, [], [(name, fields["type"]) for name in names])
+
+
+# Accesses of 32 bytes are new in sm_100. They stand before the others: some spell the same opcode.
+@form(f"ld global:space [nc] {EVICT} {WIDE[0]}", "load", decodes=True, since=100)
+@form(f"ld global:space [nc] {EVICT} {WIDE[1]}", "load", decodes=True, since=100)
+def _ld_wide(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _load(decoder, site, fields, 32)
+
+
+@form(f"st global:space {EVICT} {WIDE[0]}", "store", decodes=True, since=100)
+@form(f"st global:space {EVICT} {WIDE[1]}", "store", decodes=True, since=100)
+def _st_wide(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _store(decoder, site, fields, 32)
+
+
+@form(f"ld {LOAD} {VALUE}", "load", decodes=True)
+@form("ldu [global:space] [v2|v4:vector] b8|b16|b32|b64|u32|f32|f64:type", "load", decodes=True)
+def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _load(decoder, site, fields, 16)
+
+
+@form(f"st {STORE} {VALUE}", "store", decodes=True)
+def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _store(decoder, site, fields, 16)
 
 
 @form("prefetch [global|local:space] L1|L2:level", "control", decodes=True)

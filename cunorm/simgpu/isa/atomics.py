@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ORDER = "[relaxed|acquire|release|acq_rel:order] [cta|cluster|gpu|sys:scope]"
 SPACE = "[global|shared|shared=cta|shared=cluster:space]"
-TYPE = "b16|b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64"
-OPERATIONS = "and|or|xor|exch|add|inc|dec|min|max|cas"
+TYPE = "b32|b64|u32|u64|s32|s64|f16|f16x2|bf16|bf16x2|f32|f64"
+OPERATIONS = "and|or|xor|add|inc|dec|min|max"
 
 
 def _wrapped_up(old: Array, value: Array) -> Array:
@@ -77,17 +77,17 @@ def _sum(kind: str, space: str) -> Callable[[Array, Array], Array] | None:
     return None
 
 
-@form(f"atom {ORDER} {SPACE} {OPERATIONS}:operation [noftz] {TYPE}:type", "atomic", decodes=True)
-@form(f"atom {SPACE} {OPERATIONS}:operation [noftz] {TYPE}:type", "atomic", decodes=True)
+@form(
+    f"atom {ORDER} {SPACE} {OPERATIONS}|exch|cas:operation [noftz] b16|{TYPE}:type",
+    "atomic",
+    decodes=True,
+)
 def _atom(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
     return _build(decoder, site, fields, site.operands[0], site.operands[1:])
 
 
 @form(f"red {ORDER} {SPACE} {OPERATIONS}:operation [noftz] {TYPE}:type", "atomic", decodes=True)
-@form(f"red {SPACE} {OPERATIONS}:operation [noftz] {TYPE}:type", "atomic", decodes=True)
 def _red(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
-    if fields["operation"] in ("cas", "exch"):
-        return None
     return _build(decoder, site, fields, None, site.operands)
 
 

@@ -19,18 +19,18 @@ RANKS = np.uint64(0xFF)
 ONE = np.uint64(1)
 
 
-@form("barrier cluster arrive [release|relaxed:order] [aligned]", "barrier", decodes=True)
+@form("barrier cluster arrive [release|relaxed:order] [aligned]", "barrier", decodes=True, since=90)
 def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     orders = fields["order"] != "relaxed"
     decoder.cluster_barrier(site, waits=False, aligned=bool(fields["aligned"]), orders=orders)
 
 
-@form("barrier cluster wait [acquire:order] [aligned]", "barrier", decodes=True)
+@form("barrier cluster wait [acquire:order] [aligned]", "barrier", decodes=True, since=90)
 def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     decoder.cluster_barrier(site, waits=True, aligned=bool(fields["aligned"]), orders=True)
 
 
-@form("mapa [shared=cluster:space] u32|u64:type", "move", decodes=True)
+@form("mapa [shared=cluster:space] u32|u64:type", "move", decodes=True, since=90)
 def _mapa(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     target, address, rank = site.operands
     kind = fields["type"]
@@ -45,7 +45,7 @@ def _mapa(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     return decoder.pure(site, mapped, [(target, kind)], (kind, "u32"), [address, rank])
 
 
-@form("getctarank [shared=cluster:space] u32|u64:type", "move", decodes=True)
+@form("getctarank [shared=cluster:space] u32|u64:type", "move", decodes=True, since=90)
 def _getctarank(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     target, address = site.operands
 

@@ -151,8 +151,8 @@ REDUCTIONS = {
 }
 
 
-@form("redux sync add|min|max:operation u32|s32:type", "collective", decodes=True)
-@form("redux sync and|or|xor:operation b32:type", "collective", decodes=True)
+@form("redux sync add|min|max:operation u32|s32:type", "collective", decodes=True, since=80)
+@form("redux sync and|or|xor:operation b32:type", "collective", decodes=True, since=80)
 def _redux(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     target, value, mask = site.operands
     reduce = REDUCTIONS[fields["operation"]]

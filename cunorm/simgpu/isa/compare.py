@@ -51,6 +51,7 @@ COMBINE: dict[str, Test] = {
     "xor": np.logical_xor,
 }
 FLOATS = ("f16", "bf16", "f32", "f64", "f16x2", "bf16x2")
+UNORDERED = "|".join(FLOAT)
 TESTS = "|".join(dict.fromkeys([*FLOAT, *INTEGER]))
 TYPE = "b16|b32|b64|u16|u32|u64|s16|s32|s64|f16|bf16|f32|f64"
 
@@ -99,7 +100,7 @@ def _setp(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
 
 
 @form(
-    f"setp {TESTS}:test [and|or|xor:with_] [ftz] f16x2|bf16x2:type",
+    f"setp {UNORDERED}:test [and|or|xor:with_] [ftz] f16x2|bf16x2:type",
     "compare",
     decodes=True,
 )
@@ -138,7 +139,7 @@ def _set(test: str, to: str, type: str, ftz: str | None, with_: str | None = Non
     return Pure(chosen, (to,), (type, type) + ("pred",) * (combine is not None))
 
 
-@form(f"set {TESTS}:test [ftz] f16x2|bf16x2|u32|s32:to f16x2|bf16x2:type", "compare")
+@form(f"set {UNORDERED}:test [ftz] f16x2|bf16x2|u32|s32:to f16x2|bf16x2:type", "compare")
 def _set_pairs(test: str, to: str, type: str, ftz: str | None) -> Pure | None:
     compare = comparison(test, type, ftz)
     if compare is None:

@@ -69,7 +69,7 @@ def _nanosleep(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
 
 @form("membar cta:level", "control", decodes=True)
 @form("fence [sc|acq_rel|acquire|release:order] cta:scope", "control", decodes=True)
-@form("fence proxy async [global|shared=cta:space]", "control", decodes=True)
+@form("fence proxy async [global|shared=cta:space]", "control", decodes=True, since=90)
 @form("griddepcontrol launch_dependents|wait:action", "control", decodes=True, since=90)
 @form("pmevent", "control", decodes=True)
 def _fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:

@@ -105,7 +105,6 @@ def _to_integer(to: str, source: str, mode: str, ftz: str | None, sat: str | Non
     return Pure(convert, (to,), (source,))
 
 
-@form("cvt [ftz] f32:to f16|bf16:source", "convert")
 @form("cvt [ftz] [sat] f32:to f16|bf16:source", "convert")
 def _widen_half(to: str, source: str, ftz: str | None, sat: str | None = None) -> Pure:
     def convert(a: Array) -> Array:
@@ -163,8 +162,7 @@ def _narrowing(
     return convert
 
 
-@form("cvt rn|rz:mode [relu] f16x2|bf16x2:to f32:source", "convert")
-@form("cvt rn|rz:mode [relu] [sat] f16x2|bf16x2:to f32:source", "convert")
+@form("cvt rn|rz:mode [relu] [sat] f16x2|bf16x2:to f32:source", "convert", since=80)
 def _pack(to: str, source: str, mode: str, relu: str | None, sat: str | None = None) -> Pure:
     half = _narrowing(to.removesuffix("x2"), mode, None, sat, relu)
 
@@ -175,7 +173,6 @@ def _pack(to: str, source: str, mode: str, relu: str | None, sat: str | None = N
     return Pure(convert, (to,), (source, source))
 
 
-@form("cvt rn|rz:mode [ftz] f16:to f16:source", "convert")
 @form("cvt rni|rzi|rmi|rpi:mode [ftz] [sat] f16|bf16|f32|f64:to f16|bf16|f32|f64:source", "convert")
 @form("cvt [ftz] [sat] f16|bf16|f32|f64:to f16|bf16|f32|f64:source", "convert")
 def _same_format(
@@ -198,7 +195,7 @@ def _same_format(
     return Pure(convert, (to,), (source,))
 
 
-@form("cvt rna|rn|rz:mode [relu] tf32:to f32:source", "convert")
+@form("cvt rna|rn|rz:mode [relu] tf32:to f32:source", "convert", since=80)
 def _tf32(to: str, source: str, mode: str, relu: str | None) -> Pure:
     def convert(a: Array) -> Array:
         if relu:

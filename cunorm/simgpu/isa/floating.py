@@ -140,7 +140,7 @@ def _enter_extremes() -> None:
             return Pure(choose if plain else chosen, (type,), (type, type))
 
         form(f"{name} [ftz] [NaN:NaN] f32:type", "float")(build)
-        form(f"{name} [ftz] [NaN:NaN] xorsign abs f32:type", "float")(build)
+        form(f"{name} [ftz] [NaN:NaN] xorsign abs f32:type", "float", since=86)(build)
         form(f"{name} f64:type", "double")(build)
 
 

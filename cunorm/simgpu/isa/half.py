@@ -16,7 +16,6 @@ import numpy as np
 from . import Array, Pure, form
 from .rounding import exact_sum, narrow, saturate, widen
 
-FORMATS = "f16|f16x2|bf16|bf16x2:type"
 F16_SMALLEST = 2.0**-14
 
 
@@ -92,23 +91,23 @@ def _enter_arithmetic() -> None:
 
         rn = "rn" if name == "fma" else "[rn]"
         form(f"{name} {rn} [ftz] [sat] f16|f16x2:type", "half")(build)
-        form(f"{name} {rn} bf16|bf16x2:type", "half")(build)
+        form(f"{name} {rn} bf16|bf16x2:type", "half", since=80 if name == "fma" else 90)(build)
         if name == "fma":
-            form("fma rn [ftz] relu f16|f16x2:type", "half")(build)
-            form("fma rn relu bf16|bf16x2:type", "half")(build)
+            form("fma rn [ftz] relu f16|f16x2:type", "half", since=80)(build)
+            form("fma rn relu bf16|bf16x2:type", "half", since=80)(build)
 
 
 _enter_arithmetic()
 
 
 @form("neg [ftz] f16|f16x2:type", "half")
-@form("neg bf16|bf16x2:type", "half")
+@form("neg bf16|bf16x2:type", "half", since=80)
 def _neg(type: str, ftz: str | None = None) -> Pure:
     return _sign(type, np.bitwise_xor, 0x8000, ftz)
 
 
 @form("abs [ftz] f16|f16x2:type", "half")
-@form("abs bf16|bf16x2:type", "half")
+@form("abs bf16|bf16x2:type", "half", since=80)
 def _abs(type: str, ftz: str | None = None) -> Pure:
     return _sign(type, np.bitwise_and, 0x7FFF, ftz)
 
@@ -148,10 +147,10 @@ def _enter_extremes() -> None:
 
             return _arithmetic(type, 2, choose, ftz)
 
-        form(f"{name} [ftz] [NaN:NaN] f16|f16x2:type", "half")(build)
-        form(f"{name} [ftz] [NaN:NaN] xorsign abs f16|f16x2:type", "half")(build)
-        form(f"{name} [NaN:NaN] bf16|bf16x2:type", "half")(build)
-        form(f"{name} [NaN:NaN] xorsign abs bf16|bf16x2:type", "half")(build)
+        form(f"{name} [ftz] [NaN:NaN] f16|f16x2:type", "half", since=80)(build)
+        form(f"{name} [ftz] [NaN:NaN] xorsign abs f16|f16x2:type", "half", since=86)(build)
+        form(f"{name} [NaN:NaN] bf16|bf16x2:type", "half", since=80)(build)
+        form(f"{name} [NaN:NaN] xorsign abs bf16|bf16x2:type", "half", since=86)(build)
 
 
 def _ordered(a: Array, b: Array, largest: bool) -> Array:
@@ -165,11 +164,12 @@ _enter_extremes()
 
 
 @form("ex2 approx [ftz] f16|f16x2:type", "special")
-@form("ex2 approx ftz bf16|bf16x2:type", "special")
+@form("ex2 approx ftz bf16|bf16x2:type", "special", since=90)
 def _ex2(type: str, approx: str, ftz: str | None = None) -> Pure:
     return _arithmetic(type, 1, np.exp2, ftz if type[0] == "f" else None)
 
 
-@form(f"tanh approx {FORMATS}", "special")
+@form("tanh approx f16|f16x2:type", "special")
+@form("tanh approx bf16|bf16x2:type", "special", since=90)
 def _tanh(type: str, approx: str) -> Pure:
     return _arithmetic(type, 1, np.tanh)

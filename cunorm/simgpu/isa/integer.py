@@ -40,7 +40,7 @@ def _sub(type: str, sat: str | None = None) -> Pure:
     return same(_sum(type, sat, np.subtract), type, 2)
 
 
-@form("add u16x2|s16x2:type", "integer")
+@form("add u16x2|s16x2:type", "integer", since=90)
 def _add_pairs(type: str) -> Pure:
     return Pure(pairs(np.add), ("b32",), ("b32", "b32"))
 
@@ -171,14 +171,14 @@ def _max(type: str) -> Pure:
     return same(np.maximum, type, 2)
 
 
-@form("min u16x2|s16x2:type", "integer")
-@form("min relu s16x2|s32:type", "integer")
+@form("min u16x2|s16x2:type", "integer", since=90)
+@form("min relu s16x2|s32:type", "integer", since=90)
 def _min_pairs(type: str, relu: str | None = None) -> Pure:
     return _extreme(np.minimum, type, relu)
 
 
-@form("max u16x2|s16x2:type", "integer")
-@form("max relu s16x2|s32:type", "integer")
+@form("max u16x2|s16x2:type", "integer", since=90)
+@form("max relu s16x2|s32:type", "integer", since=90)
 def _max_pairs(type: str, relu: str | None = None) -> Pure:
     return _extreme(np.maximum, type, relu)
 
