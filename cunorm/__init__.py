@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._backward import layer_norm_bwd, rms_norm_bwd
     from ._layer_norm import add_layer_norm, layer_norm, layer_norm_fwd
     from ._rms_norm import add_rms_norm, rms_norm, rms_norm_fwd
 
@@ -21,8 +22,10 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "layer_norm",
+    "layer_norm_bwd",
     "layer_norm_fwd",
     "rms_norm",
+    "rms_norm_bwd",
     "rms_norm_fwd",
 ]
 
@@ -30,8 +33,10 @@ _HOME = {
     "add_layer_norm": "._layer_norm",
     "add_rms_norm": "._rms_norm",
     "layer_norm": "._layer_norm",
+    "layer_norm_bwd": "._backward",
     "layer_norm_fwd": "._layer_norm",
     "rms_norm": "._rms_norm",
+    "rms_norm_bwd": "._backward",
     "rms_norm_fwd": "._rms_norm",
 }
 

@@ -147,6 +147,31 @@ def residual(value: Any, x: cupy.ndarray) -> None:
     _same_device("residual", value, x)
 
 
+def like_x(name: str, value: Any, x: cupy.ndarray) -> None:
+    """Refuse a gradient that has not x's dtype, shape and device."""
+    array(name, value)
+    if value.dtype != x.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of x, {x.dtype.name}, but has {value.dtype.name}"
+        )
+    if value.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of x, {x.shape}, but has {value.shape}")
+    _same_device(name, value, x)
+
+
+def statistic(name: str, value: Any, x: cupy.ndarray, axes: int) -> None:
+    """Refuse a mean or rstd that is not one number a row, as the forward op returns it."""
+    array(name, value)
+    dtype, shape = accumulator(x.dtype.name), x.shape[: x.ndim - axes]
+    if value.dtype.name != dtype:
+        raise TypeError(
+            f"{name} must be {dtype} where x is {x.dtype.name}, but is {value.dtype.name}"
+        )
+    if value.shape != shape:
+        raise ValueError(f"{name} must have one number a row, {shape}, but has {value.shape}")
+    _same_device(name, value, x)
+
+
 def written(
     name: str, value: Any, twin: str, like: cupy.ndarray, **others: cupy.ndarray | None
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from ._plan import Plan
+    from ._plan import ColumnSums, Plan
 
 Defines = tuple[tuple[str, str | int], ...]
 
@@ -50,7 +50,15 @@ def arch(device: int) -> int:
 
 
 @cache
-def load(plan: Plan, access: Defines, device: int) -> cupy.RawKernel:
+def multiprocessors(device: int) -> int:
+    """Return how many multiprocessors a device has."""
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+
+
+@cache
+def load(plan: Plan | ColumnSums, access: Defines, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     Parameters

@@ -1,4 +1,4 @@
-"""A forward launch: arrays as rows, their alignment, the kernel's arguments.
+"""Launches, forward and backward: arrays as rows, their alignment, the kernel's arguments.
 
 What the two families share. Arrays that the kernels cannot step through are copied here.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ._kernels import Defines
-    from ._plan import Plan
+    from ._plan import ColumnSums, Plan
 
-# The strides of struct Rows in kernels/row.cuh, in its order.
-ROW_STRIDES = ("x", "y", "residual", "residual_out")
+# The strides of struct Rows in kernels/place.cuh, in its order.
+ROW_STRIDES = ("x", "dy", "dx", "dresidual", "y", "residual", "residual_out")
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -142,8 +142,9 @@ def forward(
         name: None if value is None else cupy.ascontiguousarray(value)
         for name, value in parameters.items()
     }
-    launch = _prepare(plan, axes, targets, tuple(statistics), sources, given, scalars)
+    twins = dict(zip(targets, sources, strict=True))
     arrays = {**targets, **statistics, **sources, **given}
+    launch = _prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
     launch.enqueue(arrays.values())
     for name, target in targets.items():
         if target is not written[name]:
@@ -152,38 +153,101 @@ def forward(
     return launch if all(a is asked[name] for name, a in arrays.items()) else None
 
 
+def backward(
+    plan: Plan,
+    sums: ColumnSums | None,
+    axes: int,
+    dx: cupy.ndarray,
+    totals: Mapping[str, cupy.ndarray],
+    read: Mapping[str, cupy.ndarray],
+    gamma: cupy.ndarray | None,
+    statistics: Mapping[str, cupy.ndarray],
+    gamma_offset: float,
+) -> None:
+    """Enqueue a backward kernel on the current stream, and the sums of what its blocks leave.
+
+    Parameters
+    ----------
+    plan : Plan
+        The kernel.
+    sums : ColumnSums or None
+        The kernel that adds up dgamma and dbeta, None where there is no gamma.
+    axes : int
+        How many trailing axes are a row.
+    dx : cupy.ndarray
+        Written; C-contiguous, with at least one row of at least one column.
+    totals : mapping of str to cupy.ndarray
+        dgamma and dbeta, as far as there are, written C-contiguous.
+    read : mapping of str to cupy.ndarray
+        The arrays of rows that are read, in the order of the kernel's arguments.
+    gamma : cupy.ndarray or None
+        The parameter.
+    statistics : mapping of str to cupy.ndarray
+        mean and rstd, as far as the kernel takes them.
+    gamma_offset : float
+        Added to gamma.
+    """
+    sources = dict(read)
+    if not _fit(axes, dx, *sources.values()):
+        sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
+    given = {"gamma": None if gamma is None else cupy.ascontiguousarray(gamma)}
+    rows = {"dx": dx, **sources}
+    count = dx.size // plan.cols
+    device = dx.device.id
+    (blocks,) = plan.persistent_grid(count, _kernels.multiprocessors(device))
+    pitch = -(-plan.cols // 4) * 4  # PITCH of kernels/norm_bwd.cuh
+    partial = cupy.empty((len(totals) * blocks, pitch), plan.accumulator) if totals else None
+    kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
+    arrays = {"dx": dx, "partial": partial, **sources, **given, **kept}
+    scalars = {"gamma_offset": gamma_offset}
+    launch = _prepare(plan, axes, rows, given, scalars, tuple(arrays), {}, (blocks,))
+    launch.enqueue(arrays.values())
+    if sums is not None:
+        extent = CNumpyArray(np.array([plan.cols, pitch, blocks], np.int64).view("i8,i8,i8")[0:1])
+        Launch(
+            _kernels.load(sums, (), device).kernel,
+            sums.grid(plan.cols, len(totals)),
+            sums.block,
+            sums.shared_bytes,
+            extent,
+            device,
+            ("dgamma", "dbeta", "partial"),
+            {},
+        ).enqueue((totals["dgamma"], totals.get("dbeta"), partial))
+
+
 def _prepare(
     plan: Plan,
     axes: int,
-    targets: dict[str, cupy.ndarray],
-    statistics: tuple[str, ...],
-    sources: dict[str, cupy.ndarray],
+    rows: dict[str, cupy.ndarray],
     parameters: dict[str, cupy.ndarray | None],
     scalars: Mapping[str, float],
+    arguments: tuple[str, ...],
+    written: Mapping[str, str],
+    grid: tuple[int, ...] | None = None,
 ) -> Launch:
-    """Return the launch of a kernel on arrays that it can step through."""
-    arrays = targets | sources
-    layout = _layout(axes, *arrays.values())
-    strides = dict(zip(arrays, layout.strides, strict=True))
+    """Return the launch of a kernel on arrays of rows that it can step through."""
+    layout = _layout(axes, *rows.values())
+    strides = dict(zip(rows, layout.strides, strict=True))
     access: Defines = (
-        *((_flag(name), _access(plan, a, strides[name])) for name, a in arrays.items()),
+        *((_flag(name), _access(plan, a, strides[name])) for name, a in rows.items()),
         *((_flag(name), _access(plan, value)) for name, value in parameters.items()),
         ("LEVELS", len(layout.extents)),
         ("ROW_INDEX", "unsigned" if layout.count < 2**32 else "unsigned long long"),
     )
-    device = targets["y"].device.id
+    device = rows["x"].device.id
     numbers = _numbers(
         layout.extents, tuple(strides.items()), plan.accumulator, tuple(scalars.items())
     )
     return Launch(
         _kernels.load(plan, access, device).kernel,
-        plan.grid(layout.count),
+        plan.grid(layout.count) if grid is None else grid,
         plan.block,
         plan.shared_bytes,
         CNumpyArray(numbers),
         device,
-        (*targets, *statistics, *sources, *parameters),
-        dict(zip(targets, sources, strict=True)),
+        arguments,
+        written,
     )
 
 
@@ -231,7 +295,7 @@ def _numbers(
     accumulator: str,
     scalars: tuple[tuple[str, float], ...],
 ) -> np.ndarray:
-    """Return the kernel's last argument: struct Rows of kernels/row.cuh, then the scalars."""
+    """Return the kernel's last argument: struct Rows of kernels/place.cuh, then the scalars."""
     by_name = dict(strides)
     names = [name for name in ROW_STRIDES if name in by_name]
     dtype = np.dtype(

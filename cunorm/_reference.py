@@ -23,6 +23,11 @@ unit roundoff of the accumulator, 2^-24 or 2^-53.
 - gamma + gamma_offset: u of each. The product with it: u. Adding beta: u of the result.
 - LayerNorm's mean is corrected by the mean of the differences from it (Chan, Golub & LeVeque 1983),
   so its error is that of a sum of N differences: (sqrt(k) + 3) u times their mean size.
+- Backward, each error is carried beside its value: n is good to u (2 u where the mean is
+  subtracted), g * dy to u, a mean over the row to (sqrt(k) + 2) u of the mean of sizes, and the
+  products and the difference that make dx to u each. Of rows, a sum of M passes at most
+  min(M, max(64, M/16) + 128) additions: those of its block on a device of 16 multiprocessors or
+  more, of the up to 32 rows beside it, of every 16th block, and of the 16 sums of those.
 - float32 subnormals count as zero: CuPy compiles with `-ftz=true`.
 """
 
@@ -246,6 +251,97 @@ def add_layer_norm(
     total = _add(x, residual)
     h = round_to(total.value, total.dtype).astype(total.dtype)
     return layer_norm_fwd(h, gamma, beta, eps, dtype=x.dtype)[0], total
+
+
+def rms_norm_bwd(
+    dy: npt.NDArray[np.generic],
+    x: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None,
+    rstd: npt.NDArray[np.generic],
+    *,
+    gamma_offset: float = 0.0,
+    dresidual: npt.NDArray[np.generic] | None = None,
+) -> tuple[Expected, Expected | None]:
+    """Return dx and dgamma, of rstd as it is given; None for dgamma where there is no gamma."""
+    dx, dgamma, _ = _backward(dy, x, gamma, None, rstd, gamma_offset, dresidual)
+    return dx, dgamma
+
+
+def layer_norm_bwd(
+    dy: npt.NDArray[np.generic],
+    x: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None,
+    mean: npt.NDArray[np.generic],
+    rstd: npt.NDArray[np.generic],
+    *,
+    dresidual: npt.NDArray[np.generic] | None = None,
+) -> tuple[Expected, Expected | None, Expected | None]:
+    """Return dx, dgamma and dbeta, of mean and rstd as given; None where there is no gamma."""
+    return _backward(dy, x, gamma, mean, rstd, 0.0, dresidual)
+
+
+def _backward(
+    dy: npt.NDArray[np.generic],
+    x: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None,
+    mean: npt.NDArray[np.generic] | None,
+    rstd: npt.NDArray[np.generic],
+    gamma_offset: float,
+    dresidual: npt.NDArray[np.generic] | None,
+) -> tuple[Expected, Expected | None, Expected | None]:
+    wide, u, tiny = _accumulator(x.dtype)
+    data, axes, count = _normalised(x, gamma, wide)
+    upstream = dy.astype(wide)
+    r = np.expand_dims(rstd.astype(wide), axes)
+    scale, scale_error = _scale(gamma, gamma_offset, wide, u)
+
+    def average(values: Wide) -> Wide:
+        means: Wide = np.mean(values, axes, keepdims=True)
+        return means
+
+    # Each error is carried along beside its value: x - mean, n, g * dy, their means, dx.
+    centred = data if mean is None else data - np.expand_dims(mean.astype(wide), axes)
+    normal = centred * r
+    normal_error = (1 if mean is None else 2) * u * np.abs(normal) + tiny * (1 + r)
+    weighted = upstream * scale
+    weighted_error = np.abs(upstream) * scale_error + (gamma is not None) * u * np.abs(weighted)
+    weighted_error = weighted_error + tiny
+    walk = u * (_walk(count) + 2)
+    product = weighted * normal
+    size = np.abs(weighted) * normal_error + weighted_error * np.abs(normal) + tiny
+    slope = average(product)
+    slope_error = average(size) + walk * average(np.abs(product))
+    inner = weighted - normal * slope
+    inner_error = weighted_error + np.abs(normal) * slope_error + normal_error * np.abs(slope)
+    if mean is not None:
+        level = average(weighted)
+        inner = inner - level
+        inner_error = inner_error + average(weighted_error) + walk * average(np.abs(weighted))
+        inner_error = inner_error + u * np.abs(weighted - level)
+    dx = r * inner
+    slack = r * (inner_error + u * np.abs(inner)) + u * np.abs(dx) + tiny
+    if dresidual is not None:
+        dx = dx + dresidual.astype(wide)
+        slack = slack + u * np.abs(dx)
+    result = Expected(dx, slack, x.dtype)
+    if gamma is None:
+        return result, None, None
+
+    rows = tuple(range(x.ndim - gamma.ndim))
+    steps = u * _walk_of_rows(math.prod(x.shape[: len(rows)]))
+    terms = upstream * normal
+    slack = np.sum(np.abs(upstream) * normal_error + tiny, rows)
+    slack = slack + steps * np.sum(np.abs(terms), rows)
+    dgamma = Expected(np.sum(terms, rows), slack, gamma.dtype)
+    if mean is None:
+        return result, dgamma, None
+    slack = steps * np.sum(np.abs(upstream), rows) + tiny
+    return result, dgamma, Expected(np.sum(upstream, rows), slack, gamma.dtype)
+
+
+def _walk_of_rows(count: int) -> float:
+    """Return the error of a sum over `count` rows, in units of u of the sum of sizes."""
+    return math.sqrt(min(count, max(64, count / 16) + 128))
 
 
 def _add(x: npt.NDArray[np.generic], residual: npt.NDArray[np.generic]) -> Expected:

@@ -14,7 +14,7 @@
 enum Access { ELEMENTS, ALIGNED, SHIFTED };
 
 // The arrays of rows; each that is shifted has shared memory of its own.
-enum Site { OF_X, OF_Y, OF_RESIDUAL, OF_RESIDUAL_OUT };
+enum Site { OF_X, OF_Y, OF_RESIDUAL, OF_RESIDUAL_OUT, OF_DY, OF_DX, OF_DRESIDUAL };
 
 constexpr int WARPS_OF_BLOCK = LANES * ROWS < 32 ? 1 : LANES * ROWS / 32;
 

@@ -15,8 +15,9 @@
 // The plan (cunorm/_plan.py) compiles each file for one row: X_TYPE, ROW_TYPE, COLS, LANES (threads
 // of a block that share a row), CLUSTER (blocks that do), PACKETS and SHARED (packets that a lane
 // keeps), ROWS (rows a block). HAS_RESIDUAL adds two arrays: residual is read, and
-// h = round(x + residual) is written to residual_out and normalised as rounded. The launch
-// (cunorm/_launch.py) adds X_ACCESS, Y_ACCESS, ... and LEVELS, ROW_INDEX.
+// h = round(x + residual) is written to residual_out and normalised as rounded. BACKWARD has dy, dx
+// and perhaps dresidual instead. The launch (cunorm/_launch.py) adds X_ACCESS, Y_ACCESS, ... and
+// LEVELS, ROW_INDEX.
 
 #pragma once
 
@@ -62,7 +63,15 @@ struct Rows {
   long long count;
   long long extent[2];
   long long x[3];
+#if BACKWARD
+  long long dy[3];
+  long long dx[3];
+#if HAS_DRESIDUAL
+  long long dresidual[3];
+#endif
+#else
   long long y[3];
+#endif
 #if HAS_RESIDUAL
   long long residual[3];
   long long residual_out[3];
@@ -135,9 +144,12 @@ struct Place {
   __device__ int tail_column(int turn) const { return WHOLE * VEC + turn * ROW_LANES + lane; }
 };
 
-__device__ inline Place place(const Rows& rows) {
+// The thread's place in the group'th ROWS rows.
+__device__ inline Place place(const Rows& rows, long long group) {
   const unsigned rank = blockIdx.x % CLUSTER;
-  const long long row = static_cast<long long>(blockIdx.x / CLUSTER) * ROWS + threadIdx.y;
+  const long long row = group * ROWS + threadIdx.y;
   const unsigned lane = rank * LANES + threadIdx.x;
   return {lane, row, ROWS == 1 || row < rows.count, coordinates(row, rows)};
 }
+
+__device__ inline Place place(const Rows& rows) { return place(rows, blockIdx.x / CLUSTER); }

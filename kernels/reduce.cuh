@@ -26,15 +26,17 @@ __device__ inline Acc butterfly_sum(Acc value) {
 }
 
 // COUNT sums at the cost of one barrier. Each SITE owns its shared memory, so that a second sum
-// needs no barrier before it; a site may be used once in a launch.
-template <int THREADS, int SITE, int COUNT, typename Acc>
-__device__ inline void row_sums(Acc (&value)[COUNT]) {
+// needs no barrier before it; a site may be used once in a launch, or over and over where it has
+// two BUFFERS that are used in turns: the barrier of the one ends the use of the other.
+template <int THREADS, int SITE, int BUFFERS = 1, int COUNT, typename Acc>
+__device__ inline void row_sums(Acc (&value)[COUNT], int buffer = 0) {
   constexpr int WIDTH = THREADS < 32 ? THREADS : 32;
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) value[i] = butterfly_sum<WIDTH>(value[i]);
   if constexpr (THREADS > 32) {
     constexpr int WARPS = THREADS / 32;
-    __shared__ Acc partial[COUNT][WARPS];
+    __shared__ Acc partials[BUFFERS][COUNT][WARPS];
+    Acc(&partial)[COUNT][WARPS] = partials[buffer];
     if (threadIdx.x % 32 == 0) {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) partial[i][threadIdx.x / 32] = value[i];

@@ -16,6 +16,9 @@ def test_the_folder_has_the_kernels_of_every_plan():
     for plan in (
         _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90),
         _plan.layer_norm_fwd(64, "float16", None, None, arch=90),
+        _plan.rms_norm_bwd(64, "float16", None, gamma_offset=False, dresidual=False, arch=90),
+        _plan.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
+        _plan.column_sums("float16", "float16"),
     ):
         assert plan.kernel in (_kernels.folder() / plan.source).read_text()
 

@@ -45,12 +45,35 @@ def far_apart(check):
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
+def backward(check):
+    """Every gradient of a backward op, with a second gradient of x."""
+    x, dy, dresidual = (random(check.shape, check.dtype, seed=seed) for seed in range(3))
+    gamma = random(check.shape[-1], check.dtype, seed=3)
+    x_on_device, gamma_on_device = cupy.asarray(x), cupy.asarray(gamma)
+    forward = getattr(cunorm, check.op.replace("bwd", "fwd"))
+    kept = forward(x_on_device, gamma_on_device)[1:]
+    actual = getattr(cunorm, check.op)(
+        *(cupy.asarray(dy), x_on_device, gamma_on_device, *kept), dresidual=cupy.asarray(dresidual)
+    )
+    expected = getattr(_reference, check.op)(
+        *(dy, x, gamma, *(k.get() for k in kept)), dresidual=dresidual
+    )
+    off = sum((~e.accepts(a.get())).sum() for a, e in zip(actual, expected, strict=True))
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
+BACKWARD = [
+    Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
+    Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
+    Check("layer_norm_bwd", "float32", (70, 40), "backward", backward),
+]
 PROBES = {str(check): check for check in _selfcheck.grid()} | {
     "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
     "rms_norm of 1e30": Check("rms_norm", "float32", (3, 96), "1e30", huge),
     "layer_norm of 1e30": Check("layer_norm", "float32", (3, 96), "1e30", huge),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
 }
+PROBES |= {str(check): check for check in BACKWARD}
 
 # What goes wrong, where, what stands there, what is put there, and the probe that must notice.
 MUTATIONS = [
@@ -214,6 +237,55 @@ MUTATIONS = [
         "overflow = !(m.rstd > Acc(0));",
         "overflow = false;",
         "layer_norm of 1e30",
+    ),
+    (
+        "backward: sums of the next row are written where others still read",
+        "norm_bwd.cuh",
+        "    buffer ^= 1;\n",
+        "",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: sums of a block's rows are added up before they are written",
+        "norm_bwd.cuh",
+        "write(kind, sums[threadIdx.y]);\n        __syncthreads();",
+        "write(kind, sums[threadIdx.y]);",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: the last row of a block is left out",
+        "norm_bwd.cuh",
+        "for (int row = 1; row < ROWS; ++row)",
+        "for (int row = 1; row < ROWS - 1; ++row)",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: missing mean of products",
+        "norm_bwd.cuh",
+        "fma_rn(-x[i], row.mean_of_products, value[i])",
+        "value[i]",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: missing mean of gradients",
+        "norm_bwd.cuh",
+        "value[i] = sub(value[i], row.mean_of_gradient);",
+        "value[i] = value[i];",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: missing second gradient",
+        "norm_bwd.cuh",
+        "value[i] = add(value[i], beside[i]);",
+        "value[i] = value[i];",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: the last slice of the blocks is left out",
+        "column_sums.cu",
+        "slice < SLICES;",
+        "slice < SLICES - 1;",
+        "rms_norm_bwd float32 (300, 1024) backward",
     ),
 ]
 

@@ -104,8 +104,36 @@ def test_the_grid_covers_the_rows(rows, blocks):
     assert plan.grid(rows) == (blocks,)
 
 
+@pytest.mark.parametrize(
+    ("rows", "blocks"),
+    [(1, 1), (9, 9), (132, 132), (1000, 132), (8 * 200, 200), (10_000, 396), (2**33, 396)],
+)
+def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks):
+    # 384 threads of a multiprocessor, at least eight rows for each block past one a multiprocessor.
+    plan = _plan.layer_norm_bwd(2048, "float32", "float32", dresidual=False, arch=90)
+    assert (plan.rows, plan.lanes) == (1, 128)
+    assert plan.persistent_grid(rows, 132) == (blocks,)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cols", SIZES)
+def test_what_a_backward_kernel_keeps_fits_and_is_not_more_than_the_row(cols, dtype, arch):
+    plan = _plan.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
+    packets = max(1, cols * _plan.ITEMSIZE[dtype] // 16)
+    assert (plan.packets + plan.shared - 1) * plan.lanes < packets
+    assert 1 <= plan.packets <= 4
+    assert plan.lanes * plan.rows in (128, *range(32, 385, 32))
+    assert plan.shared_bytes + _plan.SUMS_BYTES <= _plan.SHARED_BYTES[arch]
+
+
 def test_no_plan_function_is_told_the_number_of_rows():
-    for function in (_plan.rms_norm_fwd, _plan.layer_norm_fwd):
+    for function in (
+        _plan.rms_norm_fwd,
+        _plan.layer_norm_fwd,
+        _plan.rms_norm_bwd,
+        _plan.layer_norm_bwd,
+    ):
         parameters = set(inspect.signature(function).parameters)
         assert parameters <= {
             "cols",
@@ -114,6 +142,7 @@ def test_no_plan_function_is_told_the_number_of_rows():
             "gamma",
             "beta",
             "cast_before",
+            "dresidual",
             "gamma_offset",
             "arch",
         }

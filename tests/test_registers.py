@@ -15,6 +15,8 @@ from cunorm import _kernels, _plan
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
+BACKWARD = ["rms_norm_bwd", "layer_norm_bwd"]
+ARRAYS = ["X", "Y", "RESIDUAL", "RESIDUAL_OUT", "DY", "DX", "DRESIDUAL"]
 # One size for each way of keeping a row (see _plan._share), and the longest in most registers.
 SIZES = [64, 128, 256, 1024, 4096, 8192, 20000, 65536, 262144]
 DTYPES = [
@@ -32,10 +34,17 @@ HARDEST = [
     for arch in ARCHS
     for cols in (1024, 65536)
     for dtype, parameter in (("bfloat16", "float32"), ("float32", "float32"))
+] + [
+    # Here gamma is left in memory, and float64 has the widest addresses beside its sums.
+    (op, arch, cols, dtype, dtype, "SHIFTED")
+    for op in BACKWARD
+    for arch in ARCHS
+    for cols in (1024, 65536)
+    for dtype in ("bfloat16", "float32", "float64")
 ]
 EVERY = [
     (op, arch, cols, dtype, parameter, access)
-    for op in OPS
+    for op in OPS + BACKWARD
     for arch in ARCHS
     for cols in SIZES
     for dtype, parameter in DTYPES
@@ -51,6 +60,12 @@ def pytest_generate_tests(metafunc):
 
 
 def plan_of(op, arch, cols, dtype, parameter):
+    if op == "rms_norm_bwd":
+        return _plan.rms_norm_bwd(
+            cols, dtype, parameter, gamma_offset=True, dresidual=True, arch=arch
+        )
+    if op == "layer_norm_bwd":
+        return _plan.layer_norm_bwd(cols, dtype, parameter, dresidual=True, arch=arch)
     residual = dtype if op.startswith("add_") else None
     if "rms_norm" in op:
         return _plan.rms_norm_fwd(
@@ -77,7 +92,7 @@ def assemble(plan, arch, access):
         f"-arch=sm_{arch}",
         f"-I{folder}",
         f"-I{pathfinder.find_nvidia_header_directory('cudart')}",
-        *(f"-D{a}_ACCESS={access}" for a in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT")),
+        *(f"-D{a}_ACCESS={access}" for a in ARRAYS),
         "-DGAMMA_ACCESS=ALIGNED",
         "-DBETA_ACCESS=ALIGNED",
         "-DLEVELS=3",
