@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ class Case:
     cols, rows : int
         The shape of x.
     offset : int
-        Elements between a boundary of 16 bytes and the start of every array.
+        Elements between a boundary of 16 bytes and the start of every array of rows.
     """
 
     op: str
@@ -118,12 +119,13 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
     values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)
     made = {}
     for name in (*case.names, *case.parameters):
-        shape = (case.cols,) if name in case.parameters else (case.rows, case.cols)
-        size = int(np.prod(shape))
-        whole = cupy.empty(case.offset + size, dtype)
-        if not name.startswith(("y", "residual_out")):
+        of_rows = name in case.names
+        shape = (case.rows, case.cols) if of_rows else (case.cols,)
+        offset = case.offset if of_rows else 0
+        whole = cupy.empty(offset + math.prod(shape), dtype)
+        if name not in ("y", "residual_out"):
             whole.set(np.resize(values, whole.shape))
-        made[name] = whole[case.offset :].reshape(shape)
+        made[name] = whole[offset:].reshape(shape)
     return made
 
 

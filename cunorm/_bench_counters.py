@@ -82,7 +82,7 @@ def count(case: Case) -> Counters:
     (launch,) = profile.launches
     by_address = {array.address: array for array in launch.arrays}
     counted = {
-        name: by_address[array.data.ptr - case.offset * array.itemsize]
+        name: by_address[array.base.data.ptr]  # a view's allocation begins before its first row
         for name, array in given.items()
     }
     least = case.x_bytes / SECTOR

@@ -19,6 +19,7 @@ from cunorm import (
     _bench_counters,
     _bench_report,
     _bench_times,
+    _progress,
     simgpu,
 )
 from cunorm._bench_cases import Case
@@ -80,7 +81,8 @@ def test_the_arrays_lie_where_the_case_says_and_the_op_fills_them(op, offset):
     case = Case(op, "bfloat16", 64, 5, offset)
     given = _bench_cases.arrays(case)
     assert list(given) == [*case.names, *case.parameters]
-    assert {array.data.ptr % 16 for array in given.values()} == {2 * offset}
+    assert {given[name].data.ptr % 16 for name in case.names} == {2 * offset}
+    assert {given[name].data.ptr % 16 for name in case.parameters} == {0}
     written = [given[name] for name in ("y", "residual_out") if name in given]
     for array in written:
         array[...] = 99
@@ -310,6 +312,15 @@ def test_on_hardware_the_command_prints_times_and_on_the_software_gpu_none(capsy
     _, out, _ = run(capsys, *arguments)
     assert out.startswith("cunorm on some hardware (sm_90)\n\nrms_norm\ndtype")
     assert "cold us" in out
+
+
+def test_progress_is_told_on_stderr_and_not_too_often(capsys, monkeypatch):
+    progress = _progress.Progress(2)
+    progress.show("the first")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(_progress, "PLAIN_SECONDS", -1)
+    progress.show("the second")
+    assert capsys.readouterr() == ("", "1/2, 0 s: the second\n")
 
 
 @pytest.mark.parametrize(
