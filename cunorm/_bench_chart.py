@@ -45,6 +45,9 @@ def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
         for axes, op in zip(line, ops, strict=True):
             _draw(axes, [m for m in measured if m.op == op], value, is_share)
             _dress(axes, op, is_share)
+        greatest = max(axes.dataLim.y1 for axes in line)
+        # A share may be greater than 1: a call can take less time than a copy.
+        line[0].set_ylim(0, max(1.12, 1.06 * greatest) if is_share else 1.06 * greatest)
         at = line[0].get_position()
         figure.text(at.x0, at.y1 + 0.042, title, color=INK, fontsize=11, weight="bold")
     sizes = [m.cols for m in measured]
@@ -133,11 +136,8 @@ def _dress(axes: Any, op: str, is_share: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     if is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylim(0, 1.12)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.axhline(1, color=PALE, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
-    else:
-        axes.set_ylim(bottom=0)
     axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=PALE, labelsize=8.5, length=0)
