@@ -106,7 +106,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     device = _device()
     if device is None:
         return USAGE
-    _bench.run(options, device)
+    try:
+        _bench.run(options, device)
+    except MemoryError as error:  # CuPy's is one of them
+        print(f"python -m cunorm bench: too many rows: {error}", file=sys.stderr)
+        return USAGE
     return 0
 
 

@@ -356,6 +356,14 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(ca
     assert "--png needs matplotlib: pip install 'cunorm[bench]'" in err
 
 
+@pytest.mark.parametrize("cols", [["4096"], [str(n) for n in range(4096, 4110)]])
+def test_more_rows_than_memory_holds_exit_2(capsys, cols):
+    arguments = ("--op", "rms_norm", "--dtype", "float32", "--rows", "10000000000")
+    code, _, err = run(capsys, *arguments, "--cols", *cols)
+    assert code == 2
+    assert "python -m cunorm bench: too many rows: Out of memory allocating" in err
+
+
 def test_without_a_device_the_command_chooses_the_software_one_itself():
     done = subprocess.run(
         [
