@@ -1,4 +1,4 @@
-"""Measures what README and the ceilings of test_counters.py say, and writes it where they stand.
+"""Measures what README and the ceilings of test_kernel_counters.py say, and writes it there.
 
     python tests/benchmarks/publish.py
 

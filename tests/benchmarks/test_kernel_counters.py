@@ -1,6 +1,6 @@
 """What the kernels move and execute, held against the promises and against what was measured last.
 
-    pytest tests/benchmarks/test_counters.py --benchmark-json=counters.json
+    pytest tests/benchmarks/test_kernel_counters.py --benchmark-json=counters.json
 
 counters.csv has every op, dtype and N, as `python tests/benchmarks/publish.py` measured them. Here
 some are measured again, each with its counters in `extra_info`; the benchmark's own times are those
