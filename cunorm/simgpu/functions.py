@@ -25,8 +25,8 @@ _MAX_THREADS, _SHARED_SIZE, _CONST_SIZE, _LOCAL_SIZE, _NUM_REGS = range(5)
 _PTX_VERSION, _BINARY_VERSION, _CACHE_MODE_CA, _MAX_DYNAMIC_SHARED, _CARVEOUT = range(5, 10)
 
 
-# To know a kernel's registers takes the assembler, a tenth of a second for each kernel, and so blocks
-# of up to this many threads are let pass: a thread may take 128 registers there, which few do.
+# To know a kernel's registers takes the assembler, a tenth of a second for each kernel, and so
+# blocks of up to this many threads are let pass: a thread may take 128 registers there.
 _NOT_ASSEMBLED = 512
 
 
