@@ -1,21 +1,21 @@
-"""`python -m cunorm check | info`: whether an installation is right, and what it is made of."""
+"""`python -m cunorm check | bench | info`: whether it is right, what it costs, what it is."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import simgpu
+from . import _bench_cases, simgpu
+from ._plan import ITEMSIZE
+from ._progress import Progress
 
 if TYPE_CHECKING:
     from ._selfcheck import Check, Outcome
 
 OFF, USAGE = 1, 2  # exit codes
 COLUMNS = "{:<15} {:<9} {:<13} {:<22} {:>9} {:>9}  {}"
-PLAIN_PROGRESS = 10.0  # seconds between progress lines where stderr is no terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     check.add_argument("--data", type=Path, metavar="FILE.npz", help="also check these tensors")
     check.add_argument("--only", metavar="TEXT", help="only the lines of the table that hold TEXT")
+    _add_bench(commands)
     commands.add_parser(
         "info",
         help="print versions and folders",
@@ -38,7 +39,79 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "info":
         return _info()
+    if arguments.command == "bench":
+        return _bench(arguments)
     return _check(arguments.data, arguments.only)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure every op",
+        description="Measure every op: times where there is a CUDA device. Where there is none, "
+        "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
+    )
+    ops, dtypes = _bench_cases.OPS, _bench_cases.DTYPES
+    bench.add_argument("--op", nargs="+", choices=ops, default=ops, help="all, without it")
+    bench.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=ITEMSIZE,
+        default=dtypes,
+        help=f"without it {', '.join(dtypes)}",
+    )
+    bench.add_argument(
+        "--cols",
+        nargs="+",
+        type=_positive,
+        metavar="N",
+        help=f"elements of a row; without it {', '.join(map(str, _bench_cases.COLS))}",
+    )
+    bench.add_argument(
+        "--rows",
+        type=_positive,
+        metavar="ROWS",
+        help="without it, as many as have 2 MiB where they are counted and 16 MiB where timed",
+    )
+    bench.add_argument("--odd", action="store_true", help="also rows that do not start on 16 bytes")
+    bench.add_argument("--csv", type=Path, metavar="FILE.csv", help="write every number")
+    bench.add_argument(
+        "--png", type=Path, metavar="FILE.png", help="draw a chart; needs cunorm[bench]"
+    )
+
+
+def _positive(text: str) -> int:
+    """Return a number of rows or columns, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from . import _bench
+
+    options = _bench.Options(
+        list(dict.fromkeys(arguments.op)),
+        list(dict.fromkeys(arguments.dtype)),
+        arguments.cols,
+        arguments.rows,
+        arguments.odd,
+        arguments.csv,
+        arguments.png,
+    )
+    obstacle = _bench.obstacle(options)
+    if obstacle is not None:
+        print(f"python -m cunorm bench: {obstacle}", file=sys.stderr)
+        return USAGE
+    device = _device()
+    if device is None:
+        return USAGE
+    try:
+        _bench.run(options, device)
+    except MemoryError as error:  # CuPy's is one of them
+        print(f"python -m cunorm bench: too many rows: {error}", file=sys.stderr)
+        return USAGE
+    return 0
 
 
 def _check(data: Path | None, only: str | None) -> int:
@@ -63,7 +136,7 @@ def _check(data: Path | None, only: str | None) -> int:
 
     print(f"cunorm on {device}\n")
     print(COLUMNS.format("op", "dtype", "shape", "layout", "worst ulp", "allowed", "verdict"))
-    progress = _Progress(len(checks))
+    progress = Progress(len(checks))
     off = 0
     for check in checks:
         progress.show(str(check))
@@ -107,32 +180,6 @@ def _info() -> int:
     for name, value in rows(device):
         print(f"{name:<16} {value}")
     return 0 if device is not None else USAGE
-
-
-class _Progress:
-    """One line on stderr that says what is being done; on a terminal it replaces itself."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._start = self._said = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def show(self, what: str) -> None:
-        text = f"{self._done}/{self._total}, {self.seconds():.0f} s: {what}"
-        self._done += 1
-        if self._terminal:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._said > PLAIN_PROGRESS:
-            print(text, file=sys.stderr, flush=True)
-            self._said = time.monotonic()
-
-    def clear(self) -> None:
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

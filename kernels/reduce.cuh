@@ -67,28 +67,12 @@ __device__ inline void cluster_barrier() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-__device__ inline float load_from_block(const float* here, int rank) {
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(here));
-  float value;
-  asm volatile(
-      "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f32 %0, "
-      "[there]; }"
-      : "=f"(value)
-      : "r"(address), "r"(rank)
-      : "memory");
-  return value;
-}
-
-__device__ inline double load_from_block(const double* here, int rank) {
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(here));
-  double value;
-  asm volatile(
-      "{ .reg .u32 there; mapa.shared::cluster.u32 there, %1, %2; ld.shared::cluster.f64 %0, "
-      "[there]; }"
-      : "=d"(value)
-      : "r"(address), "r"(rank)
-      : "memory");
-  return value;
+// Where another block of the cluster has what this one has at `here`, in shared memory.
+template <typename Acc>
+__device__ inline const Acc* in_block(const Acc* here, int rank) {
+  const Acc* there;
+  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(here), "r"(rank) : "memory");
+  return there;
 }
 
 // Sums over the blocks of a cluster. A block must not leave before all have read its sums: the
@@ -103,10 +87,10 @@ __device__ inline void cluster_sums(Acc (&value)[COUNT]) {
   cluster_barrier();
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) {
-    value[i] = load_from_block(&of_block[i], 0);
+    value[i] = *in_block(&of_block[i], 0);
 #pragma unroll
     for (int rank = 1; rank < CLUSTER; ++rank) {
-      value[i] = add(value[i], load_from_block(&of_block[i], rank));
+      value[i] = add(value[i], *in_block(&of_block[i], rank));
     }
   }
 }

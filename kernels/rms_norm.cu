@@ -40,8 +40,9 @@ constexpr bool GAMMA_EARLY = HAS_GAMMA && IN_REGISTERS && PACKETS * Pack<W, VEC>
 
 // Registers are spread over 768 threads of a multiprocessor, 80 each: in 64, which half of the 2048
 // that most hold would have, rows that are shifted or converted spilled up to 80 bytes. With a
-// residual, 640 threads with 96 each. Either way 40 KiB of x are on their way, more than bandwidth
-// times latency asks for (3.35 TB/s times 0.7 us, over 132 multiprocessors, are 18 KiB).
+// residual, 640 threads with 96 each. Of blocks of 512 then one may have the multiprocessor to
+// itself. Even so 32 KiB of x are on their way, more than bandwidth times latency asks for
+// (3.35 TB/s times 0.7 us, over 132 multiprocessors, are 18 KiB).
 constexpr int RESIDENT_THREADS = HAS_RESIDUAL ? 640 : 768;
 
 // Two passes convert 16-bit packets twice. Up to 3 packets there are registers to keep them

@@ -223,7 +223,7 @@ def test_without_a_device_the_command_chooses_the_software_one_itself():
     assert "4 checks in" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["bench"], ["check", "--data"]])
+@pytest.mark.parametrize("arguments", [[], ["bench", "--op"], ["check", "--data"]])
 def test_a_command_line_that_makes_no_sense_exits_2(capsys, arguments):
     with pytest.raises(SystemExit) as exit_:
         command.main(arguments)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import NotEmulated
@@ -20,6 +21,7 @@ from .faults import (
     DivergentBarrier,
     EndlessLoop,
     Fault,
+    GlobalRace,
     LaunchError,
     LocalOutOfBounds,
     Misaligned,
@@ -28,7 +30,9 @@ from .faults import (
     OutOfBounds,
     SharedOutOfBounds,
     SharedRace,
+    SharedUninitialised,
     Trap,
+    Uninitialised,
     UnknownInstruction,
     UseAfterFree,
 )
@@ -44,6 +48,7 @@ __all__ = [
     "DivergentBarrier",
     "EndlessLoop",
     "Fault",
+    "GlobalRace",
     "LaunchError",
     "LocalOutOfBounds",
     "Misaligned",
@@ -53,7 +58,9 @@ __all__ = [
     "OutOfBounds",
     "SharedOutOfBounds",
     "SharedRace",
+    "SharedUninitialised",
     "Trap",
+    "Uninitialised",
     "UnknownInstruction",
     "UseAfterFree",
     "enqueue_only",
@@ -61,6 +68,7 @@ __all__ = [
     "install",
     "installed",
     "profile",
+    "uninitialised",
 ]
 
 DEFAULT_ARCH = 90
@@ -70,7 +78,13 @@ _machine: Machine | None = None
 _options: tuple[int, int, int] | None = None
 
 
-def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_MEMORY) -> None:
+def install(
+    arch: int = DEFAULT_ARCH,
+    devices: int = 1,
+    memory: int = DEFAULT_MEMORY,
+    *,
+    uninitialised: bool = False,
+) -> None:
     """Put simulated devices under CuPy in this process, and import it.
 
     Parameters
@@ -81,6 +95,8 @@ def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_ME
         How many devices there are.
     memory : int
         Bytes of memory of each device. Host memory is taken as it is written to.
+    uninitialised : bool
+        Whether kernels may read memory that nothing has written, for programs that mean it.
 
     Raises
     ------
@@ -111,6 +127,7 @@ def install(arch: int = DEFAULT_ARCH, devices: int = 1, memory: int = DEFAULT_ME
     from ._install import install as install_tables
 
     _machine = install_tables(arch, devices, memory)
+    _machine.memory.uninitialised = uninitialised
     _options = options
 
 
@@ -143,6 +160,19 @@ def profile(registers: bool = True) -> Profile:
     from .profiling import Profile
 
     return Profile(registers)
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Return a context in which kernels may read memory that nothing has written."""
+    if _machine is None:
+        raise RuntimeError("simgpu is not installed")
+    memory = _machine.memory
+    before, memory.uninitialised = memory.uninitialised, True
+    try:
+        yield
+    finally:
+        memory.uninitialised = before
 
 
 def hardware_devices() -> int:

@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the PTX instructions that are executed, as a page of markdown, and end",
     )
+    parser.add_argument(
+        "--uninitialised",
+        action="store_true",
+        help="let kernels read memory that nothing has written (default: a fault)",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
@@ -105,14 +110,15 @@ def _profiled(options: argparse.Namespace) -> Iterator[None]:
                 counted.save(options.profile_to)
 
 
-def _install_in_children(machine: tuple[int, int, int]) -> None:
+def _install_in_children(machine: tuple[int, int, int], uninitialised: bool) -> None:
     """Let processes that multiprocessing spawns begin as this one did."""
     command_line = multiprocessing.spawn.get_command_line
 
     def installed(**options: object) -> list[str]:
         command = command_line(**options)
         at = command.index("-c") + 1
-        command[at] = f"from cunorm import simgpu; simgpu.install{machine}; {command[at]}"
+        install = f"simgpu.install(*{machine}, uninitialised={uninitialised})"
+        command[at] = f"from cunorm import simgpu; {install}; {command[at]}"
         return command
 
     multiprocessing.spawn.get_command_line = installed
@@ -155,10 +161,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"there is no file {program[0]}")
     machine = (options.arch, options.devices, options.memory << 20)
     try:
-        install(*machine)
+        install(*machine, uninitialised=options.uninitialised)
     except RuntimeError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    _install_in_children(machine)
+    _install_in_children(machine, options.uninitialised)
     sys.excepthook = _show
 
     with _profiled(options):

@@ -83,7 +83,7 @@ class Barriers:
                 self.votes[here] = barrier.operand(batch, barrier.numbers, here)
         else:
             np.add.at(self.arrived, keys, 1)
-            batch.checks.publish(lanes)
+            batch.checks.publish(lanes, beyond=False)
             leaving.append((barrier.follower, lanes))
         leaving.extend(self._release(barrier, here, keys))
         return leaving

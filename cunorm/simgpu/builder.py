@@ -41,6 +41,7 @@ class Builder(Operands):
     def __init__(self, kernel: ptx.Function) -> None:
         super().__init__(kernel)
         self.block = Block()
+        self._swapped: dict[str, set[str]] = {}
         self.pending: list[tuple[Any, Scope, str]] = []
 
     def end(self, terminator: Any) -> None:
@@ -123,6 +124,22 @@ class Builder(Operands):
             return function(batch, op, lanes, *addresses, *values[len(steps) :])
 
         return self.effect(site, accessed, targets, [*places, *sources])
+
+    def swaps(self, site: Site, address: str) -> bool:
+        """Whether the function compares and swaps at this very address.
+
+        A loop of compare-and-swap, as CUDA's guide has it for atomics that hardware lacks, begins
+        with a plain load; what that finds is only a guess.
+        """
+        function = site.scope.function
+        found = self._swapped.get(function.name)
+        if found is None:
+            found = self._swapped[function.name] = {
+                statement.operands[1]
+                for statement in function.statements
+                if statement.opcode.startswith("atom.") and ".cas." in statement.opcode
+            }
+        return address in found
 
     def nothing(self, site: Site) -> Op:
         """Build an operation that does nothing."""

@@ -106,7 +106,7 @@ class Clusters:
             lane = int(np.arange(self.batch.lanes)[here][again][0])
             self._refuse(barrier.op, lane, "a second arrival at a cluster barrier with no wait")
         if barrier.orders:
-            self.batch.checks.publish(lanes)
+            self.batch.checks.publish(lanes, beyond=False)
         self.state[here] = ARRIVED
         self.since[here] = barrier.follower
         return [(barrier.follower, lanes), *self.release(barrier.op if barrier.aligned else None)]

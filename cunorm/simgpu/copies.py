@@ -62,10 +62,31 @@ class CopyHandlers:
         check_range(self._memory, src, size, from_device, "a copy reads")
         check_range(self._memory, dst, size, to_device, "a copy writes")
         ctypes.memmove(dst, src, size)
+        self._note_copy(dst, src, size)
 
     def _fill(self, ptr: int, value: int, size: int) -> None:
         check_range(self._memory, ptr, size, True, "cudaMemset writes")
         ctypes.memset(ptr, value, size)
+        written = self._memory.find(ptr)
+        if written is not None:
+            written.write_range(ptr - written.address, ptr - written.address + size)
+
+    def _note_copy(self, dst: int, src: int, size: int) -> None:
+        """Keep account of which bytes were written: a copy copies that too.
+
+        Copies to the host pass: whoever looks at bytes there may know which of them matter, as in
+        the rows of a buffer with gaps.
+        """
+        target = self._memory.find(dst)
+        if target is None or target.written is None:
+            return
+        source, start = self._memory.find(src), dst - target.address
+        if source is None or source.written is None:
+            target.write_range(start, start + size)
+        else:
+            at = src - source.address
+            target.written.copy(start, source.written.map[at : at + size])
+            target.forget_if_written()
 
     def memcpy(self, dst: int, src: int, size: int, kind: int) -> None:
         self._streams.forbid_unsafe()

@@ -6,7 +6,6 @@ one value for all lanes is an array of one element.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,10 +183,7 @@ class Execution:
             block=self.launch.shape.block(self.first + block),
             thread=_coordinates(thread, self.launch.block),
         )
-        if op is None:
-            return place
-        at = op.statement
-        return replace(place, ptx_line=at.line, ptx_text=at.text, source=at.source)
+        return place if op is None else op.at(place)
 
 
 def _pairs(op: Op, results: Any) -> Any:

@@ -76,6 +76,14 @@ class NoPeerAccess(Fault):
     """A global access to the memory of another device, without peer access to it."""
 
 
+class Uninitialised(Fault):
+    """A read of global memory that nothing has written since it was allocated."""
+
+
+class SharedUninitialised(Fault):
+    """A read of shared memory that nothing has written in this launch."""
+
+
 class Misaligned(Fault):
     """An access at an address that is no multiple of its width."""
 
@@ -86,6 +94,10 @@ class SharedOutOfBounds(Fault):
 
 class SharedRace(Fault):
     """Accesses of two warps to the same shared memory, one a write, with no barrier in between."""
+
+
+class GlobalRace(Fault):
+    """Accesses of two blocks to the same global memory, one a write, with nothing to order them."""
 
 
 class LocalOutOfBounds(Fault):

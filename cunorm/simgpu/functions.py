@@ -25,6 +25,11 @@ _MAX_THREADS, _SHARED_SIZE, _CONST_SIZE, _LOCAL_SIZE, _NUM_REGS = range(5)
 _PTX_VERSION, _BINARY_VERSION, _CACHE_MODE_CA, _MAX_DYNAMIC_SHARED, _CARVEOUT = range(5, 10)
 
 
+# To know a kernel's registers takes the assembler, a tenth of a second for each kernel, and so
+# blocks of up to this many threads are let pass: a thread may take 128 registers there.
+_NOT_ASSEMBLED = 512
+
+
 class FunctionHandlers:
     """What is known of a function, and its launches."""
 
@@ -205,6 +210,14 @@ class FunctionHandlers:
                 f"are allowed; max_dynamic_shared_size_bytes may raise that to "
                 f"{device.shared_per_block_opt_in - code.shared_bytes} on this device"
             )
+        elif threads > _NOT_ASSEMBLED:
+            registers = assembler.resources(code, device.arch).registers
+            if occupancy(device, threads, registers, 0).blocks == 0:
+                problem = (
+                    f"{threads} threads a block of {registers} registers each, where a "
+                    f"multiprocessor has {device.registers} in all; __launch_bounds__ makes the "
+                    f"compiler keep to fewer"
+                )
         if problem is not None:
             raise LaunchError(f"the launch asks for {problem}", Place(kernel=code.name))
 

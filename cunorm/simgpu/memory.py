@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import faults
+from .initialised import Written
 
 ALIGNMENT = 512  # bytes; cudaMalloc promises 256, and CuPy's pool works in units of 512
 RED_ZONE = 512  # bytes that belong to nobody, on both sides of every allocation
@@ -69,6 +70,7 @@ class Segment:
         self.stride = -(-nbytes // 16) * 16
         self.data = np.zeros(max(pieces * self.stride, 16), np.uint8)
         self._views: dict[int, np.ndarray] = {}
+        self.written = Written(self.data.size)
 
     def parts(self, addresses: np.ndarray, width: int, piece: np.ndarray) -> list[Part]:
         """Return the one array and the indices where accesses to these pieces lie."""
@@ -107,9 +109,11 @@ class Allocation:
         The bytes themselves.
     freed : bool
         Whether it was freed.
+    written : Written or None
+        Which bytes were written; None where all were, or count as written.
     """
 
-    __slots__ = ("_views", "address", "data", "device", "freed", "kind", "nbytes")
+    __slots__ = ("_views", "address", "data", "device", "freed", "kind", "nbytes", "written")
 
     def __init__(self, nbytes: int, kind: str, device: int) -> None:
         # np.zeros maps fresh pages lazily: large allocations cost nothing until they are touched.
@@ -121,12 +125,24 @@ class Allocation:
         self.kind = kind
         self.device = device
         self.freed = False
+        self.written: Written | None = None
         self._views: dict[np.dtype, np.ndarray] = {}
 
     @property
     def end(self) -> int:
         """The first address past the allocation."""
         return self.address + self.nbytes
+
+    def write_range(self, start: int, stop: int) -> None:
+        """Take note that the bytes from `start` to `stop` are written."""
+        if self.written is not None:
+            self.written.write_range(start, stop)
+            self.forget_if_written()
+
+    def forget_if_written(self) -> None:
+        """Drop the map of written bytes once it is complete."""
+        if self.written is not None and self.written.complete:
+            self.written = None
 
     def as_type(self, dtype: np.dtype) -> np.ndarray:
         """Return the bytes as a flat array of `dtype`, without an incomplete last element."""
@@ -152,6 +168,8 @@ class GlobalMemory:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        # Whether kernels may read what nothing has written.
+        self.uninitialised = False
         self._lock = threading.RLock()
         self._starts: list[int] = []
         self._by_start: dict[int, Allocation] = {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import ptx
+from . import faults, ptx
 from .isa import Array
 from .statements import Statement
 
@@ -62,6 +63,11 @@ class Op:
         self.pure = pure
         self.statement = statement
         self.family = "unknown"
+
+    def at(self, place: faults.Place) -> faults.Place:
+        """Return a place with this operation in it."""
+        at = self.statement
+        return replace(place, ptx_line=at.line, ptx_text=at.text, source=at.source)
 
     def step(self) -> Step:
         """Return the operation for the case that every live lane takes part."""
@@ -166,6 +172,7 @@ def _compose_effect(
 
 # What a program puts into a loop that waits for memory to change: without one of these the compiler
 # reads the memory once, before the loop.
+_ORDERING = re.compile(r"(membar|fence|atom)\b|(ld|st|red)\.(acquire|release|acq_rel)\b")
 _POLLING = re.compile(
     r"(atom|red|membar|fence|nanosleep|bar\.warp)\b"
     r"|ld\.(?:volatile|relaxed|acquire|mmio)\b"
@@ -199,6 +206,8 @@ class Program:
         What each slot starts with: constants, and zeros for registers.
     special, symbols : dict
         Slots that a launch fills: special registers by name, addresses by slot.
+    orders : bool
+        Whether anything in it can order the memory accesses of two blocks.
     """
 
     def __init__(self, kernel: ptx.Function, parameters: dict[str, int], nbytes: int) -> None:
@@ -210,6 +219,7 @@ class Program:
         self.special: dict[str, int] = {}
         self.symbols: dict[int, tuple[str, int]] = {}
         self.blocks: list[Block] = []
+        self.orders = False
 
     def finish(self) -> None:
         """Prepare the steps, once all operations are known."""
@@ -218,6 +228,7 @@ class Program:
             block.steps = [op.step() for op in block.ops]
             ops = [*block.ops, *block.terminator.ops]
             block.ends = waits and not ops and not block.terminator.followers()
+            self.orders |= any(_ORDERING.match(op.statement.opcode) for op in ops)
             block.polls = any(_POLLING.match(op.statement.opcode) for op in ops)
 
     @functools.cached_property

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .program import Op
 
 OP_BITS = 12  # operations that a stamp can name; more of them remain without a name
-Ordered = Callable[[Array, Array], Array]  # (earlier stamps, later stamps) -> whether in order
+# (earlier stamps, later stamps, whether the earlier are atomics) -> whether they are in order
+Ordered = Callable[[Array, Array, bool], Array]
 Store = tuple[Array, Array]  # memory in units of the access, and what a plain store puts there
 
 
@@ -83,14 +84,18 @@ class Stamps:
         How many there are who may access.
     together : int
         The power of two of neighbours that are one party: 5 for the lanes of a warp.
+    timed : bool
+        Whether the time matters. Stamps without it are half as large, where that is enough.
     """
 
-    def __init__(self, count: int, together: int) -> None:
+    def __init__(self, count: int, together: int, *, timed: bool = True) -> None:
         bits = max(count - 1, 1).bit_length()
         self.who = (1 << bits) - 1
         self.party = self.who & ~((1 << together) - 1)
         self._op_shift = bits
         self.time_shift = bits + OP_BITS
+        self.timed = timed
+        self.dtype = np.dtype(np.int64 if timed or self.time_shift > 31 else np.int32)
         self.last_time = (1 << 63 - self.time_shift) - 1
         self._ops: list[Op | None] = [None]
         self._numbers: dict[int, int] = {}
@@ -99,15 +104,16 @@ class Stamps:
         """Return the stamp of an operation now, without who."""
         number = self._numbers.get(id(op))
         if number is None:
-            number = len(self._ops) if len(self._ops) < 1 << OP_BITS else 0
-            if number:
+            number = min(len(self._ops), (1 << OP_BITS) - 1)
+            if number == len(self._ops):
                 self._ops.append(op)
             self._numbers[id(op)] = number
-        return (time << OP_BITS | number) << self._op_shift
+        return ((time << OP_BITS if self.timed else 0) | number) << self._op_shift
 
     def op(self, stamp: int) -> Op | None:
         """Return the operation of a stamp."""
-        return self._ops[stamp >> self._op_shift & ((1 << OP_BITS) - 1)]
+        number = stamp >> self._op_shift & ((1 << OP_BITS) - 1)
+        return self._ops[number] if number < (1 << OP_BITS) - 1 else None
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,10 @@ class Record:
             self.granule //= 2
             for pair in (self.last, self.other):
                 for name, stamps in pair.items():
-                    pair[name] = np.repeat(stamps, 2)
+                    # Where nothing was touched no page of either array is real.
+                    kept = np.flatnonzero(stamps)
+                    finer = pair[name] = np.zeros(2 * stamps.size, stamps.dtype)
+                    finer[2 * kept] = finer[2 * kept + 1] = stamps[kept]
         return width // self.granule
 
     def _conflict(
@@ -205,7 +214,7 @@ class Record:
                 suspect = ((earlier ^ stamps) & self.stamps.party != 0) & (earlier > floor)
                 at = np.flatnonzero(suspect)
                 if at.size:
-                    at = at[~ordered(earlier[at], stamps[at])]
+                    at = at[~ordered(earlier[at], stamps[at], name == "atomic")]
                 if at.size and name == "written" and changes is not None:
                     at = at[changes.memory(at)]
                 if at.size:
@@ -220,7 +229,7 @@ class Record:
             return None
         last = self.last.get(name)
         if last is None:
-            last = self.last[name] = np.zeros(-(-self.nbytes // self.granule), np.int64)
+            last = self.last[name] = np.zeros(-(-self.nbytes // self.granule), self.stamps.dtype)
         if name != "written":
             earlier = last[index]
             if earlier.any():

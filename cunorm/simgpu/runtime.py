@@ -10,6 +10,7 @@ from functools import partial
 
 from . import device as devices
 from .errors import Status, runtime_error
+from .initialised import Written
 from .machine import Machine, held
 from .memory import Allocation
 from .streams import StreamHandlers
@@ -148,9 +149,13 @@ class MemoryHandlers:
         if size == 0:
             return 0
         try:
-            return self._memory.allocate(size, kind, device).address
+            allocation = self._memory.allocate(size, kind, device)
         except MemoryError:
             raise runtime_error(Status.MEMORY_ALLOCATION) from None
+        if kind == "device":
+            # Into other kinds the host writes, unseen.
+            allocation.written = Written(size)
+        return allocation.address
 
     def _release(self, ptr: int) -> None:
         pool = self._pool_of.pop(ptr, None)

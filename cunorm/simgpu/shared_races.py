@@ -44,6 +44,7 @@ class SharedRaces:
         self.floor = 0
         warps = batch.lanes // WARP
         self.known = np.zeros((warps, self.team), np.int64)
+        self.looked = np.zeros(warps, np.int64)  # the time of the last atomic or volatile access
         self.published = np.zeros((warps // self.team, self.team), np.int64)
 
     def access(
@@ -79,11 +80,13 @@ class SharedRaces:
             batch.place(op, lane),
         )
 
-    def _ordered(self, earlier: Array, later: Array) -> Array:
+    def _ordered(self, earlier: Array, later: Array, atomic: bool) -> Array:
         warp = (later & self.stamps.who) >> WARP_BITS
         before = (earlier & self.stamps.who) >> WARP_BITS
-        ordered: Array = earlier >> self.stamps.time_shift <= self.known[warp, before % self.team]
-        return ordered
+        time = earlier >> self.stamps.time_shift
+        ordered: Array = time <= self.known[warp, before % self.team]
+        # Atomics have an order of their own: one's own may stand behind all the others'.
+        return ordered | (time <= self.looked[warp]) if atomic else ordered
 
     def _warps(self, lanes: Lanes) -> Array:
         if lanes is None:
@@ -127,4 +130,5 @@ class SharedRaces:
         if self.record is None:
             return
         warps = self._warps(lanes)
+        self.looked[warps] = self.time + 1
         self.known[warps] = np.maximum(self.known[warps], self.published[warps // self.team])

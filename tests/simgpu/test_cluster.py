@@ -255,7 +255,8 @@ def test_clusters_do_not_wait_for_each_other():
     got = clustered(
         """
         mov.u32 %r5, %clusterid.x; setp.ne.u32 %p0, %r5, 0; barrier.cluster.arrive;
-        barrier.cluster.wait; @%p0 bra spin; mov.u32 %r0, 3; st.global.u32 [%q0], %r0; bra done;
+        barrier.cluster.wait; @%p0 bra spin; mov.u32 %r0, 3;
+        st.volatile.global.u32 [%q0], %r0; bra done;
         spin: ld.volatile.global.u32 %r0, [%q0]; setp.ne.u32 %p1, %r0, 3; @%p1 bra spin;
         done: barrier.cluster.arrive; barrier.cluster.wait;""",
         blocks=4,

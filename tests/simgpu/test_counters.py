@@ -130,7 +130,7 @@ def test_the_floor_reads_what_was_not_written_before(body, read, written):
 def test_before_is_the_order_of_blocks(writer, read):
     # Each block reads the same words; one of three wrote them before it read them itself.
     body = f"""{address(4, 0)} mov.u32 %r1, %ctaid.x; setp.eq.u32 %p0, %r1, {writer};
-      @%p0 st.global.u32 [%q2], %r0; ld.global.u32 %r9, [%q2];"""
+      @%p0 st.relaxed.gpu.global.u32 [%q2], %r0; ld.relaxed.gpu.global.u32 %r9, [%q2];"""
     found = count(body, grid=3)
     assert (found.dram_read_sectors, found.dram_written_sectors) == (read, 4)
 

@@ -33,7 +33,7 @@ RACES = {
         ld.shared.u32 %r0, [%q3]; bar.sync 0;""",
     "a barrier for another warp": """@%p6 st.shared.u32 [tile], %i0; @%p6 bar.sync 1, 32;
         @!%p6 bar.sync 1, 32; @!%p6 ld.shared.u32 %r0, [tile];""",
-    "a lock without a fence": f"""setp.ne.u32 %p1, %r9, 32; setp.eq.u32 %p2, %r9, 0;
+    "a lock without a fence": f"""setp.eq.u32 %p2, %r9, 0;
         @%p7 bra go; @%p2 bra go; bra end; go: {CAS.format(v="spin")}
         ld.shared.u32 %r0, [tile+260]; st.shared.u32 [tile+260], %i0;
         atom.shared.exch.b32 %r3, [tile+256], 0; end:""",
@@ -46,12 +46,17 @@ RACES = {
 @pytest.mark.parametrize("name", RACES)
 def test_a_race_is_seen(name, blocks):
     with pytest.raises(faults.SharedRace, match="which thread") as caught:
-        run(TILE + RACES[name], blocks=blocks)
+        run(TILE + RACES[name], blocks=blocks, uninitialised=True)
     assert caught.value.place.block == (0, 0, 0)
     assert "shared" in caught.value.place.ptx_text or "%q" in caught.value.place.ptx_text
 
 
+LOCKED = f"""setp.eq.u32 %p2, %r9, 0; @%p7 bra go; @%p2 bra go; bra end; go: {CAS.format(v="spin")}
+    membar.cta; ld.shared.u32 %r0, [tile+260]; st.shared.u32 [tile+260], %i0; membar.cta;
+    atom.shared.exch.b32 %r3, [tile+256], 0; end:"""
+
 ORDERED = {
+    "a lock with fences": LOCKED,
     "a barrier": "st.shared.u32 [%q2], %i0; bar.sync 0; ld.shared.u32 %r0, [%q3];",
     "barriers of either side": """st.shared.u32 [%q2], %i0; @%p6 bra low; bar.sync 0; bra on;
         low: bar.sync 0; on: ld.shared.u32 %r0, [%q3];""",
@@ -77,11 +82,15 @@ ORDERED = {
 @pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("name", ORDERED)
 def test_what_is_ordered_is_no_race(name, blocks):
-    run(TILE + ORDERED[name], blocks=blocks)
+    run(TILE + ORDERED[name], blocks=blocks, uninitialised=True)
 
 
 def test_blocks_do_not_race_in_shared_memory():
-    run(TILE + "@%p6 st.shared.u32 [%q2], %i0; ld.shared.u32 %r0, [%q2+256];", blocks=5)
+    run(
+        TILE + "@%p6 st.shared.u32 [%q2], %i0; ld.shared.u32 %r0, [%q2];",
+        blocks=5,
+        uninitialised=True,
+    )
 
 
 def test_the_message_names_both_accesses():

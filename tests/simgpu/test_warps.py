@@ -15,8 +15,9 @@ HEAD = """
 TAIL = "\nst.global.u32 [%q1], %r0; ret;"
 
 
-def run(body, threads=64, blocks=1, top="", **options):
+def run(body, threads=64, blocks=1, top="", uninitialised=False, **options):
     memory = GlobalMemory(1 << 30)
+    memory.uninitialised = uninitialised
     out = memory.allocate(4 * threads * blocks)
     start(entry(HEAD + body + TAIL, ["o"], top=top), "k", (blocks, 1, 1), (threads, 1, 1),
           [out.address], memory=memory, **options)  # fmt: skip
@@ -103,7 +104,7 @@ def test_a_spin_lock_is_passed_on():
     # The lanes that spin stand below the lane that holds the lock: it must get its turn.
     got = run(
         """
-        .shared .align 4 .b8 lock[8];
+        .shared .align 4 .b8 lock[8]; mov.u32 %r8, 0; st.shared.v2.u32 [lock], {%r8, %r8};
         spin: atom.shared.cas.b32 %r1, [lock], 0, 1; setp.ne.u32 %p0, %r1, 0; @%p0 bra spin;
         ld.shared.u32 %r0, [lock+4]; add.u32 %r2, %r0, 1; st.shared.u32 [lock+4], %r2;
         atom.shared.exch.b32 %r3, [lock], 0;""",

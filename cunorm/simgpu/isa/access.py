@@ -68,7 +68,7 @@ def resolve(
     try:
         if space == "global" or space == "const":
             parts = batch.memory.parts(addresses, width)
-            batch.checks.elsewhere(access, lanes)
+            batch.checks.outside(access, op, lanes, addresses, parts, width, written)
             return parts
         if space == "generic":
             return _generic(batch, op, lanes, addresses, width, access, written)
@@ -193,7 +193,8 @@ def _load(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op
     # A wider access than 16 bytes is two, at one address and the next.
     halves = 2 if width > 16 else 1
     step = width // halves
-    access = Access.READ if fields.get("order") in (None, "weak") else Access.STRONG_READ
+    weak = fields.get("order") in (None, "weak") and not decoder.swaps(site, text)
+    access = Access.READ if weak else Access.STRONG_READ
     shape = (-1, count // halves)
 
     def load(batch: Batch, op: Op, lanes: Array | None, addresses: Array) -> tuple[Array, ...]:
@@ -228,7 +229,7 @@ def _store(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> O
     ) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
         if fields.get("order") == "release":
-            batch.checks.publish(lanes)
+            batch.checks.publish(lanes, beyond=fields.get("scope") != "cta")
         if halves == 2:
             _aligned(batch, op, lanes, addresses, width)
         for half in range(halves):

@@ -113,6 +113,9 @@ def _build(
     quick = AT.get(name) if target in (None, "_") and dtype.kind in "ui" else None
     quick = None if kind in ("f16x2", "bf16", "bf16x2") else quick
 
+    # An exchange asks for nothing of what was there: it may come first.
+    access = Access.STRONG_WRITE if name == "exch" else Access.ATOMIC
+
     def update(
         batch: Batch, op: Op, lanes: Array | None, addresses: Array, *given: Array
     ) -> tuple[Array, ...]:
@@ -120,8 +123,8 @@ def _build(
         addresses = np.broadcast_to(addresses, n)
         given = tuple(np.broadcast_to(value, n) for value in given)
         if fields.get("order") in ("release", "acq_rel"):
-            batch.checks.publish(lanes)
-        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize, Access.ATOMIC)
+            batch.checks.publish(lanes, beyond=fields["scope"] != "cta")
+        parts = resolve(batch, op, lanes, space, addresses, dtype.itemsize, access)
         old = np.empty(n, dtype)
         for view, index, which in parts:
             chosen = slice(None) if which is None else which

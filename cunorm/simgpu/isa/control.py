@@ -48,11 +48,9 @@ def _trap(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
 @form("membar gl|sys:level", "control", decodes=True)
 @form("fence [sc|acq_rel|acquire|release:order] cluster|gpu|sys:scope", "control", decodes=True)
 def _wide_fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
-    if not decoder.kernel.explicit_cluster:
-        return decoder.nothing(site)
-
     def fence(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
         batch.clusters.synchronized(lanes)
+        batch.checks.publish(lanes, beyond=True)
         return ()
 
     return decoder.effect(site, fence, [], [])
@@ -69,6 +67,14 @@ def _nanosleep(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
 
 @form("membar cta:level", "control", decodes=True)
 @form("fence [sc|acq_rel|acquire|release:order] cta:scope", "control", decodes=True)
+def _narrow_fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+    def fence(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+        batch.checks.publish(lanes, beyond=False)
+        return ()
+
+    return decoder.effect(site, fence, [], [])
+
+
 @form("fence proxy async [global|shared=cta:space]", "control", decodes=True, since=90)
 @form("griddepcontrol launch_dependents|wait:action", "control", decodes=True, since=90)
 @form("pmevent", "control", decodes=True)

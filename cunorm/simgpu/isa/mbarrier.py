@@ -22,6 +22,8 @@ OWN = "[shared|shared=cta:space] b64"
 ANY = "[shared|shared=cta|shared=cluster:space] b64"
 SCOPE = "[cta|cluster:scope]"
 LOW = np.uint64((1 << PHASE_SHIFT) - 1)
+# An atomic, but one that may come first: the mbarriers say it better where none was initialised.
+USE = Access.STRONG_WRITE
 
 
 def objects(
@@ -100,7 +102,7 @@ def _arrive(decoder: Decoder, site: Site, fields: dict[str, str | None]) -> Op |
     ) -> tuple[Array, ...]:
         if releases:
             batch.checks.publish(lanes)
-        here, index = objects(batch, op, lanes, space, at, Access.ATOMIC)
+        here, index = objects(batch, op, lanes, space, at, USE)
         numbers_ = _counts(here, numbers)
         expects = numbers_ if how == "expect_tx" else None
         counts = numbers_ if expects is None else np.ones(here.size, np.int64)
@@ -122,7 +124,7 @@ def _expect(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     def expect(
         batch: Batch, op: Op, lanes: Array | None, at: Array, count: Array
     ) -> tuple[Array, ...]:
-        here, index = objects(batch, op, lanes, space, at, Access.ATOMIC)
+        here, index = objects(batch, op, lanes, space, at, USE)
         batch.mbarriers.expect(op, here, index, sign * _counts(here, (count,)))
         return ()
 
@@ -143,7 +145,7 @@ def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     def wait(
         batch: Batch, op: Op, lanes: Array | None, at: Array, asked: Array
     ) -> tuple[Array, ...]:
-        here, index = objects(batch, op, lanes, space, at, Access.ATOMIC)
+        here, index = objects(batch, op, lanes, space, at, USE)
         tokens = np.broadcast_to(asked, here.shape)
         over = batch.mbarriers.test(op, here, index, tokens, parity=parity)
         if fields["order"] != "relaxed" and over.any():

@@ -1,0 +1,137 @@
+"""What `python -m cunorm bench` measures: which calls, on which arrays, and their least bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._plan import ITEMSIZE
+
+if TYPE_CHECKING:
+    import cupy
+
+OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
+DTYPES = ("float16", "bfloat16", "float32")
+# Heads, the models of today and what comes after them; the last two no single block can hold.
+COLS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 5120, 8192, 16384, 32768, 65536, 131072, 262144)
+# Rows that do not all start on 16 bytes: odd ones, and even ones in arrays one element off.
+ODD_COLS = (769, 1025, 4097, 5125)
+SHIFTED_COLS = (512, 1024, 4096, 8192)
+# A launch of so many bytes of x has enough rows that what a block does once weighs little.
+COUNTED_BYTES = 2 << 20
+# On hardware: 2048 rows of 4096 in float16, whose x and y just stay in the cache of an sm_90.
+TIMED_BYTES = 16 << 20
+VALUES = 65537  # random values, repeated: coprime to every length of the grid, so no two rows agree
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call.
+
+    Attributes
+    ----------
+    op : str
+        A public op.
+    dtype : str
+        The dtype of all its arrays.
+    cols, rows : int
+        The shape of x.
+    offset : int
+        Elements between a boundary of 16 bytes and the start of every array of rows.
+    """
+
+    op: str
+    dtype: str
+    cols: int
+    rows: int
+    offset: int = 0
+
+    def __str__(self) -> str:
+        shifted = f" + {self.offset} element" if self.offset else ""
+        return f"{self.op} {self.dtype} ({self.rows}, {self.cols}){shifted}"
+
+    @property
+    def x_bytes(self) -> int:
+        """Bytes of x, and of every other array of rows."""
+        return self.rows * self.cols * ITEMSIZE[self.dtype]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays of rows: what is read, then what is written."""
+        if self.op.startswith("add_"):
+            return ("x", "residual", "y", "residual_out")
+        return ("x", "y")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The arrays of one row."""
+        return ("gamma", "beta") if "layer_norm" in self.op else ("gamma",)
+
+    @property
+    def floor_bytes(self) -> int:
+        """The least that memory must move: every array once."""
+        return len(self.names) * self.x_bytes + len(self.parameters) * self.x_bytes // self.rows
+
+
+def grid(
+    ops: Sequence[str],
+    dtypes: Sequence[str],
+    cols: Sequence[int] | None,
+    rows: int | None,
+    odd: bool,
+    launch_bytes: int,
+) -> Iterator[Case]:
+    """Yield the cases of a run.
+
+    Parameters
+    ----------
+    ops, dtypes : sequence of str
+        Which ones.
+    cols : sequence of int or None
+        Which N; None for those of `COLS`.
+    rows : int or None
+        Rows of every case; None for as many as `launch_bytes` of x have.
+    odd : bool
+        Whether rows that do not start on 16 bytes follow.
+    launch_bytes : int
+        Bytes of x of a launch.
+    """
+    sizes = [(n, 0) for n in cols or COLS]
+    if odd:
+        sizes += [(n, 0) for n in ODD_COLS] + [(n, 1) for n in SHIFTED_COLS]
+    for op in ops:
+        for dtype in dtypes:
+            for n, offset in dict.fromkeys(sizes):
+                fit = max(1, launch_bytes // (n * ITEMSIZE[dtype]))
+                yield Case(op, dtype, n, rows or fit, offset)
+
+
+def arrays(case: Case) -> dict[str, cupy.ndarray]:
+    """Return the arrays of a case by name, each an allocation of its own."""
+    import cupy
+    import numpy as np
+
+    from ._reference import DTYPES as numpy_dtypes
+
+    dtype = numpy_dtypes[case.dtype]
+    values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)
+    made = {}
+    for name in (*case.names, *case.parameters):
+        of_rows = name in case.names
+        shape = (case.rows, case.cols) if of_rows else (case.cols,)
+        offset = case.offset if of_rows else 0
+        whole = cupy.empty(offset + math.prod(shape), dtype)
+        if name not in ("y", "residual_out"):
+            whole.set(np.resize(values, whole.shape))
+        made[name] = whole[offset:].reshape(shape)
+    return made
+
+
+def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:
+    """Call the op on `arrays(case)`; it writes y, and with a residual residual_out."""
+    import cunorm
+
+    named = {("out" if name == "y" else name): array for name, array in given.items()}
+    return getattr(cunorm, case.op)(**named)

@@ -1,0 +1,140 @@
+"""What the software GPU counts of a call: exact, the same in every run, and never a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from . import simgpu
+from ._bench_cases import Case, arrays, call
+
+SECTOR = 32  # bytes that memory moves at a time
+PACKETS_OF_WARP = 32 * 16  # bytes: a packet of 16 for each lane of a warp
+# Compiling takes most of the time, and each process compiles on its own: few cases are
+# not worth starting them, and many of them take much memory.
+FEW_CASES, MOST_PROCESSES = 12, 8
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The counters of one launch; None for arrays that the op does not have.
+
+    Attributes
+    ----------
+    op, dtype, cols, rows, offset
+        The case.
+    arch : int
+        The architecture, like 90.
+    x, residual, y, residual_out : float or None
+        Sectors requested of an array, loaded or stored, over the least: rows * N * itemsize / 32.
+    gamma : float
+        The same of gamma over x's least: 1 is once a row, which the caches answer. beta is alike.
+    sectors_per_request : float
+        Of x: 16 where each lane of a warp loads 16 neighbouring bytes.
+    instructions_per_packet : float
+        PTX warp instructions but for ``mov`` and ``cvta``, which the assembler folds away, over the
+        launch's packets: a packet is 16 bytes of x for each of a warp's 32 lanes.
+    barriers_per_row : float
+        Barriers of a block, over rows.
+    registers, spill_bytes : int or None
+        Of a thread, from the assembler; None where it does not say.
+    occupancy : float
+        Warps that a multiprocessor holds, of the most that it can.
+    reads : float
+        How often the row is read: bytes loaded of x, and of h where there is one, over x's.
+    """
+
+    op: str
+    dtype: str
+    cols: int
+    rows: int
+    offset: int
+    arch: int
+    x: float
+    residual: float | None
+    y: float
+    residual_out: float | None
+    gamma: float
+    sectors_per_request: float
+    instructions_per_packet: float
+    barriers_per_row: float
+    registers: int | None
+    spill_bytes: int | None
+    occupancy: float
+    reads: float
+
+    @property
+    def share(self) -> float:
+        """Sectors that the rows must move, of those that were requested."""
+        requested = (self.x, self.residual, self.y, self.residual_out)
+        ratios = [ratio for ratio in requested if ratio is not None]
+        return len(ratios) / sum(ratios)
+
+
+def count(case: Case) -> Counters:
+    """Call the op once and return what was counted."""
+    given = arrays(case)
+    with simgpu.profile() as profile:
+        call(case, given)
+    (launch,) = profile.launches
+    by_address = {array.address: array for array in launch.arrays}
+    counted = {
+        name: by_address[array.base.data.ptr]  # a view's allocation begins before its first row
+        for name, array in given.items()
+    }
+    least = case.x_bytes / SECTOR
+    requested = {
+        name: (array.loads.sectors + array.stores.sectors) / least
+        for name, array in counted.items()
+    }
+    read = (counted[name].loads.bytes for name in ("x", "residual_out") if name in counted)
+    resources = launch.resources
+    return Counters(
+        case.op,
+        case.dtype,
+        case.cols,
+        case.rows,
+        case.offset,
+        launch.arch,
+        requested["x"],
+        requested.get("residual"),
+        requested["y"],
+        requested.get("residual_out"),
+        requested["gamma"],
+        counted["x"].loads.sectors_per_request,
+        launch.instructions_unfolded / (case.x_bytes / PACKETS_OF_WARP),
+        launch.barriers / case.rows,
+        resources.registers,
+        resources.spill_stores,
+        launch.occupancy.share,
+        sum(read) / case.x_bytes,
+    )
+
+
+def count_all(cases: Sequence[Case]) -> Iterator[Counters]:
+    """Yield the counters of cases in their order, counted by several processes if they are many."""
+    processes = min(_cores(), MOST_PROCESSES)
+    if processes == 1 or len(cases) <= FEW_CASES:
+        yield from map(count, cases)
+        return
+    import cupy
+
+    arch = int(cupy.cuda.Device().compute_capability)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _install, (arch,)) as pool:
+        yield from pool.map(count, cases)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _install(arch: int) -> None:
+    """Give a new process the software GPU, unless it was started with it."""
+    if not simgpu.installed():
+        simgpu.install(arch)

@@ -1,0 +1,99 @@
+"""How measurements of `python -m cunorm bench` are shown: as a table, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._bench_counters import Counters
+    from ._bench_times import Times
+
+    Measurement = Counters | Times
+
+# Heading, attribute and format of each column; the format of a share is "%".
+Column = tuple[str, str, str]
+_CASE: tuple[Column, ...] = (("dtype", "dtype", ""), ("N", "cols", ","), ("rows", "rows", ","))
+_COUNTED: tuple[Column, ...] = (
+    *_CASE,
+    ("x", "x", ".3f"),
+    ("residual", "residual", ".3f"),
+    ("y", "y", ".3f"),
+    ("h", "residual_out", ".3f"),
+    ("gamma", "gamma", ".3f"),
+    ("sectors/request", "sectors_per_request", ".2f"),
+    ("instructions/packet", "instructions_per_packet", ".1f"),
+    ("barriers/row", "barriers_per_row", ".0f"),
+    ("registers", "registers", ""),
+    ("spills", "spill_bytes", ""),
+    ("occupancy", "occupancy", "%"),
+    ("row read", "reads", ".2f"),
+)
+_TIMED: tuple[Column, ...] = (
+    *_CASE,
+    ("cold us", "cold", ".2f"),
+    ("GB/s", "cold_gb_per_s", ",.0f"),
+    ("of a copy", "share", "%"),
+    ("warm us", "warm", ".2f"),
+    ("GB/s", "warm_gb_per_s", ",.0f"),
+    ("copy us", "copy", ".2f"),
+    ("CuPy us", "expression", ".2f"),
+    ("cupy.fuse us", "fuse", ".2f"),
+)
+_COUNTED_LEGEND = """\
+x, residual, y, h, gamma: 32-byte sectors that are requested, over the least for x: rows * N *
+itemsize / 32. Gamma's come from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
+lanes. instructions/packet: PTX warp instructions without mov and cvta, for each 32 x 16 bytes of x.
+row read: how often. Rows "N + 1" lie one element past a boundary of 16 bytes. Nothing here is a
+time: a software GPU has none to tell."""
+_TIMED_LEGEND = """\
+Launches in a graph, between two events; the best of the replays. cold: buffers in turns, larger
+than the L2 cache together. warm: one buffer. GB/s: of the bytes that must move. copy, CuPy,
+cupy.fuse: a device-to-device copy of those bytes, and the same result by CuPy's operators and by
+functions under cupy.fuse, cold. Rows "N + 1" lie one element past a boundary of 16 bytes."""
+COUNTED, TIMED = (_COUNTED, _COUNTED_LEGEND), (_TIMED, _TIMED_LEGEND)
+
+
+def table(measured: Sequence[Measurement], columns: Sequence[Column]) -> str:
+    """Return the table of one op, without the columns that have no value in it."""
+    present = [
+        column for column in columns if any(getattr(m, column[1]) is not None for m in measured)
+    ]
+    lines = [[heading for heading, _, _ in present]]
+    lines += [[cell(m, name, form) for _, name, form in present] for m in measured]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if at == 0 else text.rjust(width)
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def cell(measurement: Measurement, name: str, form: str) -> str:
+    """Return one value as the table shows it; "-" for none."""
+    value = getattr(measurement, name)
+    if value is None:
+        return "-"
+    if form == "%":
+        return f"{value:.0%}".replace("%", " %")
+    shifted = f" + {measurement.offset}" if name == "cols" and measurement.offset else ""
+    return format(value, form) + shifted
+
+
+def save_csv(measured: Sequence[Measurement], file: Path) -> None:
+    """Write every value of every case, a line each; what is None is empty."""
+    names = [field.name for field in fields(measured[0])]
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_number(getattr(m, name)) for name in names] for m in measured)
+
+
+def _number(value: object) -> object:
+    """Return a value with as many digits as anyone reads."""
+    return f"{value:.6g}" if isinstance(value, float) else value

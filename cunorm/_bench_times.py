@@ -1,0 +1,184 @@
+"""What hardware takes for a call, beside a copy of the same bytes and CuPy's own expressions.
+
+Launches are captured into a graph, so that the host is no part of it, and the graph is replayed
+between two events. `cold` rotates through buffers that together are larger than the L2 cache;
+`warm` uses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import cupy
+
+from ._bench_cases import Case, arrays, call
+
+LAUNCHES = 48  # in a graph, at least
+ROUNDS = 20  # replays, of which the best counts: other work on the device only ever adds
+CACHES = 3  # rotating buffers hold so many times the L2 cache
+EPS = 1e-6  # enters no time
+
+Launch = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Times:
+    """The times of one call in microseconds, and what follows from them.
+
+    Attributes
+    ----------
+    op, dtype, cols, rows, offset
+        The case.
+    arch : int
+        The architecture, like 90.
+    cold, warm : float
+        One launch, with data from memory and with what the L2 cache keeps of it.
+    cold_gb_per_s, warm_gb_per_s : float
+        The bytes that must move over that time.
+    copy : float
+        A copy from device to device that reads and writes the same bytes, cold.
+    expression, fuse : float or None
+        The same result by CuPy's operators, and by functions under ``cupy.fuse``, cold; None where
+        CuPy cannot compile it: ``cupy.fuse`` knows no bfloat16.
+    """
+
+    op: str
+    dtype: str
+    cols: int
+    rows: int
+    offset: int
+    arch: int
+    cold: float
+    warm: float
+    cold_gb_per_s: float
+    warm_gb_per_s: float
+    copy: float
+    expression: float | None
+    fuse: float | None
+
+    @property
+    def share(self) -> float:
+        """The speed of a copy that was reached: 1 where the call takes no longer."""
+        return self.copy / self.cold
+
+
+def time(case: Case) -> Times:
+    """Measure one case on the current device."""
+    sets = [arrays(case) for _ in range(_buffers(case))]
+    calls: list[Launch] = [partial(call, case, given) for given in sets]
+    cold, warm = microseconds(calls), microseconds(calls[:1])
+    fuse = None
+    if case.dtype != "bfloat16":
+        fuse = microseconds([partial(fused, case, given) for given in sets])
+    expression = microseconds([partial(expressed, case, given) for given in sets])
+    del calls
+    return Times(
+        case.op,
+        case.dtype,
+        case.cols,
+        case.rows,
+        case.offset,
+        int(cupy.cuda.Device().compute_capability),
+        cold,
+        warm,
+        case.floor_bytes / cold / 1e3,
+        case.floor_bytes / warm / 1e3,
+        microseconds(_copies(case, len(sets))),
+        expression,
+        fuse,
+    )
+
+
+def microseconds(launches: Sequence[Launch]) -> float:
+    """Return the time of one of `launches`, which take turns in a graph."""
+    turns = -(-LAUNCHES // len(launches))
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    best = float("inf")
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        for launch in launches:  # kernels are compiled, and the pool has what they allocate
+            launch()
+        stream.synchronize()
+        stream.begin_capture()
+        for launch in list(launches) * turns:
+            launch()
+        graph = stream.end_capture()
+        for _ in range(1 + ROUNDS):
+            start.record(stream)
+            graph.launch(stream)
+            end.record(stream)
+            end.synchronize()
+            best = min(best, cupy.cuda.get_elapsed_time(start, end))
+    return best * 1e3 / (turns * len(launches))
+
+
+def _buffers(case: Case) -> int:
+    """Return how many sets of arrays are larger than the L2 cache together."""
+    device = cupy.cuda.Device().id
+    l2_bytes = int(cupy.cuda.runtime.getDeviceProperties(device)["l2CacheSize"])
+    return max(2, -(-CACHES * l2_bytes // case.floor_bytes))
+
+
+def _copies(case: Case, count: int) -> list[Launch]:
+    """Return copies that read half of the least bytes and write the other half."""
+    half = case.floor_bytes // 2
+    stream = cupy.cuda.get_current_stream
+    pairs = [(cupy.empty(half, "uint8"), cupy.zeros(half, "uint8")) for _ in range(count)]
+
+    def copy(target: cupy.ndarray, source: cupy.ndarray) -> None:
+        target.data.copy_from_device_async(source.data, half, stream())
+
+    return [partial(copy, *pair) for pair in pairs]
+
+
+def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
+    """Return y by CuPy's operators, as one writes it without cunorm."""
+    h = given["x"]
+    if "residual" in given:
+        h = h + given["residual"]
+    wide = h.astype("float32")
+    if "beta" in given:
+        wide = wide - wide.mean(-1, keepdims=True)
+    rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + EPS)
+    y = (wide * rstd).astype(h.dtype) * given["gamma"]
+    return y + given["beta"] if "beta" in given else y
+
+
+def fused(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
+    """Return y by ``cupy.fuse``, which makes a kernel of each sum and of what follows it."""
+    total, squares, scale, shift = _fused_functions(case.dtype)
+    h = given["x"]
+    if "residual" in given:
+        h = h + given["residual"]
+    if "beta" not in given:
+        return scale(h, (squares(h) / case.cols)[:, None], given["gamma"])
+    mean = (total(h) / case.cols)[:, None]
+    variance = (squares(h - mean.astype(h.dtype)) / case.cols)[:, None]
+    return shift(h, mean, variance, given["gamma"], given["beta"])
+
+
+@cache
+def _fused_functions(dtype: str) -> tuple[Callable[..., Any], ...]:
+    """Return the sum, the sum of squares, and the last steps of RMSNorm and of LayerNorm."""
+
+    def widen(a: Any) -> Any:
+        return a if dtype == "float32" else a.astype(cupy.float32)
+
+    def narrow(a: Any) -> Any:
+        return a if dtype == "float32" else a.astype(cupy.float16)
+
+    def total(h: Any) -> Any:
+        return cupy.sum(widen(h), axis=1)
+
+    def squares(h: Any) -> Any:
+        return cupy.sum(widen(h) * widen(h), axis=1)
+
+    def scale(h: Any, mean_square: Any, gamma: Any) -> Any:
+        return narrow(widen(h) / cupy.sqrt(mean_square + EPS)) * gamma
+
+    def shift(h: Any, mean: Any, variance: Any, gamma: Any, beta: Any) -> Any:
+        return narrow((widen(h) - mean) / cupy.sqrt(variance + EPS)) * gamma + beta
+
+    return tuple(cupy.fuse()(function) for function in (total, squares, scale, shift))

@@ -1,0 +1,185 @@
+"""Measures what README and the ceilings of test_kernel_counters.py say, and writes it there.
+
+    python tests/benchmarks/publish.py
+
+On the software GPU: counters.csv and counters.png beside this file, and the tables between the two
+marks in README.md. It takes a few minutes.
+"""
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+from cunorm._bench_counters import Counters
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CSV, PNG, README = HERE / "counters.csv", HERE / "counters.png", ROOT / "README.md"
+BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
+
+DTYPES = ("float16", "bfloat16", "float32")
+SYSTEMS = ("TransformerEngine", "PyTorch", "OneFlow", "FlashInfer", "vLLM")
+# Instructions for each packet of the kernels that these systems run, in the order of SYSTEMS. They
+# were counted on the software GPU as those of cunorm are, over whole launches of about 2 MB.
+OTHERS = {
+    ("rms_norm", "float16", 128): (275, None, 284, 460, 614),
+    ("rms_norm", "float16", 769): (None, None, 106, None, None),
+    ("rms_norm", "float16", 1024): (123, None, 150, None, 211),
+    ("rms_norm", "float16", 4096): (136, 132, 161, 228, 187),
+    ("rms_norm", "float16", 8192): (None, 116, None, None, None),
+    ("rms_norm", "float16", 32768): (None, None, None, None, 101),
+    ("rms_norm", "float32", 4096): (52, 47, None, None, None),
+    ("add_rms_norm", "float16", 4096): (None, None, None, None, 267),
+    ("layer_norm", "float16", 4096): (151, 225, None, None, None),
+}
+
+SECTION = """\
+RMSNorm, counted by the software GPU as an sm_{arch}. Where a cell has three numbers, they are those
+of float16, bfloat16 and float32. "N + 1" is a view whose rows begin one element past a boundary of
+16 bytes.
+
+{rms_norm}
+```bash
+python -m cunorm bench --op rms_norm --odd
+```
+
+Every op: the requested sectors of the array that asks for most, over the floor, and the
+instructions for each packet.
+
+{every_op}
+![Share of the byte floor, and instructions for each packet, by N]({png})
+
+```bash
+python -m cunorm bench --odd --csv {csv} --png {png}
+```
+
+Instructions for each packet beside those of other systems' kernels, which were counted in the same
+way, over whole launches of about 2 MB. A blank was not counted.
+
+{others}"""
+
+
+def stored():
+    """Return the counters of the CSV file."""
+    types = {field.name: field.type for field in dataclasses.fields(Counters)}
+
+    def value(name, text):
+        if text == "":
+            return None
+        return text if types[name] == "str" else int(text) if "int" in types[name] else float(text)
+
+    with CSV.open(newline="", encoding="utf-8") as stream:
+        return [
+            Counters(**{name: value(name, text) for name, text in line.items()})
+            for line in csv.DictReader(stream)
+        ]
+
+
+def is_aligned(counters):
+    return counters.offset == 0 and counters.cols % 8 == 0
+
+
+def worst_ratio(counters):
+    """Return the sectors requested of the array that asks for most, over the floor."""
+    arrays = (counters.x, counters.residual, counters.y, counters.residual_out)
+    return max(ratio for ratio in arrays if ratio is not None)
+
+
+def table(head, lines):
+    cells = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in cells)
+
+
+def section(measured):
+    """Return what stands between the marks in README."""
+    return SECTION.format(
+        arch=measured[0].arch,
+        rms_norm=_of_rms_norm([m for m in measured if m.op == "rms_norm"]),
+        every_op=_of_every_op(measured),
+        others=_beside_others(measured),
+        csv=CSV.relative_to(ROOT),
+        png=PNG.relative_to(ROOT),
+    )
+
+
+def _of_rms_norm(measured):
+    lines = []
+    for cols, offset in dict.fromkeys((m.cols, m.offset) for m in measured):
+        of = [m for m in measured if (m.cols, m.offset) == (cols, offset)]
+        assert [m.dtype for m in of] == list(DTYPES)
+        lines.append(
+            (
+                f"{cols:,}" + (f" + {offset}" if offset else ""),
+                f"{max(map(worst_ratio, of)):.3f}",
+                f"{max(m.reads for m in of):.2f}",
+                " · ".join(f"{m.sectors_per_request:.1f}" for m in of),
+                " · ".join(f"{m.instructions_per_packet:.1f}" for m in of),
+                " · ".join(f"{m.barriers_per_row:.0f}" for m in of),
+                " · ".join(f"{m.registers}" for m in of),
+                " · ".join(f"{m.spill_bytes}" for m in of),
+                " · ".join(f"{m.occupancy:.0%}".replace("%", " %") for m in of),
+            )
+        )
+    head = (
+        *("N", "sectors of x, y over the floor", "x read", "sectors / request"),
+        *("instructions / packet", "barriers / row", "registers", "spilled bytes", "occupancy"),
+    )
+    return table(head, lines)
+
+
+def _of_every_op(measured):
+    sizes = (128, 1024, 4096, 8192, 32768, 262144)
+    lines = []
+    for op, dtype in dict.fromkeys((m.op, m.dtype) for m in measured):
+        of = [m for m in measured if (m.op, m.dtype) == (op, dtype)]
+        by_size = {m.cols: m.instructions_per_packet for m in of if m.offset == 0}
+        lines.append(
+            (
+                f"`{op}`",
+                dtype,
+                f"{max(worst_ratio(m) for m in of if is_aligned(m)):.3f}",
+                f"{max(worst_ratio(m) for m in of if not is_aligned(m)):.3f}",
+                *(f"{by_size[cols]:.1f}" for cols in sizes),
+            )
+        )
+    head = (
+        "op",
+        "dtype",
+        "sectors, aligned rows",
+        "sectors, other rows",
+        *(f"N = {n:,}" for n in sizes),
+    )
+    return table(head, lines)
+
+
+def _beside_others(measured):
+    lines = []
+    for (op, dtype, cols), figures in OTHERS.items():
+        (own,) = (m for m in measured if (m.op, m.dtype, m.cols, m.offset) == (op, dtype, cols, 0))
+        cells = ["" if figure is None else str(figure) for figure in figures]
+        lines.append(
+            (f"`{op}`", dtype, f"{cols:,}", f"**{own.instructions_per_packet:.1f}**", *cells)
+        )
+    return table(("op", "dtype", "N", "cunorm", *SYSTEMS), lines)
+
+
+def split(readme):
+    """Return README before the section, the section, and what follows it, with the marks."""
+    before, begin, rest = readme.partition(BEGIN)
+    old, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"README.md has not both marks, {BEGIN!r} and {END!r}")
+    return before + begin, old, end + after
+
+
+def main():
+    command = ["-m", "cunorm", "bench", "--odd", "--csv", str(CSV), "--png", str(PNG)]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    before, _, after = split(README.read_text("utf-8"))
+    README.write_text(before + section(stored()) + after, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

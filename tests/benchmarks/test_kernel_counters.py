@@ -1,0 +1,88 @@
+"""What the kernels move and execute, held against the promises and against what was measured last.
+
+    pytest tests/benchmarks/test_kernel_counters.py --benchmark-json=counters.json
+
+counters.csv has every op, dtype and N, as `python tests/benchmarks/publish.py` measured them. Here
+some are measured again, each with its counters in `extra_info`; the benchmark's own times are those
+of the simulator and say nothing of a GPU.
+"""
+
+import dataclasses
+
+import publish
+import pytest
+
+from cunorm import _bench_cases
+from cunorm._bench_cases import Case
+from cunorm._bench_counters import count
+
+STORED = {(m.op, m.dtype, m.cols, m.rows, m.offset): m for m in publish.stored()}
+INSTRUCTIONS = {
+    (m.op, m.dtype, m.cols, m.offset): m.instructions_per_packet for m in STORED.values()
+}
+# Requested sectors over the floor. A row of odd N shares a sector with its neighbour at each end,
+# and a warp asks for one more where its lanes' 512 bytes begin within a sector: 1 in 16, and for
+# N = 769 in float16, of 48 sectors, two more.
+MOST_ALIGNED, MOST_SHIFTED = 1.02, 1.15
+# Another release of NVRTC may spell a kernel a little differently.
+SLACK = 1.03
+# By N: how many times the instructions of the best other system we may take where we take more.
+# OneFlow's 106 at N = 769 are fewer than ours, which load 16 bytes at a time and shift them.
+OTHERS_AHEAD = {769: 1.35}
+# Every op and dtype meets a row of a block, of a cluster, and one that is shifted; RMSNorm in
+# float16 all that are in the file.
+SAMPLED = {(4096, 0), (262144, 0), (769, 0)}
+SAMPLE = [
+    case for case in STORED if case[:2] == ("rms_norm", "float16") or (case[2], case[4]) in SAMPLED
+]
+
+
+def name(case):
+    op, dtype, cols, _, offset = case
+    return f"{op}-{dtype}-{cols}" + ("+1" if offset else "")
+
+
+def holds(counters):
+    """Assert what is promised of every launch."""
+    most = MOST_ALIGNED if publish.is_aligned(counters) else MOST_SHIFTED
+    assert 1 <= publish.worst_ratio(counters) <= most
+    assert counters.reads == pytest.approx(1, abs=0.005)
+    assert 0 < counters.sectors_per_request <= 17
+    assert counters.spill_bytes == 0
+
+
+@pytest.mark.parametrize("case", STORED, ids=name)
+def test_the_stored_counters_keep_the_promises(case):
+    holds(STORED[case])
+
+
+def test_the_stored_counters_are_those_of_the_whole_grid_on_sm_90():
+    grid = _bench_cases.grid(_bench_cases.OPS, _bench_cases.DTYPES, None, None, True, 2 << 20)
+    assert [Case(*case) for case in STORED] == list(grid)
+    assert {counters.arch for counters in STORED.values()} == {90}
+
+
+@pytest.mark.parametrize(("op", "dtype", "cols"), publish.OTHERS)
+def test_other_systems_execute_more_instructions(op, dtype, cols):
+    figures = [figure for figure in publish.OTHERS[op, dtype, cols] if figure is not None]
+    own = INSTRUCTIONS[op, dtype, cols, 0]
+    if cols in OTHERS_AHEAD:
+        assert own < min(figures) * OTHERS_AHEAD[cols]
+    else:
+        assert own < min(figures) * 0.85
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("case", SAMPLE, ids=name)
+def test_counters(benchmark, case):
+    counters = benchmark.pedantic(count, (Case(*case),), rounds=1)
+    benchmark.extra_info.update(dataclasses.asdict(counters))
+    if counters.arch != STORED[case].arch:
+        pytest.skip(f"promised of sm_{STORED[case].arch}; counted on sm_{counters.arch}")
+    holds(counters)
+    assert counters.instructions_per_packet <= STORED[case].instructions_per_packet * SLACK
+
+
+def test_readme_shows_the_stored_counters():
+    _, shown, _ = publish.split(publish.README.read_text("utf-8"))
+    assert shown == publish.section(list(STORED.values()))
