@@ -257,7 +257,7 @@ def test_float64_gradients_are_those_of_autograd(op, cols):
 @pytest.mark.parametrize("gamma_offset", [0.0, 1.0])
 @ops
 def test_float64_gradients_are_finite_differences_of_the_forward_op(op, gamma_offset):
-    x, dy, gamma = (random(shape, "float64", seed=3) for shape in ((4, 13), (4, 13), (13,)))
+    x, dy, gamma = (random(shape, "float64", seed=3) for shape in ((2, 5), (2, 5), (5,)))
     options = {"gamma_offset": gamma_offset} if op == "rms_norm" else {}
     forward = partial(getattr(cunorm, op), **options)
     kept = statistics(op, x)
@@ -401,19 +401,25 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     with simgpu.profile(registers=False) as profile:
         dx, *totals = run()
     main, sums = profile.launches
-    traffic = {array.address: array for array in main.arrays}
-    for a in (x, dy, dresidual):
-        assert traffic[a.data.ptr].loads.requested_per_distinct == 1
-        assert traffic[a.data.ptr].loads.bytes == x.nbytes
-    assert traffic[dx.data.ptr].stores.requested_per_distinct == 1
-    assert traffic[dx.data.ptr].stores.bytes == x.nbytes
-    # All that the kernel needs, and not more: the rest is gamma, statistics and the blocks' sums.
     options = {"gamma_offset": False} if op == "rms_norm" else {}
     plan = getattr(_plan, f"{op}_bwd")(
         cols, dtype, dtype, dresidual=True, arch=_kernels.arch(0), **options
     )
+    kept_whole = (plan.packets + plan.shared) * plan.lanes * plan.vec >= cols
+    assert kept_whole or (dtype, cols) == ("float64", 16384)
+    traffic = {array.address: array for array in main.arrays}
+    for a in (x, dy):
+        # What the longest rows of float64 leave over is read again, from L2.
+        ratio = traffic[a.data.ptr].loads.requested_per_distinct
+        assert ratio == 1 if kept_whole else 1 < ratio < 1.4
+        assert traffic[a.data.ptr].loads.distinct * 32 == x.nbytes
+    assert traffic[dresidual.data.ptr].loads.bytes == x.nbytes
+    assert traffic[dresidual.data.ptr].loads.requested_per_distinct == 1
+    assert traffic[dx.data.ptr].stores.bytes == x.nbytes
+    assert traffic[dx.data.ptr].stores.requested_per_distinct == 1
+    # All that the kernel needs, and not more: the rest is gamma, statistics and the blocks' sums.
     (blocks,) = plan.persistent_grid(rows, _kernels.multiprocessors(0))
     partials = len(totals) * blocks * cols * np.dtype(plan.accumulator).itemsize
-    small = gamma.nbytes + sum(k.nbytes for k in kept)
+    small = gamma.nbytes + sum(-(-k.nbytes // 32) * 32 for k in kept)  # in sectors
     assert main.dram_floor_bytes == 4 * x.nbytes + small + partials
     assert sums.dram_floor_bytes == partials + len(totals) * gamma.nbytes
