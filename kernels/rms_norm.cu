@@ -20,12 +20,12 @@
 //              is a normal number: up to a root mean square of 8e37 in float32 and bfloat16.
 //              float16 cannot overflow.
 //
-// Instructions  PTX, of a warp, for each 32 packets of x, without mov and cvta; float16 with a float16
-//              gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions and 8
-//              products with rstd, 4 roundings, 4 products with gamma, 3 accesses), the others for
-//              addresses, the sum and rstd, once a row: 61 in all at N=128, 60 at 1024, 62 at 4096,
-//              65 at 8192, 58 at 32768; 37 in float32 at 4096; 137 at N=769, where packets are
-//              shifted in and out.
+// Instructions  PTX, of a warp, for each 32 packets of x, without mov and cvta; float16 with a
+//              float16 gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions
+//              and 8 products with rstd, 4 roundings, 4 products with gamma, 3 accesses), the others
+//              for addresses, the sum and rstd, once a row: 61 in all at N=128, 60 at 1024, 62 at
+//              4096, 65 at 8192, 58 at 32768; 37 in float32 at 4096; 137 at N=769, where packets
+//              are shifted in and out.
 //
 // Preconditions  (_check.py, _launch.py) Columns have unit stride. y is x, and residual_out is
 //              residual, or overlaps nothing; gamma overlaps nothing that is written. *_ACCESS

@@ -6,10 +6,16 @@
 #include "access.cuh"
 #include "reduce.cuh"
 
-// Past the registers eight packets are added up at a time, so that a sum of 2^24 columns keeps its
-// digits.
+// A lane adds up its first four packets, and then eight at a time, so that a sum of 2^24 columns
+// keeps its digits. Where a packet is kept does not matter to that: with a residual, which leaves
+// fewer registers, the sums have the same bits.
+constexpr int FIRST_CHUNK = 4;
 constexpr int CHUNK = 8;
-constexpr int CHUNKS = 1 + (TURNS - PACKETS + CHUNK - 1) / CHUNK;
+
+// The turn with which the next chunk begins.
+__device__ constexpr int chunk_end(int turn) {
+  return turn < FIRST_CHUNK ? FIRST_CHUNK : turn + CHUNK - (turn - FIRST_CHUNK) % CHUNK;
+}
 
 // Where the row begins in the arrays that make it.
 struct Sources {
@@ -200,35 +206,38 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
 #pragma unroll
     for (int i = 0; i < VEC; ++i) term(value[i], sums[i % 2]);
   };
-  const auto add_sums = [&](const Acc(&sums)[2][COUNT]) {
+  Acc sums[2][COUNT] = {};
+  const auto end_chunk = [&]() {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
+    for (int i = 0; i < COUNT; ++i) {
+      total[i] = add(total[i], add(sums[0][i], sums[1][i]));
+      sums[0][i] = sums[1][i] = 0;
+    }
   };
 
-  Acc kept[2][COUNT] = {};
 #pragma unroll
   for (int turn = 0; turn < PACKETS; ++turn) {
+    if (turn > 0 && chunk_end(turn - 1) == turn) end_chunk();
     Acc value[VEC];
     row.in_register(turn, value);
-    add_packet(turn, value, kept);
+    add_packet(turn, value, sums);
   }
-#pragma unroll
-  for (int turn = 0; turn < TAIL_TURNS; ++turn) {
-    if (place.has_tail(turn)) term(row.tail(turn), kept[0]);
-  }
-  add_sums(kept);
 #pragma unroll 1
-  for (int first = PACKETS; first < TURNS; first += CHUNK) {
-    Acc sums[2][COUNT] = {};
-    const int end = min(first + CHUNK, TURNS);
+  for (int turn = PACKETS; turn < TURNS;) {
+    if (chunk_end(turn - 1) == turn) end_chunk();
+    const int end = min(chunk_end(turn), TURNS);
 #pragma unroll 2
-    for (int turn = first; turn < end; ++turn) {
+    for (; turn < end; ++turn) {
       Acc value[VEC];
       row.past_registers(turn, value);
       add_packet(turn, value, sums);
     }
-    add_sums(sums);
   }
+#pragma unroll
+  for (int turn = 0; turn < TAIL_TURNS; ++turn) {
+    if (place.has_tail(turn)) term(row.tail(turn), sums[0]);
+  }
+  end_chunk();
   row_sums<LANES, SITE>(total);
   cluster_sums<SITE>(total);
 }

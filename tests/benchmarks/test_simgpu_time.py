@@ -15,4 +15,4 @@ def test_128_rows_of_4096_float16_take_less_than_a_second(benchmark, op):
     norm = getattr(cunorm, op)
     out = norm(x)
     benchmark.pedantic(lambda: norm(x, out=out), rounds=5, warmup_rounds=1)
-    assert benchmark.stats.stats.min < 1
+    assert benchmark.disabled or benchmark.stats.stats.min < 1
