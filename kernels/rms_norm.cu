@@ -24,7 +24,7 @@
 //              float16 gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions
 //              and 8 products with rstd, 4 roundings, 4 products with gamma, 3 accesses), the others
 //              for addresses, the sum and rstd, once a row: 61 in all at N=128, 60 at 1024, 62 at
-//              4096, 65 at 8192, 58 at 32768; 37 in float32 at 4096; 137 at N=769, where packets
+//              4096, 65 at 8192, 61 at 32768; 37 in float32 at 4096; 137 at N=769, where packets
 //              are shifted in and out.
 //
 // Preconditions  (_check.py, _launch.py) Columns have unit stride. y is x, and residual_out is
