@@ -52,6 +52,8 @@ OUTPUTS = {
     "layer_norm_fwd": ("y", "mean", "rstd"),
     "add_rms_norm": ("y", "h"),
     "add_layer_norm": ("y", "h"),
+    "rms_norm_bwd": ("dx", "dgamma"),
+    "layer_norm_bwd": ("dx", "dgamma", "dbeta"),
 }
 OVERWRITTEN_BY = {"x": "out", "residual": "residual_out"}
 
@@ -104,6 +106,9 @@ def grid() -> Iterator[Check]:
             for cols in SIZES:
                 rows = 37 if cols <= 128 else 3 if cols <= 20000 else 1
                 yield Check(op, dtype, (rows, cols), "contiguous", _measure)
+        for op in ("rms_norm_bwd", "layer_norm_bwd"):
+            for cols in (7, 128, 769, 4096, 20000):
+                yield Check(op, dtype, (3, cols), "contiguous", _measure_backward)
         for op, foreign in FOREIGN.items():
             for layout in LAYOUTS:
                 mixed = layout.startswith("float32 ")
@@ -155,6 +160,26 @@ def _measure(check: Check) -> Outcome:
             faults.append(f"wrote outside {OVERWRITTEN_BY[name]}" if outs else f"changed {name}")
     if outs and any(a is not b for a, b in zip(outputs, outs.values(), strict=True)):
         faults.append("out was not returned")
+    return Outcome(*worst[0], faults)
+
+
+def _measure_backward(check: Check) -> Outcome:
+    """Run a backward op on random data and the forward op's statistics."""
+    rng = np.random.default_rng(zlib.crc32(str(check).encode()))
+    dy, x, gamma = (
+        (rng.standard_normal(shape) * 2 + 0.25).astype(DTYPES[check.dtype])
+        for shape in (check.shape, check.shape, check.shape[-1:])
+    )
+    on_device = [cupy.asarray(a) for a in (dy, x, gamma)]
+    forward = getattr(cunorm, check.op.replace("_bwd", "_fwd"))
+    statistics = forward(*on_device[1:])[1:]
+    outputs = getattr(cunorm, check.op)(*on_device, *statistics)
+    expected = getattr(_reference, check.op)(dy, x, gamma, *map(cupy.asnumpy, statistics))
+    faults: list[str] = []
+    worst = [
+        _compare(name, actual, want, faults)
+        for name, actual, want in zip(OUTPUTS[check.op], outputs, expected, strict=True)
+    ]
     return Outcome(*worst[0], faults)
 
 
