@@ -16,7 +16,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--simgpu-arch", type=int, choices=ARCHITECTURES, help="its architecture; implies --simgpu"
     )
-
     group.addoption(
         "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
     )
