@@ -59,7 +59,7 @@ class BlockRaces:
         """
         record = self.records.get(allocation)
         if record is None:
-            record = self.records[allocation] = Record(allocation.nbytes, self.stamps)
+            record = self.records[allocation] = Record(allocation.data.size, self.stamps)
         if index.size != who.size:
             index = np.broadcast_to(index, who.size)
         stamps = who + self.stamps.base(op, self.time)

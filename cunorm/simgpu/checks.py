@@ -130,6 +130,7 @@ class Checks:
             return
         race, before = found
         at = int(index[race.position if index.size > 1 else 0]) * width
+        at -= allocation.address - allocation.base
         what = (
             f"{width}-byte {kind.value} at global address {allocation.address + at:#x}, {at} bytes"
             f" into {allocation!r}, which block {before.block} of the same launch {race.verb}, in"

@@ -34,7 +34,8 @@ def check_range(
     allows it.
     """
     allocation = memory.find(address)
-    if allocation is None:
+    if allocation is None or (allocation.freed and allocation.kind == "registered"):
+        # What was unregistered is ordinary host memory again.
         if not on_device:
             return
         nearest = memory.nearest(address)

@@ -175,12 +175,12 @@ def attributes(device: Device) -> dict[int, int]:
         88: 0,
         89: 1,  # the host may touch managed memory at any time
         90: 1,
-        91: 0,
+        91: 1,  # registered memory has the same address on the device
         95: 1,  # cooperative launch
         96: 0,
         97: device.shared_per_block_opt_in,
         98: 0,
-        99: 0,  # cudaHostRegister is not emulated
+        99: 1,  # cudaHostRegister
         100: 0,
         101: 0,
         106: device.blocks_per_multiprocessor,

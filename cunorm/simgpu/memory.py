@@ -9,6 +9,7 @@ freed, belongs to nobody.
 from __future__ import annotations
 
 import bisect
+import ctypes
 import threading
 from collections import deque
 
@@ -21,6 +22,7 @@ from .initialised import Written
 ALIGNMENT = 512  # bytes; cudaMalloc promises 256, and CuPy's pool works in units of 512
 RED_ZONE = 512  # bytes that belong to nobody, on both sides of every allocation
 QUARANTINE = 64 << 20  # bytes of freed memory held back before their addresses may be used again
+WIDEST = 32  # bytes of the widest access
 
 
 # Accesses are gathered in units of their whole width; NumPy moves 16-byte complex numbers as bits.
@@ -102,31 +104,58 @@ class Allocation:
     address, nbytes : int
         Where it starts and how long it is, in bytes.
     kind : str
-        ``"device"``, ``"pinned"`` (host memory that kernels may access) or ``"managed"``.
+        ``"device"``, ``"pinned"`` (host memory that kernels may access), ``"registered"`` (the
+        program's own memory, lent to kernels) or ``"managed"``.
     device : int
         The device that owns it.
     data : ndarray of uint8
-        The bytes themselves.
+        The bytes themselves, from `base` on.
+    base : int
+        `address`, or a little below it where that is not aligned, so that what is aligned in
+        `data` is aligned for a kernel.
     freed : bool
         Whether it was freed.
     written : Written or None
         Which bytes were written; None where all were, or count as written.
     """
 
-    __slots__ = ("_views", "address", "data", "device", "freed", "kind", "nbytes", "written")
+    __slots__ = (
+        "_views",
+        "address",
+        "base",
+        "data",
+        "device",
+        "freed",
+        "kind",
+        "nbytes",
+        "written",
+    )
 
-    def __init__(self, nbytes: int, kind: str, device: int) -> None:
-        # np.zeros maps fresh pages lazily: large allocations cost nothing until they are touched.
-        raw = np.zeros(nbytes + 2 * RED_ZONE + ALIGNMENT, np.uint8)
-        start = RED_ZONE + -(raw.ctypes.data + RED_ZONE) % ALIGNMENT
-        self.data: npt.NDArray[np.uint8] = raw[start : start + nbytes]
-        self.address: int = raw.ctypes.data + start
-        self.nbytes = nbytes
+    def __init__(self, data: npt.NDArray[np.uint8], address: int, kind: str, device: int) -> None:
+        self.data = data
+        self.address = address
+        self.base: int = data.ctypes.data
+        self.nbytes = data.size - (address - self.base)
         self.kind = kind
         self.device = device
         self.freed = False
         self.written: Written | None = None
         self._views: dict[np.dtype, np.ndarray] = {}
+
+    @classmethod
+    def fresh(cls, nbytes: int, kind: str, device: int) -> Allocation:
+        """Return an allocation of new memory, with a red zone on both sides."""
+        # np.zeros maps fresh pages lazily: large allocations cost nothing until they are touched.
+        raw = np.zeros(nbytes + 2 * RED_ZONE + ALIGNMENT, np.uint8)
+        start = RED_ZONE + -(raw.ctypes.data + RED_ZONE) % ALIGNMENT
+        return cls(raw[start : start + nbytes], raw.ctypes.data + start, kind, device)
+
+    @classmethod
+    def registered(cls, address: int, nbytes: int, device: int) -> Allocation:
+        """Return an allocation of memory that the program has already."""
+        lead = address % WIDEST
+        whole = (ctypes.c_uint8 * (lead + nbytes)).from_address(address - lead)
+        return cls(np.ctypeslib.as_array(whole), address, "registered", device)
 
     @property
     def end(self) -> int:
@@ -148,13 +177,24 @@ class Allocation:
         """Return the bytes as a flat array of `dtype`, without an incomplete last element."""
         view = self._views.get(dtype)
         if view is None:
-            whole = self.nbytes // dtype.itemsize * dtype.itemsize
+            whole = self.data.size // dtype.itemsize * dtype.itemsize
             view = self._views[dtype] = self.data[:whole].view(dtype)
         return view
 
     def __repr__(self) -> str:
+        if self.kind == "registered":
+            state = "unregistered host memory" if self.freed else "registered host memory"
+            return f"{state} of {self.nbytes} bytes at {self.address:#x}"
         state = "freed " if self.freed else ""
         return f"{state}{self.kind} allocation of {self.nbytes} bytes at {self.address:#x}"
+
+
+def held_back(allocation: Allocation) -> int:
+    """Return the bytes that a freed allocation counts in the quarantine.
+
+    Memory that was only lent is not kept; what is known of it counts as a page.
+    """
+    return 4096 if allocation.kind == "registered" else allocation.nbytes
 
 
 class GlobalMemory:
@@ -190,10 +230,32 @@ class GlobalMemory:
                 if self.used(device) + nbytes > self.capacity:
                     raise MemoryError(f"{nbytes} bytes asked, {self.used(device)} in use")
                 self._used[device] = self.used(device) + nbytes
-            allocation = Allocation(nbytes, kind, device)
-            bisect.insort(self._starts, allocation.address)
-            self._by_start[allocation.address] = allocation
+            allocation = Allocation.fresh(nbytes, kind, device)
+            self._add(allocation)
             return allocation
+
+    def register(self, address: int, nbytes: int, device: int = 0) -> None:
+        """Lend memory of the program's own to kernels; KeyError where an allocation has a part."""
+        with self._lock:
+            if any(not found.freed for found in self._overlapping(address, address + nbytes)):
+                raise KeyError(address)
+            self._add(Allocation.registered(address, nbytes, device))
+
+    def _add(self, allocation: Allocation) -> None:
+        # Memory that was lent has gone back to the program, and may now be somewhere else's.
+        for stale in self._overlapping(allocation.address, allocation.end):
+            if stale in self._freed:
+                self._freed.remove(stale)
+                self._freed_bytes -= held_back(stale)
+            self._forget(stale)
+        bisect.insort(self._starts, allocation.address)
+        self._by_start[allocation.address] = allocation
+
+    def _overlapping(self, start: int, stop: int) -> list[Allocation]:
+        first = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        last = bisect.bisect_left(self._starts, stop)
+        found = [self._by_start[at] for at in self._starts[first:last]]
+        return [allocation for allocation in found if allocation.end > start]
 
     def free(self, address: int) -> None:
         """Free the live allocation that starts at `address`; KeyError where there is none."""
@@ -205,12 +267,13 @@ class GlobalMemory:
             if allocation.kind == "device":
                 self._used[allocation.device] -= allocation.nbytes
             self._freed.append(allocation)
-            self._freed_bytes += allocation.nbytes
+            self._freed_bytes += held_back(allocation)
             while self._freed_bytes > QUARANTINE:
-                self._forget(self._freed.popleft())
+                oldest = self._freed.popleft()
+                self._freed_bytes -= held_back(oldest)
+                self._forget(oldest)
 
     def _forget(self, allocation: Allocation) -> None:
-        self._freed_bytes -= allocation.nbytes
         del self._by_start[allocation.address]
         del self._starts[bisect.bisect_left(self._starts, allocation.address)]
 
@@ -237,9 +300,11 @@ class GlobalMemory:
             and not allocation.freed
             and allocation.device not in self.strangers
         ):
-            offsets = addresses - np.uint64(allocation.address)
+            offsets = addresses - np.uint64(allocation.base)
             # An address below the start wraps to an offset past the end.
-            inside = int(offsets.max()) + width <= allocation.nbytes
+            inside = int(offsets.max()) + width <= allocation.data.size
+            if allocation.base != allocation.address:
+                inside = inside and int(addresses.min()) >= allocation.address
             if inside and not (width > 1 and int(np.bitwise_or.reduce(offsets)) & (width - 1)):
                 index = (offsets >> np.uint64(width.bit_length() - 1)).view(np.int64)
                 return [(allocation.as_type(UNITS[width]), index, None)]
@@ -265,6 +330,7 @@ class GlobalMemory:
                 break
             offsets = addresses[pending] - np.uint64(allocation.address)
             inside = offsets <= np.uint64(allocation.nbytes - width)
+            offsets += np.uint64(allocation.address - allocation.base)
             index = (offsets[inside] >> np.uint64(width.bit_length() - 1)).view(np.int64)
             parts.append((allocation.as_type(UNITS[width]), index, pending[inside]))
             pending = pending[~inside]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from functools import partial
 
 from . import device as devices
+from ._tables import read_arguments
 from .errors import Status, runtime_error
 from .initialised import Written
 from .machine import Machine, held
@@ -20,8 +22,13 @@ from .streams import StreamHandlers
 # persisting part of L2.
 _LIMITS = {0: 1024, 1: 1 << 20, 2: 8 << 20, 3: 2, 4: 2048, 5: 64, 6: 0}
 
-_MEMORY_TYPES = {"pinned": 1, "device": 2, "managed": 3}
+_MEMORY_TYPES = {"pinned": 1, "registered": 1, "device": 2, "managed": 3}
 _NO_DEVICE = -2  # cudaInvalidDeviceId
+
+# cudaHostRegister's flags: portable, mapped and memory of a device's own, which say nothing new
+# here, and read-only.
+_REGISTER_READ_ONLY = 8
+_REGISTER_FLAGS = 1 | 2 | 4 | _REGISTER_READ_ONLY
 
 # cudaMemPoolAttr: three switches about reuse, then the release threshold, then what is reserved and
 # used, now and at its highest.
@@ -133,6 +140,12 @@ class Pool:
     highest: int = 0
 
 
+def _readable(address: int, nbytes: int) -> bool:
+    """Return whether the first and the last byte of this memory can be read."""
+    ends = (ctypes.c_void_p * 2)(address, address + nbytes - 1)
+    return None not in read_arguments(ctypes.addressof(ends), (1, 1))
+
+
 class MemoryHandlers:
     """Allocation, and what an address belongs to."""
 
@@ -188,6 +201,25 @@ class MemoryHandlers:
     def hostAlloc(self, size: int, flags: int) -> int:
         self._streams.forbid_unsafe()
         return self._allocate(size, "pinned", self._machine.current)
+
+    def hostRegister(self, ptr: int, size: int, flags: int) -> None:
+        self._streams.forbid_unsafe()
+        if size == 0 or flags & ~_REGISTER_FLAGS or not _readable(ptr, size):
+            raise runtime_error(Status.INVALID_VALUE)
+        if flags & _REGISTER_READ_ONLY:
+            # As the attribute cudaDevAttrHostRegisterReadOnlySupported says.
+            raise runtime_error(Status.NOT_SUPPORTED)
+        try:
+            self._memory.register(ptr, size, self._machine.current)
+        except KeyError:
+            raise runtime_error(Status.HOST_MEMORY_ALREADY_REGISTERED) from None
+
+    def hostUnregister(self, ptr: int) -> None:
+        self._streams.forbid_unsafe()
+        allocation = self._live(ptr)
+        if allocation is None or (allocation.kind, allocation.address) != ("registered", ptr):
+            raise runtime_error(Status.HOST_MEMORY_NOT_REGISTERED)
+        self._memory.free(ptr)
 
     def mallocAsync(self, size: int, stream: int) -> int:
         device = self._streams.device_of(stream)

@@ -59,7 +59,7 @@ class _Thread:
         if space == "global":
             allocation = batch.memory.find(address)
             if allocation is not None and not allocation.freed:
-                return allocation.data[address - allocation.address :]
+                return allocation.data[address - allocation.base :]
         elif space is not None:
             segment, owners = batch.segment("shared" if space == "cluster" else space)
             offset = address & (1 << batch.WINDOW_BITS) - 1

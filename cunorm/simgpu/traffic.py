@@ -63,7 +63,7 @@ class Touched:
 
     def __init__(self, allocation: Allocation) -> None:
         self.allocation = allocation
-        self.base = allocation.address >> SHIFT
+        self.base = allocation.base >> SHIFT
         self.end = (allocation.end - 1 >> SHIFT) + 1
         sectors = self.end - self.base
         # np.zeros maps pages as they are touched: a large sparse allocation costs little.
@@ -151,7 +151,9 @@ class GlobalCounter:
         for touched in self.touched.values():
             if touched.base <= sector < touched.end:
                 return touched
-        allocation = self.memory.find(sector << SHIFT)
+        # The memory that a program registers may begin or end anywhere in a sector.
+        last = (sector + 1 << SHIFT) - 1
+        allocation = self.memory.find(sector << SHIFT) or self.memory.nearest(last)
         assert allocation is not None, "an access that memory allowed lies in no allocation"
         touched = self.touched[allocation.address] = Touched(allocation)
         return touched
