@@ -18,8 +18,9 @@ from .events import EventHandlers
 from .functions import FunctionHandlers
 from .graphs import GraphHandlers
 from .machine import Machine
+from .malloc import MemoryHandlers
 from .modules import ContextHandlers, ModuleHandlers
-from .runtime import DeviceHandlers, MemoryHandlers
+from .runtime import DeviceHandlers
 from .streams import StreamHandlers
 
 _API = "cupy_backends.cuda.api."

@@ -16,8 +16,8 @@ from .isa import Array
 from .races import Access, Race, Record, Stamps, Store
 
 if TYPE_CHECKING:
+    from .allocation import Allocation
     from .launch import Launch
-    from .memory import Allocation
     from .program import Op
     from .warps import Batch
 

@@ -14,7 +14,8 @@ from .shared_races import SharedRaces
 from .terminators import Lanes
 
 if TYPE_CHECKING:
-    from .memory import Allocation, Part, Segment
+    from .allocation import Allocation
+    from .memory import Part, Segment
     from .program import Op
     from .warps import Batch
 

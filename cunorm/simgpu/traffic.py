@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .allocation import Allocation
 from .counters import ArrayTraffic, SharedTraffic, Traffic
 from .isa import Array
-from .memory import Allocation, GlobalMemory
+from .memory import GlobalMemory
 
 KINDS = ("load", "store", "atomic")
 READS = {"load": 1, "store": 0, "atomic": 1}

@@ -53,6 +53,13 @@ def test_the_fault_reads_as_printed(tmp_path):
     assert done.stderr.splitlines()[1].startswith('  File "put.py", line ')
 
 
+def test_registered_memory_is_changed_as_the_page_says(tmp_path):
+    ((_, program),) = section("Memory of another library's")
+    (tmp_path / "lend.py").write_text(program + "print(host.tolist())\n")
+    done = python(tmp_path, "-m", "cunorm.simgpu", "lend.py")
+    assert (done.stdout, done.stderr) == (f"{[float(n) for n in range(1, 11)]}\n", "")
+
+
 def test_every_link_leads_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", PAGE) if "://" not in link]
     assert links
