@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import cupy
 
-from . import _check, _kernels, _launch, _plan
+from . import _check, _kernels, _launch, _plan_backward
 
 
 def rms_norm_bwd(
@@ -59,14 +59,21 @@ def rms_norm_bwd(
     Products and sums are float32, float64 for float64 data. dx of a row has the same bits alone and
     in any batch, at any alignment and any strides. dgamma has the same bits on every run, for given
     numbers of rows and columns, dtypes and device: rows come in groups of R, as many as share a
-    block (``Plan.rows``; 1 where a row is a block), and block b of B adds up groups b, b + B,
-    b + 2 B, ... one after the other; then 16 sums, of blocks s, s + 16, ..., are added up in turn.
-    B follows from the number of groups and of the device's multiprocessors
-    (``Plan.persistent_grid``). There are no atomics. No rounding of ``cast="before"`` is
+    block (``BackwardPlan.rows``; 1 where a row is a block), and block b of B adds up groups b,
+    b + B, b + 2 B, ... one after the other; then 16 sums, of blocks s, s + 16, ..., are added up in
+    turn. B follows from the number of groups and of the device's multiprocessors
+    (``BackwardPlan.persistent_grid``). There are no atomics. No rounding of ``cast="before"`` is
     differentiated. The work is enqueued on CuPy's current stream.
     """
     dx, totals = _backward(
-        _plan.rms_norm_bwd, dy, x, gamma, {"rstd": rstd}, ("dgamma",), gamma_offset, dresidual
+        _plan_backward.rms_norm_bwd,
+        dy,
+        x,
+        gamma,
+        {"rstd": rstd},
+        ("dgamma",),
+        gamma_offset,
+        dresidual,
     )
     return dx, totals.get("dgamma")
 
@@ -112,13 +119,13 @@ def layer_norm_bwd(
     """
     statistics = {"mean": mean, "rstd": rstd}
     dx, totals = _backward(
-        _plan.layer_norm_bwd, dy, x, gamma, statistics, ("dgamma", "dbeta"), 0.0, dresidual
+        _plan_backward.layer_norm_bwd, dy, x, gamma, statistics, ("dgamma", "dbeta"), 0.0, dresidual
     )
     return dx, totals.get("dgamma"), totals.get("dbeta")
 
 
 def _backward(
-    planned: Callable[..., _plan.Plan],
+    planned: Callable[..., _plan_backward.BackwardPlan],
     dy: cupy.ndarray,
     x: cupy.ndarray,
     gamma: cupy.ndarray | None,
@@ -156,6 +163,8 @@ def _backward(
             arch=_kernels.arch(x.device.id),
             **options,
         )
-        sums = None if gamma_dtype is None else _plan.column_sums(x.dtype.name, gamma_dtype)
+        sums = (
+            None if gamma_dtype is None else _plan_backward.column_sums(x.dtype.name, gamma_dtype)
+        )
         _launch.backward(plan, sums, axes, dx, totals, read, gamma, statistics, offset)
     return dx, totals

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from ._plan import ColumnSums, Plan
+    from ._plan import Plan
+    from ._plan_backward import ColumnSums
 
 Defines = tuple[tuple[str, str | int], ...]
 

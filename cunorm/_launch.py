@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ._kernels import Defines
-    from ._plan import ColumnSums, Plan
+    from ._plan import Plan
+    from ._plan_backward import BackwardPlan, ColumnSums
 
 # The strides of struct Rows in kernels/place.cuh, in its order.
 ROW_STRIDES = ("x", "dy", "dx", "dresidual", "y", "residual", "residual_out")
@@ -154,7 +155,7 @@ def forward(
 
 
 def backward(
-    plan: Plan,
+    plan: BackwardPlan,
     sums: ColumnSums | None,
     axes: int,
     dx: cupy.ndarray,
@@ -195,15 +196,16 @@ def backward(
     count = dx.size // plan.cols
     device = dx.device.id
     (blocks,) = plan.persistent_grid(count, _kernels.multiprocessors(device))
-    pitch = -(-plan.cols // 4) * 4  # PITCH of kernels/norm_bwd.cuh
-    partial = cupy.empty((len(totals) * blocks, pitch), plan.accumulator) if totals else None
+    partial = cupy.empty((len(totals) * blocks, plan.pitch), plan.accumulator) if totals else None
     kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
     arrays = {"dx": dx, "partial": partial, **sources, **given, **kept}
     scalars = {"gamma_offset": gamma_offset}
     launch = _prepare(plan, axes, rows, given, scalars, tuple(arrays), {}, (blocks,))
     launch.enqueue(arrays.values())
     if sums is not None:
-        extent = CNumpyArray(np.array([plan.cols, pitch, blocks], np.int64).view("i8,i8,i8")[0:1])
+        extent = CNumpyArray(
+            np.array([plan.cols, plan.pitch, blocks], np.int64).view("i8,i8,i8")[0:1]
+        )
         Launch(
             _kernels.load(sums, (), device).kernel,
             sums.grid(plan.cols, len(totals)),

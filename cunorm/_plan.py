@@ -1,6 +1,6 @@
-"""Which kernel serves a row, and how its columns are shared out.
+"""Which forward kernel serves a row, and how its columns are shared out.
 
-Pure, from N, the dtypes and the architecture.
+Pure, from N, the dtypes and the architecture. `_plan_backward` does the same for backward kernels.
 A plan never looks at the number of rows, at alignment or at strides. The kernel gives column c to
 the same lane, in the same order, whatever those are, and so a row has the same bits alone and in a
 batch.
@@ -53,16 +53,6 @@ CLUSTER_ARCHS = (90, 100, 103)
 MOST_BLOCKS = 8
 HALF_OF_SHARED_BYTES = 113 << 10
 
-# A persistent backward kernel keeps x, dy and sums of columns. Packets take 16 registers each in
-# 16 bits (LayerNorm's 24), and 12 (16) in wider dtypes: so 2 packets a lane, or 4. 512 threads of
-# 128 registers spilled up to 272 bytes; 384 threads have 168 each, where only 4 packets of 16 bits
-# spilled, up to 56 bytes, and still 24 or 48 KiB of x and dy are on their way.
-RESIDENT_THREADS = 384
-# Each block writes and reads again a row of sums, so it should have more rows of data than that.
-GROUPS_OF_BLOCK = 8
-# 32 lanes read 128 bytes of sums at once; 16 warps share out up to some hundred rows of them.
-SUM_COLUMNS, SUM_SLICES = 32, 16
-
 # The four dtypes by their names in NumPy and ml_dtypes: size in bytes and type in CUDA C.
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 C_TYPE = {
@@ -106,8 +96,6 @@ class Plan:
         Rows that share a block.
     defines : tuple of (str, str or int)
         What the kernel is compiled with.
-    shared_packet_bytes : int
-        Bytes of shared memory for each packet kept there, with what is kept beside it.
     """
 
     kernel: str
@@ -120,7 +108,6 @@ class Plan:
     shared: int
     rows: int
     defines: tuple[tuple[str, str | int], ...]
-    shared_packet_bytes: int = PACKET_BYTES
 
     @property
     def vec(self) -> int:
@@ -135,7 +122,7 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Bytes of dynamic shared memory of a block."""
-        return self.shared * self.lanes * self.shared_packet_bytes
+        return self.shared * self.lanes * PACKET_BYTES
 
     @property
     def block(self) -> tuple[int, int]:
@@ -146,43 +133,9 @@ class Plan:
         """Return the grid that covers `rows` rows."""
         return (-(-rows // self.rows) * self.cluster,)
 
-    def persistent_grid(self, rows: int, multiprocessors: int) -> tuple[int]:
-        """Return the grid of a backward kernel, whose block b takes groups b, b + blocks, ...
-
-        A group is `self.rows` neighbouring rows. There is one block for each multiprocessor, and
-        more, up to `RESIDENT_THREADS` threads on each, while every block has at least
-        `GROUPS_OF_BLOCK` groups; never more blocks than groups.
-        """
-        groups = -(-rows // self.rows)
-        most = multiprocessors * max(1, RESIDENT_THREADS // (self.lanes * self.rows))
-        return (min(groups, max(multiprocessors, min(groups // GROUPS_OF_BLOCK, most))),)
-
 
 @dataclass(frozen=True)
-class ColumnSums:
-    """The kernel that adds up what the blocks of a backward kernel leave.
-
-    Attributes
-    ----------
-    kernel, source, defines, shared_bytes
-        As those of a `Plan`.
-    block : tuple of int
-        Columns, and slices of the rows.
-    """
-
-    kernel: str
-    source: str
-    block: tuple[int, int]
-    defines: tuple[tuple[str, str | int], ...]
-    shared_bytes: int = 0
-
-    def grid(self, cols: int, parameters: int) -> tuple[int, int]:
-        """Return the grid that covers `cols` columns of each parameter."""
-        return (-(-cols // self.block[0]), parameters)
-
-
-@dataclass(frozen=True)
-class _Share:
+class Share:
     """How a row is shared out: see the attributes of `Plan` of the same names."""
 
     lanes: int
@@ -192,7 +145,7 @@ class _Share:
     rows: int
 
 
-def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> _Share:
+def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> Share:
     """Share out rows of `cols` elements of `dtype`.
 
     ============================  =====================================================
@@ -209,7 +162,7 @@ def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> _Share:
     packets = max(1, cols * ITEMSIZE[dtype] // PACKET_BYTES)  # whole ones; the tail is apart
     if packets <= WARP * PACKETS_IN_FLIGHT:
         lanes = 4 if packets <= 16 else 8 if packets <= 32 else WARP
-        return _Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)
+        return Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)
     warps = -(-packets // (WARP * PACKETS_IN_FLIGHT))
     lanes = min(warps * WARP, MOST_LANES)
     turn = lanes * PACKET_BYTES
@@ -224,7 +177,7 @@ def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> _Share:
     registers = turns - shared
     if registers > (PACKETS_IN_FLIGHT if residual else MOST_PACKETS):
         registers = PACKETS_IN_FLIGHT  # what is left over is read again
-    return _Share(lanes, cluster, registers, shared, 1)
+    return Share(lanes, cluster, registers, shared, 1)
 
 
 def _plan(
@@ -248,7 +201,7 @@ def _plan(
     return Plan(kernel, source, row, cols, **asdict(share), defines=(*(common | defines).items(),))
 
 
-def _parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | int]:
+def parameter(name: str, dtype: str | None, x_dtype: str) -> dict[str, str | int]:
     return {f"{name}_TYPE": C_TYPE[dtype or x_dtype], f"HAS_{name}": int(dtype is not None)}
 
 
@@ -295,7 +248,7 @@ def rms_norm_fwd(
         x,
         residual,
         arch,
-        _parameter("GAMMA", gamma, x)
+        parameter("GAMMA", gamma, x)
         | {"CAST_BEFORE": int(cast_before and rounds), "GAMMA_OFFSET": int(gamma_offset)},
     )
 
@@ -336,101 +289,5 @@ def layer_norm_fwd(
         x,
         residual,
         arch,
-        _parameter("GAMMA", gamma, x) | _parameter("BETA", beta, x),
-    )
-
-
-def _share_backward(cols: int, dtype: str, arch: int, parameters: int) -> tuple[_Share, int]:
-    """Share out rows of a backward pass; return that and a shared packet's bytes with its sums.
-
-    As in `_share`, but for the sums of columns that registers keep too, and without clusters: what
-    registers and shared memory cannot keep is read again.
-    """
-    packets = max(1, cols * ITEMSIZE[dtype] // PACKET_BYTES)
-    most = 2 if ITEMSIZE[dtype] == 2 else PACKETS_IN_FLIGHT
-    sums = PACKET_BYTES // ITEMSIZE[dtype] * ITEMSIZE[accumulator(dtype)]
-    beside = 2 * PACKET_BYTES + parameters * sums
-    if packets <= WARP * most:
-        lanes = 4 if packets <= 4 * most else 8 if packets <= 8 * most else WARP
-        return _Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes), beside
-    lanes = min(-(-packets // (WARP * most)) * WARP, RESIDENT_THREADS)
-    turns = -(-packets // lanes)
-    room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
-    shared = min(max(turns - most, 0), room // (lanes * beside))
-    return _Share(lanes, 1, min(turns, most), shared, 1), beside
-
-
-def _plan_backward(
-    kernel: str,
-    cols: int,
-    x: str,
-    gamma: str | None,
-    arch: int,
-    parameters: int,
-    flags: dict[str, int],
-) -> Plan:
-    share, beside = _share_backward(cols, x, arch, parameters if gamma is not None else 0)
-    defines: dict[str, str | int] = {"X_TYPE": C_TYPE[x], "ROW_TYPE": C_TYPE[x], "COLS": cols}
-    defines |= {name.upper(): number for name, number in asdict(share).items()}
-    defines |= _parameter("GAMMA", gamma, x) | flags
-    return Plan(
-        kernel,
-        f"{kernel}.cu",
-        x,
-        cols,
-        **asdict(share),
-        defines=(*defines.items(),),
-        shared_packet_bytes=beside,
-    )
-
-
-@cache
-def rms_norm_bwd(
-    cols: int, x: str, gamma: str | None, *, gamma_offset: bool, dresidual: bool, arch: int
-) -> Plan:
-    """Plan RMSNorm backward for rows of `cols` elements.
-
-    Parameters
-    ----------
-    cols : int
-        N, at least 1.
-    x : str
-        The dtype of x, dy, dx and dresidual.
-    gamma : str or None
-        The dtype of gamma and dgamma, None where there is none.
-    gamma_offset : bool
-        Whether an offset is added to gamma.
-    dresidual : bool
-        Whether a second gradient is added to dx.
-    arch : int
-        The architecture, like 90: how much shared memory a block may have.
-
-    Returns
-    -------
-    Plan
-    """
-    flags = {"GAMMA_OFFSET": int(gamma_offset), "HAS_DRESIDUAL": int(dresidual)}
-    return _plan_backward("rms_norm_bwd", cols, x, gamma, arch, 1, flags)
-
-
-@cache
-def layer_norm_bwd(cols: int, x: str, gamma: str | None, *, dresidual: bool, arch: int) -> Plan:
-    """Plan LayerNorm backward for rows of `cols` elements: see `rms_norm_bwd`."""
-    flags = {"GAMMA_OFFSET": 0, "HAS_DRESIDUAL": int(dresidual)}
-    return _plan_backward("layer_norm_bwd", cols, x, gamma, arch, 2, flags)
-
-
-@cache
-def column_sums(x: str, gamma: str) -> ColumnSums:
-    """Plan the sums of what blocks left of dgamma and dbeta, by the dtypes of x and gamma."""
-    return ColumnSums(
-        "column_sums",
-        "column_sums.cu",
-        (SUM_COLUMNS, SUM_SLICES),
-        (
-            ("GAMMA_TYPE", C_TYPE[gamma]),
-            ("ACC_TYPE", C_TYPE[accumulator(x)]),
-            ("COLUMNS", SUM_COLUMNS),
-            ("SLICES", SUM_SLICES),
-        ),
+        parameter("GAMMA", gamma, x) | parameter("BETA", beta, x),
     )

@@ -16,7 +16,7 @@ import torch
 from arrays import EVERY, NARROW, assert_matches, bits, random, to_torch
 
 import cunorm
-from cunorm import _kernels, _plan, _reference, simgpu
+from cunorm import _kernels, _plan_backward, _reference, simgpu
 from cunorm._layouts import place
 
 OPS = ["rms_norm", "layer_norm"]
@@ -66,7 +66,7 @@ def test_every_size_matches_the_definition(op, dtype, cols):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @ops
 def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
-    plan = getattr(_plan, f"{op}_bwd")(
+    plan = getattr(_plan_backward, f"{op}_bwd")(
         cols,
         dtype,
         dtype,
@@ -212,7 +212,9 @@ def test_dbeta_is_added_up_in_the_order_that_is_documented(cols):
     dbeta = backward("layer_norm", dy, x, np.ones(cols, np.float32), *statistics("layer_norm", x))[
         2
     ]
-    plan = _plan.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=_kernels.arch(0))
+    plan = _plan_backward.layer_norm_bwd(
+        cols, "float32", "float32", dresidual=False, arch=_kernels.arch(0)
+    )
     (blocks,) = plan.persistent_grid(1000, _kernels.multiprocessors(0))
     assert 1 < blocks < 1000
 
@@ -227,7 +229,7 @@ def test_dbeta_is_added_up_in_the_order_that_is_documented(cols):
         )
 
     partials = [of_block(block) for block in range(blocks)]
-    slices = _plan.SUM_SLICES
+    slices = _plan_backward.SUM_SLICES
     expected = in_turn(in_turn(partials[s::slices]) for s in range(slices))
     assert bits(dbeta) == bits(expected)
 
@@ -402,7 +404,7 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
         dx, *totals = run()
     main, sums = profile.launches
     options = {"gamma_offset": False} if op == "rms_norm" else {}
-    plan = getattr(_plan, f"{op}_bwd")(
+    plan = getattr(_plan_backward, f"{op}_bwd")(
         cols, dtype, dtype, dresidual=True, arch=_kernels.arch(0), **options
     )
     kept_whole = (plan.packets + plan.shared) * plan.lanes * plan.vec >= cols

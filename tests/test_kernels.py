@@ -9,16 +9,18 @@ import sys
 import cupy
 import pytest
 
-from cunorm import _kernels, _plan
+from cunorm import _kernels, _plan, _plan_backward
 
 
 def test_the_folder_has_the_kernels_of_every_plan():
     for plan in (
         _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90),
         _plan.layer_norm_fwd(64, "float16", None, None, arch=90),
-        _plan.rms_norm_bwd(64, "float16", None, gamma_offset=False, dresidual=False, arch=90),
-        _plan.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
-        _plan.column_sums("float16", "float16"),
+        _plan_backward.rms_norm_bwd(
+            64, "float16", None, gamma_offset=False, dresidual=False, arch=90
+        ),
+        _plan_backward.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
+        _plan_backward.column_sums("float16", "float16"),
     ):
         assert plan.kernel in (_kernels.folder() / plan.source).read_text()
 

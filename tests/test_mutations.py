@@ -247,14 +247,14 @@ MUTATIONS = [
     ),
     (
         "backward: sums of a block's rows are added up before they are written",
-        "norm_bwd.cuh",
+        "parameter_sums.cuh",
         "write(kind, sums[threadIdx.y]);\n        __syncthreads();",
         "write(kind, sums[threadIdx.y]);",
         "layer_norm_bwd float32 (70, 40) backward",
     ),
     (
         "backward: the last row of a block is left out",
-        "norm_bwd.cuh",
+        "parameter_sums.cuh",
         "for (int row = 1; row < ROWS; ++row)",
         "for (int row = 1; row < ROWS - 1; ++row)",
         "layer_norm_bwd float32 (70, 40) backward",

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from cunorm import _plan
+from cunorm import _plan, _plan_backward
 
 DTYPES = sorted(_plan.ITEMSIZE)
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
@@ -110,7 +110,7 @@ def test_the_grid_covers_the_rows(rows, blocks):
 )
 def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks):
     # 384 threads of a multiprocessor, at least eight rows for each block past one a multiprocessor.
-    plan = _plan.layer_norm_bwd(2048, "float32", "float32", dresidual=False, arch=90)
+    plan = _plan_backward.layer_norm_bwd(2048, "float32", "float32", dresidual=False, arch=90)
     assert (plan.rows, plan.lanes) == (1, 128)
     assert plan.persistent_grid(rows, 132) == (blocks,)
 
@@ -119,7 +119,7 @@ def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", SIZES)
 def test_what_a_backward_kernel_keeps_fits_and_is_not_more_than_the_row(cols, dtype, arch):
-    plan = _plan.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
+    plan = _plan_backward.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
     packets = max(1, cols * _plan.ITEMSIZE[dtype] // 16)
     assert (plan.packets + plan.shared - 1) * plan.lanes < packets
     assert 1 <= plan.packets <= 4
@@ -131,8 +131,8 @@ def test_no_plan_function_is_told_the_number_of_rows():
     for function in (
         _plan.rms_norm_fwd,
         _plan.layer_norm_fwd,
-        _plan.rms_norm_bwd,
-        _plan.layer_norm_bwd,
+        _plan_backward.rms_norm_bwd,
+        _plan_backward.layer_norm_bwd,
     ):
         parameters = set(inspect.signature(function).parameters)
         assert parameters <= {

@@ -11,7 +11,7 @@ import re
 from cuda import pathfinder
 from cupy_backends.cuda.libs import nvrtc
 
-from cunorm import _kernels, _plan
+from cunorm import _kernels, _plan, _plan_backward
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
@@ -61,11 +61,11 @@ def pytest_generate_tests(metafunc):
 
 def plan_of(op, arch, cols, dtype, parameter):
     if op == "rms_norm_bwd":
-        return _plan.rms_norm_bwd(
+        return _plan_backward.rms_norm_bwd(
             cols, dtype, parameter, gamma_offset=True, dresidual=True, arch=arch
         )
     if op == "layer_norm_bwd":
-        return _plan.layer_norm_bwd(cols, dtype, parameter, dresidual=True, arch=arch)
+        return _plan_backward.layer_norm_bwd(cols, dtype, parameter, dresidual=True, arch=arch)
     residual = dtype if op.startswith("add_") else None
     if "rms_norm" in op:
         return _plan.rms_norm_fwd(

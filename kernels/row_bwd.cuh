@@ -1,0 +1,72 @@
+// A row of the backward pass, x beside dy, as one lane holds it.
+//
+// A lane keeps its first PACKETS packets of x and dy in registers, the next SHARED in shared memory.
+// What is left of a longer row is read twice.
+
+#pragma once
+
+#define BACKWARD 1
+
+#include "access.cuh"
+
+// Dynamic shared memory: SHARED packets of x, as many of dy, then sums, each [packet][lane]. All
+// are their lane's own, and need no barrier.
+extern __shared__ uint4 parked[];
+
+__device__ inline uint4* parking(int array, int turn) {
+  return parked + (array * SHARED + turn - PACKETS) * LANES + threadIdx.x;
+}
+
+// x and dy of a row, as one lane holds them.
+class Pairs {
+ public:
+  __device__ Pairs(const X* x, const X* dy, const Place& place) : x_(x, place), dy_(dy, place) {
+    x_.read(0, PACKETS, x_kept_);
+    dy_.read(0, PACKETS, dy_kept_);
+#pragma unroll 1
+    for (int turn = PACKETS; turn < PACKETS + SHARED; ++turn) {
+      Pack<X, VEC> packet[2][1];
+      x_.read(turn, TURNS, packet[0]);
+      dy_.read(turn, TURNS, packet[1]);
+      *parking(0, turn) = bits<uint4>(packet[0][0]);
+      *parking(1, turn) = bits<uint4>(packet[1][0]);
+    }
+#pragma unroll
+    for (int turn = 0; turn < TAIL_TURNS; ++turn) {
+      if (!place.has_tail(turn)) continue;
+      x_tail_[turn] = load_column<false>(x, place.tail_column(turn));
+      dy_tail_[turn] = load_column<false>(dy, place.tail_column(turn));
+    }
+  }
+
+  // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
+  __device__ void in_register(int turn, Acc (&x)[VEC], Acc (&dy)[VEC]) const {
+    unpack(x_kept_[turn], x);
+    unpack(dy_kept_[turn], dy);
+  }
+
+  // One of the packets after those.
+  __device__ void past_registers(int turn, Acc (&x)[VEC], Acc (&dy)[VEC]) const {
+    if (turn < PACKETS + SHARED) {
+      unpack(bits<Pack<X, VEC>>(*parking(0, turn)), x);
+      unpack(bits<Pack<X, VEC>>(*parking(1, turn)), dy);
+    } else {
+      unpack(x_.again(turn), x);
+      unpack(dy_.again(turn), dy);
+    }
+  }
+
+  // A column of the tail, in the first element.
+  __device__ void tail(int turn, Acc (&x)[VEC], Acc (&dy)[VEC]) const {
+    unpack(x_tail_[turn], x);
+    unpack(dy_tail_[turn], dy);
+  }
+
+ private:
+  Reader<X, X_ACCESS, OF_X> x_;
+  Reader<X, DY_ACCESS, OF_DY> dy_;
+  Pack<X, VEC> x_kept_[PACKETS];
+  Pack<X, VEC> dy_kept_[PACKETS];
+  Pack<X, VEC> x_tail_[TAIL_TURNS + 1];
+  Pack<X, VEC> dy_tail_[TAIL_TURNS + 1];
+};
