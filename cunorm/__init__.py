@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._backward import layer_norm_bwd, rms_norm_bwd
-    from ._layer_norm import add_layer_norm, layer_norm, layer_norm_fwd
-    from ._rms_norm import add_rms_norm, rms_norm, rms_norm_fwd
+    from ._layer_norm import add_layer_norm, add_layer_norm_fwd, layer_norm, layer_norm_fwd
+    from ._rms_norm import add_rms_norm, add_rms_norm_fwd, rms_norm, rms_norm_fwd
 
 __version__ = "0.1.0"
 
 __all__ = [
     "add_layer_norm",
+    "add_layer_norm_fwd",
     "add_rms_norm",
+    "add_rms_norm_fwd",
     "layer_norm",
     "layer_norm_bwd",
     "layer_norm_fwd",
@@ -31,7 +33,9 @@ __all__ = [
 
 _HOME = {
     "add_layer_norm": "._layer_norm",
+    "add_layer_norm_fwd": "._layer_norm",
     "add_rms_norm": "._rms_norm",
+    "add_rms_norm_fwd": "._rms_norm",
     "layer_norm": "._layer_norm",
     "layer_norm_bwd": "._backward",
     "layer_norm_fwd": "._layer_norm",

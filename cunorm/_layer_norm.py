@@ -141,6 +141,41 @@ def add_layer_norm(
     return y, h
 
 
+def add_layer_norm_fwd(
+    x: cupy.ndarray,
+    residual: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    beta: cupy.ndarray | None = None,
+    eps: float = 1e-5,
+    *,
+    out: cupy.ndarray | None = None,
+    residual_out: cupy.ndarray | None = None,
+) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    """Add a residual, normalise the sum, and keep what a backward pass needs.
+
+    Parameters
+    ----------
+    x, residual, gamma, beta, eps, out, residual_out
+        As in `add_layer_norm`.
+
+    Returns
+    -------
+    y, residual_out : cupy.ndarray, shape (..., N)
+        What `add_layer_norm` returns, bit for bit.
+    mean, rstd : cupy.ndarray, shape (...)
+        The mean and ``1 / sqrt(var + eps)`` of each row of h as rounded, float32 (float64 for
+        float64 data).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`.
+    """
+    arrays = (out, residual_out, None, None, x, residual, gamma, beta)
+    y, h, mean, rstd, *_ = _forward("add_layer_norm_fwd", arrays, (eps,))
+    return y, h, mean, rstd
+
+
 @_calls.remembered("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
 def _forward(
     op: str, arrays: _calls.Arrays, eps: float
@@ -149,7 +184,7 @@ def _forward(
     out, residual_out, mean, rstd, x, residual, gamma, beta = arrays
     parameters = {"gamma": gamma, "beta": beta}
     _check.data("x", x)
-    if op == "add_layer_norm":
+    if op.startswith("add_"):
         _check.residual(residual, x)
     axes = _check.parameters(x, **parameters)
     scalars = {"eps": _check.eps(eps, x)}
@@ -160,7 +195,7 @@ def _forward(
     launch = None
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
-        if op == "layer_norm_fwd":
+        if op.endswith("_fwd"):
             mean, rstd = (_launch.statistic(x, axes) for _ in range(2))
         if x.size > 0:
             plan = _plan.layer_norm_fwd(
@@ -171,6 +206,6 @@ def _forward(
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
-            statistics = {"mean": mean, "rstd": rstd} if residual is None else {}
+            statistics = {"mean": mean, "rstd": rstd}
             launch = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
     return (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta), launch

@@ -202,6 +202,39 @@ def layer_norm_fwd(
     )
 
 
+def add_rms_norm_fwd(
+    x: npt.NDArray[np.generic],
+    residual: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> tuple[Expected, Expected, Expected]:
+    """Return y, h and rstd: ``h = x + residual`` in residual's dtype, the others of h as rounded.
+
+    y has x's dtype.
+    """
+    total = _add(x, residual)
+    h = round_to(total.value, total.dtype).astype(total.dtype)
+    y, rstd = rms_norm_fwd(h, gamma, eps, gamma_offset=gamma_offset, cast=cast, dtype=x.dtype)
+    return y, total, rstd
+
+
+def add_layer_norm_fwd(
+    x: npt.NDArray[np.generic],
+    residual: npt.NDArray[np.generic],
+    gamma: npt.NDArray[np.generic] | None = None,
+    beta: npt.NDArray[np.generic] | None = None,
+    eps: float = 1e-5,
+) -> tuple[Expected, Expected, Expected, Expected]:
+    """Return y, h, mean and rstd, as `add_rms_norm_fwd`."""
+    total = _add(x, residual)
+    h = round_to(total.value, total.dtype).astype(total.dtype)
+    y, mean, rstd = layer_norm_fwd(h, gamma, beta, eps, dtype=x.dtype)
+    return y, total, mean, rstd
+
+
 def rms_norm(
     x: npt.NDArray[np.generic],
     gamma: npt.NDArray[np.generic] | None = None,
@@ -233,11 +266,8 @@ def add_rms_norm(
     gamma_offset: float = 0.0,
     cast: str = "before",
 ) -> tuple[Expected, Expected]:
-    """Return y and h: ``h = x + residual`` in residual's dtype, and y in x's, of h as rounded."""
-    total = _add(x, residual)
-    h = round_to(total.value, total.dtype).astype(total.dtype)
-    y, _ = rms_norm_fwd(h, gamma, eps, gamma_offset=gamma_offset, cast=cast, dtype=x.dtype)
-    return y, total
+    """Return the y and h of `add_rms_norm_fwd`."""
+    return add_rms_norm_fwd(x, residual, gamma, eps, gamma_offset=gamma_offset, cast=cast)[:2]
 
 
 def add_layer_norm(
@@ -247,10 +277,8 @@ def add_layer_norm(
     beta: npt.NDArray[np.generic] | None = None,
     eps: float = 1e-5,
 ) -> tuple[Expected, Expected]:
-    """Return y and h: ``h = x + residual`` in residual's dtype, and y in x's, of h as rounded."""
-    total = _add(x, residual)
-    h = round_to(total.value, total.dtype).astype(total.dtype)
-    return layer_norm_fwd(h, gamma, beta, eps, dtype=x.dtype)[0], total
+    """Return the y and h of `add_layer_norm_fwd`."""
+    return add_layer_norm_fwd(x, residual, gamma, beta, eps)[:2]
 
 
 def rms_norm_bwd(

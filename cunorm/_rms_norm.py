@@ -145,6 +145,42 @@ def add_rms_norm(
     return y, h
 
 
+def add_rms_norm_fwd(
+    x: cupy.ndarray,
+    residual: cupy.ndarray,
+    gamma: cupy.ndarray | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+    out: cupy.ndarray | None = None,
+    residual_out: cupy.ndarray | None = None,
+) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    """Add a residual, normalise the sum, and keep what a backward pass needs.
+
+    Parameters
+    ----------
+    x, residual, gamma, eps, gamma_offset, cast, out, residual_out
+        As in `add_rms_norm`.
+
+    Returns
+    -------
+    y, residual_out : cupy.ndarray, shape (..., N)
+        What `add_rms_norm` returns, bit for bit.
+    rstd : cupy.ndarray, shape (...)
+        ``1 / sqrt(mean(h**2) + eps)`` of each row of h as rounded, float32 (float64 for float64
+        data).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm`.
+    """
+    arrays = (out, residual_out, None, x, residual, gamma)
+    y, h, rstd, *_ = _forward("add_rms_norm_fwd", arrays, (eps, gamma_offset, cast))
+    return y, h, rstd
+
+
 @_calls.remembered("y", "residual_out", "rstd", "x", "residual", "gamma")
 def _forward(
     op: str, arrays: _calls.Arrays, eps: float, gamma_offset: float, cast: str
@@ -152,7 +188,7 @@ def _forward(
     """Return the arrays with those that were made, and the launch."""
     out, residual_out, rstd, x, residual, gamma = arrays
     _check.data("x", x)
-    if op == "add_rms_norm":
+    if op.startswith("add_"):
         _check.residual(residual, x)
     axes = _check.parameters(x, gamma=gamma)
     scalars = {"eps": _check.eps(eps, x), "gamma_offset": _check.gamma_offset(gamma_offset, gamma)}
@@ -164,7 +200,7 @@ def _forward(
     launch = None
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
-        if op == "rms_norm_fwd":
+        if op.endswith("_fwd"):
             rstd = _launch.statistic(x, axes)
         if x.size > 0:
             plan = _plan.rms_norm_fwd(
@@ -176,8 +212,7 @@ def _forward(
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
-            statistics = {"rstd": rstd} if residual is None else {}
             launch = _launch.forward(
-                plan, axes, written, statistics, read, {"gamma": gamma}, scalars
+                plan, axes, written, {"rstd": rstd}, read, {"gamma": gamma}, scalars
             )
     return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launch

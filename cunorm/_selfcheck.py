@@ -52,6 +52,8 @@ OUTPUTS = {
     "layer_norm_fwd": ("y", "mean", "rstd"),
     "add_rms_norm": ("y", "h"),
     "add_layer_norm": ("y", "h"),
+    "add_rms_norm_fwd": ("y", "h", "rstd"),
+    "add_layer_norm_fwd": ("y", "h", "mean", "rstd"),
     "rms_norm_bwd": ("dx", "dgamma"),
     "layer_norm_bwd": ("dx", "dgamma", "dbeta"),
 }
@@ -106,6 +108,9 @@ def grid() -> Iterator[Check]:
             for cols in SIZES:
                 rows = 37 if cols <= 128 else 3 if cols <= 20000 else 1
                 yield Check(op, dtype, (rows, cols), "contiguous", _measure)
+        for op in ("add_rms_norm_fwd", "add_layer_norm_fwd"):
+            for cols in (7, 128, 1025, 20000):
+                yield Check(op, dtype, (3, cols), "contiguous", _measure)
         for op in ("rms_norm_bwd", "layer_norm_bwd"):
             for cols in (7, 128, 769, 4096, 20000):
                 yield Check(op, dtype, (3, cols), "contiguous", _measure_backward)

@@ -24,7 +24,8 @@
 //              conversions, 8 additions, 24 about the mean, 16 to normalise, 16 conversions of gamma
 //              and beta, 8 to apply them, 4 roundings, 4 accesses).
 //
-// Preconditions  (_check.py, _launch.py) As in rms_norm.cu; beta as gamma.
+// Preconditions  (_check.py, _launch.py) As in rms_norm.cu; beta as gamma. mean_out and rstd_out are
+//              both null or neither.
 
 #include "row.cuh"
 
@@ -133,11 +134,6 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
   }
 
   const Moments m = moments_of(row, place, norm.eps);
-  if (place.lane == 0 && place.exists) {
-    if (mean_out != nullptr) mean_out[place.row] = add(m.center, m.correction);
-    if (rstd_out != nullptr) rstd_out[place.row] = m.rstd;
-  }
-
   write_row(
       y + offset(place.at, norm.rows.y), row, place,
       [&](int turn, Acc(&value)[VEC]) {
@@ -159,17 +155,21 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
         if constexpr (HAS_BETA) b = load_column<true>(beta, column);
         return affine(value, m, g, b);
       });
+  if (rstd_out != nullptr && place.lane == 0 && place.exists) {
+    mean_out[place.row] = add(m.center, m.correction);
+    rstd_out[place.row] = m.rstd;
+  }
   cluster_barrier();  // other blocks may still read this one's sums
 }
 
 #if HAS_RESIDUAL
 KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
-    add_layer_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
-                   const B* beta, const LayerNorm norm) {
+    add_layer_norm(X* y, T* residual_out, Acc* mean_out, Acc* rstd_out, const X* x,
+                   const T* residual, const W* gamma, const B* beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();
-  normalise(y, nullptr, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, beta,
+  normalise(y, mean_out, rstd_out, sources(residual_out, x, residual, here, norm.rows), gamma, beta,
             here, norm);
 }
 #else

@@ -116,8 +116,6 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
   }
 
   const Acc rstd = rstd_of(row, place, norm.eps);
-  if (rstd_out != nullptr && place.lane == 0 && place.exists) rstd_out[place.row] = rstd;
-
   write_row(
       y + offset(place.at, norm.rows.y), row, place,
       [&](int turn, Acc(&value)[VEC]) {
@@ -134,17 +132,18 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
         if constexpr (HAS_GAMMA) g = load_column<true>(gamma, column);
         return scale(value, rstd, g, norm.gamma_offset);
       });
+  if (rstd_out != nullptr && place.lane == 0 && place.exists) rstd_out[place.row] = rstd;
   cluster_barrier();  // other blocks may still read this one's sums
 }
 
 #if HAS_RESIDUAL
 KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
-    add_rms_norm(X* y, T* residual_out, const X* x, const T* residual, const W* gamma,
-                 const RmsNorm norm) {
+    add_rms_norm(X* y, T* residual_out, Acc* rstd_out, const X* x, const T* residual,
+                 const W* gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();
-  normalise(y, nullptr, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
+  normalise(y, rstd_out, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
 KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)

@@ -10,6 +10,7 @@ from cunorm import _reference
 from cunorm._layouts import GUARD, GUARDS, place
 
 FUSED = {"rms_norm": cunorm.add_rms_norm, "layer_norm": cunorm.add_layer_norm}
+WITH_STATISTICS = {"rms_norm": cunorm.add_rms_norm_fwd, "layer_norm": cunorm.add_layer_norm_fwd}
 ops = pytest.mark.parametrize("op", FUSED)
 
 
@@ -27,7 +28,10 @@ def test_the_bits_are_those_of_an_addition_and_a_norm(op, dtype, cols):
     x, residual, *parameters = map(cupy.asarray, (x, residual, *arguments(op, cols, dtype)))
     y, h = FUSED[op](x, residual, *parameters)
     assert bits(h) == bits(x + residual)
-    assert bits(y) == bits(getattr(cunorm, op)(h, *parameters))
+    y_of_h, *statistics = getattr(cunorm, f"{op}_fwd")(h, *parameters)
+    assert bits(y) == bits(y_of_h)
+    kept = WITH_STATISTICS[op](x, residual, *parameters)
+    assert [bits(a) for a in kept] == [bits(a) for a in (y, h, *statistics)]
 
 
 @pytest.mark.parametrize("residual_dtype", NARROW)
@@ -36,8 +40,8 @@ def test_the_bits_are_those_of_an_addition_and_a_norm(op, dtype, cols):
 def test_every_mix_of_dtypes_matches_the_definition(op, dtype, residual_dtype):
     x, residual = random((5, 200), dtype), random((5, 200), residual_dtype, seed=4, scale=9)
     parameters = arguments(op, 200, "float32")
-    outputs = FUSED[op](*map(cupy.asarray, (x, residual, *parameters)))
-    expected = getattr(_reference, f"add_{op}")(x, residual, *parameters)
+    outputs = WITH_STATISTICS[op](*map(cupy.asarray, (x, residual, *parameters)))
+    expected = getattr(_reference, f"add_{op}_fwd")(x, residual, *parameters)
     for actual, want in zip(outputs, expected, strict=True):
         assert_matches(actual, want)
 
@@ -54,6 +58,25 @@ def test_both_may_be_written_in_place_in_any_layout(op, dtype, layout):
     assert y is x_view
     assert h is residual_view
     assert [bits(y), bits(h)] == apart
+
+
+@ops
+def test_statistics_have_the_shape_of_the_leading_axes_and_outputs_are_returned(op):
+    x, residual = (cupy.asarray(random((2, 3, 70), "float16", seed=seed)) for seed in (3, 4))
+    y, h, *statistics = WITH_STATISTICS[op](x, residual, out=x, residual_out=residual)
+    assert y is x
+    assert h is residual
+    expected = getattr(cunorm, f"{op}_fwd")(residual)[1:]
+    assert [(a.shape, a.dtype) for a in statistics] == [((2, 3), np.float32)] * len(expected)
+    assert [bits(a) for a in statistics] == [bits(a) for a in expected]
+
+
+@ops
+def test_rows_without_columns_have_statistics_that_are_no_numbers(op):
+    x = cupy.zeros((2, 0), "float16")
+    y, h, *statistics = WITH_STATISTICS[op](x, x.copy())
+    assert y.shape == h.shape == (2, 0)
+    assert all(cupy.isnan(a).all() for a in statistics)
 
 
 @pytest.mark.parametrize("dtype", EVERY)

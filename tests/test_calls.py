@@ -18,9 +18,11 @@ OPS = {
     "rms_norm": (0, 1),
     "rms_norm_fwd": (0, 1),
     "add_rms_norm": (1, 1),
+    "add_rms_norm_fwd": (1, 1),
     "layer_norm": (0, 2),
     "layer_norm_fwd": (0, 2),
     "add_layer_norm": (1, 2),
+    "add_layer_norm_fwd": (1, 2),
 }
 ops = pytest.mark.parametrize("op", OPS)
 COLS = 40
@@ -161,7 +163,7 @@ def test_an_overlap_is_refused_in_a_repeated_call(op, overlap):
         norm(x, *others, out=second)
 
 
-@pytest.mark.parametrize("op", ["add_rms_norm", "add_layer_norm"])
+@pytest.mark.parametrize("op", [op for op in OPS if op.startswith("add_")])
 def test_outputs_that_overlap_each_other_are_refused_in_a_repeated_call(op):
     x, *others = arguments(op)
     norm, (out, other) = getattr(cunorm, op), outputs(op).values()
