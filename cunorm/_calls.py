@@ -19,7 +19,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from . import _kernels
+from . import _check, _kernels
 from ._launch import Launch
 from ._plan import PACKET_BYTES
 
@@ -57,8 +57,12 @@ def remembered(*names: str) -> Callable[[Forward], Callable[..., Arrays]]:
                 kind, places = _look_at(op, arrays, options)
                 known = _known.get(kind)
             except (AttributeError, TypeError):
-                # An argument that is no array, or an option that is no key: the checks name it.
+                # An argument that is no CuPy array, or an option that is no key.
                 kind, known = None, None
+            if kind is None:
+                foreign = _of_foreign_arrays(op, dict(zip(names, arrays, strict=True)), options)
+                if foreign is not None:
+                    return foreign
             if known is not None:
                 complete = known.repeat(arrays, places)
                 if complete is not None:
@@ -77,6 +81,17 @@ def clear() -> None:
     """Forget every call and every kernel."""
     _known.clear()
     _kernels.load.cache_clear()
+
+
+def _of_foreign_arrays(
+    op: str, arrays: dict[str, Any], options: tuple[object, ...]
+) -> Arrays | None:
+    """Return what a call with arrays of another library returns; None where it takes none such."""
+    if _check.is_dask(arrays["x"]) and op in ("rms_norm", "layer_norm"):
+        from ._dask import lazy
+
+        return [lazy(op, arrays, options), *list(arrays.values())[1:]]
+    return None
 
 
 def _look_at(

@@ -7,6 +7,7 @@ argument, what it must be and what it was. All checks come before anything is wr
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Real
 from typing import Any
 
@@ -19,7 +20,7 @@ from ._rows import steps_on_itself
 CASTS = ("before", "after")
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
     kind = type(value)
     return (
         kind.__qualname__
@@ -28,15 +29,31 @@ def _type_name(value: object) -> str:
     )
 
 
+def is_dask(value: object) -> bool:
+    """Return whether a value is a dask array, without importing dask: who has one, imported it."""
+    kind = getattr(sys.modules.get("dask.array"), "Array", ())
+    return isinstance(value, kind)
+
+
 def array(name: str, value: object) -> None:
     """Refuse what is not a CuPy array."""
     if not isinstance(value, cupy.ndarray):
-        raise TypeError(f"{name} must be a cupy.ndarray, but is a {_type_name(value)}")
+        hint = (
+            "; only rms_norm and layer_norm take dask arrays, and then x must be one"
+            if is_dask(value)
+            else ""
+        )
+        raise TypeError(f"{name} must be a cupy.ndarray, but is a {type_name(value)}{hint}")
 
 
 def data(name: str, value: Any) -> None:
     """Refuse what is not a CuPy array of one of the four dtypes with at least one axis."""
     array(name, value)
+    rows(name, value)
+
+
+def rows(name: str, value: Any) -> None:
+    """Refuse an array that is not of one of the four dtypes, or that has no axis."""
     if value.dtype.name not in ITEMSIZE:
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, but is {value.dtype.name}"
@@ -52,8 +69,7 @@ def _same_device(name: str, value: cupy.ndarray, like: cupy.ndarray, twin: str =
         )
 
 
-def _parameter(name: str, value: Any, x: cupy.ndarray) -> None:
-    array(name, value)
+def _parameter_dtype(name: str, value: Any, x: Any) -> None:
     x_dtype = x.dtype.name
     allowed = ("float64", "float32") if x_dtype == "float64" else ("float16", "bfloat16", "float32")
     if value.dtype.name not in allowed:
@@ -61,17 +77,31 @@ def _parameter(name: str, value: Any, x: cupy.ndarray) -> None:
             f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]} where x is {x_dtype}, "
             f"but is {value.dtype.name}"
         )
-    _same_device(name, value, x)
 
 
 def parameters(x: cupy.ndarray, **given: cupy.ndarray | None) -> int:
     """Check gamma and beta against x, and return how many trailing axes they normalise.
 
+    As `normalised_axes`, of CuPy arrays on one device.
+    """
+    for name, value in given.items():
+        if value is not None:
+            array(name, value)
+    axes = normalised_axes(x, **given)
+    for name, value in given.items():
+        if value is not None:
+            _same_device(name, value, x)
+    return axes
+
+
+def normalised_axes(x: Any, **given: Any) -> int:
+    """Check dtypes and shapes of gamma and beta, and return how many axes of x they normalise.
+
     Parameters
     ----------
-    x : cupy.ndarray
+    x : array
         The data, checked already.
-    **given : cupy.ndarray or None
+    **given : array or None
         The parameters by name. The first that is there says which axes.
 
     Returns
@@ -84,11 +114,11 @@ def parameters(x: cupy.ndarray, **given: cupy.ndarray | None) -> int:
     for name, value in given.items():
         if value is None:
             continue
-        _parameter(name, value, x)
+        _parameter_dtype(name, value, x)
         if leader:
-            if value.shape != given[leader].shape:  # type: ignore[union-attr]
+            if value.shape != given[leader].shape:
                 raise ValueError(
-                    f"{name} must have the shape of {leader}, {given[leader].shape}, "  # type: ignore[union-attr]
+                    f"{name} must have the shape of {leader}, {given[leader].shape}, "
                     f"but has {value.shape}"
                 )
         elif value.ndim == 0 or value.shape != x.shape[-value.ndim :]:
@@ -103,11 +133,11 @@ def parameters(x: cupy.ndarray, **given: cupy.ndarray | None) -> int:
 
 def _real(name: str, value: object) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, but is a {_type_name(value)}")
+        raise TypeError(f"{name} must be a real number, but is a {type_name(value)}")
     return float(value)
 
 
-def eps(value: object, x: cupy.ndarray) -> float:
+def eps(value: object, x: Any) -> float:
     """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
     number = _real("eps", value)
     if not 0 <= number <= float(np.finfo(accumulator(x.dtype.name)).max):
@@ -130,7 +160,7 @@ def gamma_offset(value: object, gamma: object) -> float:
 def cast(value: object) -> None:
     """Refuse a cast that is neither of its two words."""
     if not isinstance(value, str):
-        raise TypeError(f"cast must be 'before' or 'after', but is a {_type_name(value)}")
+        raise TypeError(f"cast must be 'before' or 'after', but is a {type_name(value)}")
     if value not in CASTS:
         raise ValueError(f"cast must be 'before' or 'after', but is {value!r}")
 
