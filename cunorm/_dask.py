@@ -8,6 +8,7 @@ from reprlib import repr as abridged
 from typing import Any
 
 import cupy
+import numpy as np
 
 import cunorm
 
@@ -53,11 +54,22 @@ def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any
             _check.array(name, value)
     _whole_rows(x, parameters)
     settings = _settings(op, options, x, parameters["gamma"])
-    # In host memory parameters reach workers on any device, and keep what they hold now.
-    given = [p if p is None or _check.is_dask(p) else p.get() for p in parameters.values()]
+    given = [None if p is None else _in_host_memory(p) for p in parameters.values()]
     of_chunk = {"rms_norm": rms_norm, "layer_norm": layer_norm}[op]
     meta = cupy.empty((0,) * x.ndim, x.dtype)
     return map_blocks(of_chunk, x, *given, dtype=x.dtype, meta=meta, **settings)  # type: ignore[no-untyped-call]
+
+
+def _in_host_memory(parameter: Any) -> Any:
+    """Return a parameter as it is to travel: to workers with any device, and as it is now.
+
+    Workers hand each other NumPy arrays of every dtype. CuPy arrays they cannot, without more
+    packages, and none at all of bfloat16.
+    """
+    if _check.is_dask(parameter):
+        meta = np.empty((0,) * parameter.ndim, parameter.dtype)
+        return parameter.map_blocks(cupy.asnumpy, dtype=parameter.dtype, meta=meta)
+    return parameter.get()
 
 
 def rms_norm(x: Any, gamma: Any, **settings: Any) -> cupy.ndarray:

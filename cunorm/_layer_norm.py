@@ -55,6 +55,11 @@ def layer_norm(
     the same bits alone and in any batch, at any alignment and any strides. The work is enqueued on
     CuPy's current stream.
 
+    Where `x` is a dask array of CuPy chunks, so is the result, and nothing is launched before it is
+    computed. The normalised axes must be in one chunk each; gamma and beta may be dask arrays in
+    one chunk, and are otherwise copied to the host, as they are at the call. There is no `out`
+    then.
+
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
     arrays = (out, None, None, None, x, None, gamma, beta)

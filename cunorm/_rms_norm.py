@@ -59,6 +59,10 @@ def rms_norm(
     Squares and sums are float32, float64 for float64 data. A row gives the same bits alone and in
     any batch, at any alignment and any strides. The work is enqueued on CuPy's current stream.
 
+    Where `x` is a dask array of CuPy chunks, so is the result, and nothing is launched before it is
+    computed. The normalised axes must be in one chunk each; gamma may be a dask array in one
+    chunk, and is otherwise copied to the host, as it is at the call. There is no `out` then.
+
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     arrays = (out, None, None, x, None, gamma)
