@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import cupy
 
-from . import _check, _kernels, _launch, _plan_backward
+from . import _calls, _check, _kernels, _launch, _launch_backward, _plan_backward
 
 
 def rms_norm_bwd(
@@ -65,17 +63,9 @@ def rms_norm_bwd(
     (``BackwardPlan.persistent_grid``). There are no atomics. No rounding of ``cast="before"`` is
     differentiated. The work is enqueued on CuPy's current stream.
     """
-    dx, totals = _backward(
-        _plan_backward.rms_norm_bwd,
-        dy,
-        x,
-        gamma,
-        {"rstd": rstd},
-        ("dgamma",),
-        gamma_offset,
-        dresidual,
-    )
-    return dx, totals.get("dgamma")
+    arrays = (None, None, None, None, x, dy, dresidual, gamma, None, rstd)
+    dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset,))
+    return dx, dgamma
 
 
 def layer_norm_bwd(
@@ -117,27 +107,24 @@ def layer_norm_bwd(
     -----
     As those of `rms_norm_bwd`.
     """
-    statistics = {"mean": mean, "rstd": rstd}
-    dx, totals = _backward(
-        _plan_backward.layer_norm_bwd, dy, x, gamma, statistics, ("dgamma", "dbeta"), 0.0, dresidual
-    )
-    return dx, totals.get("dgamma"), totals.get("dbeta")
+    arrays = (None, None, None, None, x, dy, dresidual, gamma, mean, rstd)
+    dx, dgamma, dbeta, *_ = _backward("layer_norm_bwd", arrays, (0.0,))
+    return dx, dgamma, dbeta
 
 
+@_calls.remembered(
+    *("dx", "dgamma", "dbeta", "partial"),
+    *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
+)
 def _backward(
-    planned: Callable[..., _plan_backward.BackwardPlan],
-    dy: cupy.ndarray,
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None,
-    statistics: Mapping[str, cupy.ndarray],
-    names: tuple[str, ...],
-    gamma_offset: float,
-    dresidual: cupy.ndarray | None,
-) -> tuple[cupy.ndarray, dict[str, cupy.ndarray]]:
-    """Return dx, and by their `names` the gradients of the parameters where there is a gamma."""
+    op: str, arrays: _calls.Arrays, gamma_offset: float
+) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
+    """Return the arrays with those that were made, and what was launched."""
+    *_, x, dy, dresidual, gamma, mean, rstd = arrays
     _check.data("x", x)
     _check.like_x("dy", dy, x)
     axes = _check.parameters(x, gamma=gamma)
+    statistics = {"rstd": rstd} if op == "rms_norm_bwd" else {"mean": mean, "rstd": rstd}
     for name, value in statistics.items():
         _check.statistic(name, value, x, axes)
     offset = _check.gamma_offset(gamma_offset, gamma)
@@ -146,25 +133,27 @@ def _backward(
         _check.like_x("dresidual", dresidual, x)
         read["dresidual"] = dresidual
 
+    partial = None
+    launches: tuple[_launch.Launch, ...] = ()
     with x.device:
-        dx = _launch.empty_like(x)
-        make = cupy.empty if x.size > 0 else cupy.zeros
-        totals = {} if gamma is None else {name: make(gamma.shape, gamma.dtype) for name in names}
-        if x.size == 0:
-            return dx, totals
-        options = {"dresidual": dresidual is not None}
-        if "mean" not in statistics:
-            options["gamma_offset"] = offset != 0
-        gamma_dtype = _launch.dtype_name(gamma)
-        plan = planned(
-            _launch.cols(x, axes),
-            x.dtype.name,
-            gamma_dtype,
-            arch=_kernels.arch(x.device.id),
-            **options,
+        made = _launch_backward.gradients(op, x, gamma)
+        if x.size > 0:
+            plan = _planned(op, x, axes, gamma, offset != 0, dresidual is not None)
+            partial = _launch_backward.partial(plan, x, made)
+            launches = _launch_backward.backward(
+                plan, axes, made, partial, read, gamma, statistics, offset
+            )
+    totals = (made.get("dgamma"), made.get("dbeta"))
+    return (made["dx"], *totals, partial, x, dy, dresidual, gamma, mean, rstd), launches
+
+
+def _planned(
+    op: str, x: cupy.ndarray, axes: int, gamma: cupy.ndarray | None, offset: bool, dresidual: bool
+) -> _plan_backward.BackwardPlan:
+    row = (_launch.cols(x, axes), x.dtype.name, _launch.dtype_name(gamma))
+    arch = _kernels.arch(x.device.id)
+    if op == "rms_norm_bwd":
+        return _plan_backward.rms_norm_bwd(
+            *row, gamma_offset=offset, dresidual=dresidual, arch=arch
         )
-        sums = (
-            None if gamma_dtype is None else _plan_backward.column_sums(x.dtype.name, gamma_dtype)
-        )
-        _launch.backward(plan, sums, axes, dx, totals, read, gamma, statistics, offset)
-    return dx, totals
+    return _plan_backward.layer_norm_bwd(*row, dresidual=dresidual, arch=arch)

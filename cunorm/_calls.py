@@ -25,8 +25,8 @@ from ._plan import PACKET_BYTES
 
 Arrays = Sequence[Any]  # each a cupy.ndarray or None
 # Does all the work of a call; returns the arrays with those that were made, and, where calls of
-# this kind may be repeated, the launch.
-Forward = Callable[..., "tuple[Arrays, Launch | None]"]
+# this kind may be repeated, what was launched.
+Work = Callable[..., "tuple[Arrays, tuple[Launch, ...]]"]
 
 # Kinds that are remembered, at about 2 KB each. A program has a few for each of its layers' shapes,
 # times the numbers of rows that it meets.
@@ -35,7 +35,7 @@ MOST = 2048
 _known: dict[tuple[Any, ...], Known] = {}
 
 
-def remembered(*names: str) -> Callable[[Forward], Callable[..., Arrays]]:
+def remembered(*names: str) -> Callable[[Work], Callable[..., Arrays]]:
     """Decorate a function that checks, plans and launches, so that it need not do so twice.
 
     Parameters
@@ -46,11 +46,11 @@ def remembered(*names: str) -> Callable[[Forward], Callable[..., Arrays]]:
     Returns
     -------
     function
-        Turns ``forward(op, arrays, *options) -> (arrays, launch)`` into
+        Turns ``work(op, arrays, *options) -> (arrays, launches)`` into
         ``call(op, arrays, options) -> arrays``.
     """
 
-    def decorate(forward: Forward) -> Callable[..., Arrays]:
+    def decorate(work: Work) -> Callable[..., Arrays]:
         def call(op: str, arrays: Arrays, options: tuple[object, ...]) -> Arrays:
             kind: tuple[Any, ...] | None
             try:
@@ -67,9 +67,9 @@ def remembered(*names: str) -> Callable[[Forward], Callable[..., Arrays]]:
                 complete = known.repeat(arrays, places)
                 if complete is not None:
                     return complete
-            complete, launch = forward(op, arrays, *options)
-            if kind is not None and launch is not None:
-                _remember(kind, Known.of(launch, names, arrays, complete))
+            complete, launches = work(op, arrays, *options)
+            if kind is not None and launches:
+                _remember(kind, Known.of(launches, names, arrays, complete))
             return complete
 
         return call
@@ -128,10 +128,11 @@ class Known:
 
     Attributes
     ----------
-    launch : Launch
-        The kernel and all of its arguments but arrays.
-    taken : function
-        Takes the kernel's arrays out of those of a call.
+    device : int
+        The device of all arrays.
+    launches : tuple of (Launch, function)
+        Each kernel with all of its arguments but arrays, and what takes its arrays out of those of
+        a call.
     made : tuple of (int, tuple of int, dtype)
         Arrays to be made: position, shape and dtype.
     distances : tuple of (int, int, int, int, bool)
@@ -139,13 +140,15 @@ class Known:
         exclusive, at which they might overlap; and whether they may be one and the same.
     """
 
-    launch: Launch
-    taken: Callable[[Arrays], tuple[cupy.ndarray | None, ...]]
+    device: int
+    launches: tuple[tuple[Launch, Callable[[Arrays], tuple[cupy.ndarray | None, ...]]], ...]
     made: tuple[tuple[int, tuple[int, ...], np.dtype[Any]], ...]
     distances: tuple[tuple[int, int, int, int, bool], ...]
 
     @staticmethod
-    def of(launch: Launch, names: tuple[str, ...], given: Arrays, complete: Arrays) -> Known:
+    def of(
+        launches: tuple[Launch, ...], names: tuple[str, ...], given: Arrays, complete: Arrays
+    ) -> Known:
         """Return what to keep of a call: the arrays that were given, and with those made."""
         position = {name: index for index, name in enumerate(names)}
         made = tuple(
@@ -160,12 +163,15 @@ class Known:
                 *_distances(given[position[written]], a),
                 other == position[twin] and given[position[written]].strides == a.strides,
             )
+            for launch in launches
             for written, twin in launch.written.items()
             for other, a in enumerate(given)
             if a is not None and given[position[written]] is not None and other != position[written]
         )
-        taken = itemgetter(*(position[name] for name in launch.arrays))
-        return Known(launch, taken, made, distances)
+        taken = tuple(
+            (launch, itemgetter(*(position[name] for name in launch.arrays))) for launch in launches
+        )
+        return Known(launches[0].device, taken, made, distances)
 
     def repeat(self, arrays: Arrays, places: Sequence[int]) -> Arrays | None:
         """Launch again, and return the arrays with those that were made.
@@ -183,9 +189,8 @@ class Known:
             None, and nothing is launched, where it takes a closer look to know whether they
             overlap.
         """
-        launch = self.launch
-        if runtime.getDevice() != launch.device:
-            with cupy.cuda.Device(launch.device):
+        if runtime.getDevice() != self.device:
+            with cupy.cuda.Device(self.device):
                 return self.repeat(arrays, places)
         for written, other, low, high, may_be_same in self.distances:
             distance = places[written] - places[other]
@@ -198,7 +203,8 @@ class Known:
                 # CuPy's pools align to more than this, but a program may bring its own allocator.
                 if made.data.ptr % PACKET_BYTES:
                     return None
-        launch.enqueue(self.taken(arrays))
+        for launch, taken in self.launches:
+            launch.enqueue(taken(arrays))
         return arrays
 
 

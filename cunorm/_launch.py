@@ -1,6 +1,7 @@
-"""Launches, forward and backward: arrays as rows, their alignment, the kernel's arguments.
+"""Launches: arrays as rows, their alignment, the kernel's arguments; and those of forward kernels.
 
-What the two families share. Arrays that the kernels cannot step through are copied here.
+Arrays that the kernels cannot step through are copied here. `_launch_backward` has the backward
+kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from ._kernels import Defines
     from ._plan import Plan
-    from ._plan_backward import BackwardPlan, ColumnSums
 
 # The strides of struct Rows in kernels/place.cuh, in its order.
 ROW_STRIDES = ("x", "dy", "dx", "dresidual", "y", "residual", "residual_out")
@@ -109,7 +109,7 @@ def forward(
     read: Mapping[str, cupy.ndarray],
     parameters: Mapping[str, cupy.ndarray | None],
     scalars: Mapping[str, float],
-) -> Launch | None:
+) -> tuple[Launch, ...]:
     """Enqueue a forward kernel on the current stream.
 
     Parameters
@@ -131,13 +131,13 @@ def forward(
 
     Returns
     -------
-    Launch or None
-        What was launched, for the next arrays of the same kind; None where arrays were copied.
+    tuple of Launch
+        What was launched, for the next arrays of the same kind; nothing where arrays were copied.
     """
     targets, sources = dict(written), dict(read)
-    if not _fit(axes, *targets.values(), *sources.values()):
+    if not fit(axes, *targets.values(), *sources.values()):
         sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
-    if not _fit(axes, *targets.values(), *sources.values()):
+    if not fit(axes, *targets.values(), *sources.values()):
         targets = {name: empty_like(a) for name, a in targets.items()}
     given = {
         name: None if value is None else cupy.ascontiguousarray(value)
@@ -145,80 +145,16 @@ def forward(
     }
     twins = dict(zip(targets, sources, strict=True))
     arrays = {**targets, **statistics, **sources, **given}
-    launch = _prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
+    launch = prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
     launch.enqueue(arrays.values())
     for name, target in targets.items():
         if target is not written[name]:
             written[name][...] = target
     asked = {**written, **statistics, **read, **parameters}
-    return launch if all(a is asked[name] for name, a in arrays.items()) else None
+    return (launch,) if all(a is asked[name] for name, a in arrays.items()) else ()
 
 
-def backward(
-    plan: BackwardPlan,
-    sums: ColumnSums | None,
-    axes: int,
-    dx: cupy.ndarray,
-    totals: Mapping[str, cupy.ndarray],
-    read: Mapping[str, cupy.ndarray],
-    gamma: cupy.ndarray | None,
-    statistics: Mapping[str, cupy.ndarray],
-    gamma_offset: float,
-) -> None:
-    """Enqueue a backward kernel on the current stream, and the sums of what its blocks leave.
-
-    Parameters
-    ----------
-    plan : Plan
-        The kernel.
-    sums : ColumnSums or None
-        The kernel that adds up dgamma and dbeta, None where there is no gamma.
-    axes : int
-        How many trailing axes are a row.
-    dx : cupy.ndarray
-        Written; C-contiguous, with at least one row of at least one column.
-    totals : mapping of str to cupy.ndarray
-        dgamma and dbeta, as far as there are, written C-contiguous.
-    read : mapping of str to cupy.ndarray
-        The arrays of rows that are read, in the order of the kernel's arguments.
-    gamma : cupy.ndarray or None
-        The parameter.
-    statistics : mapping of str to cupy.ndarray
-        mean and rstd, as far as the kernel takes them.
-    gamma_offset : float
-        Added to gamma.
-    """
-    sources = dict(read)
-    if not _fit(axes, dx, *sources.values()):
-        sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
-    given = {"gamma": None if gamma is None else cupy.ascontiguousarray(gamma)}
-    rows = {"dx": dx, **sources}
-    count = dx.size // plan.cols
-    device = dx.device.id
-    (blocks,) = plan.persistent_grid(count, _kernels.multiprocessors(device))
-    partial = cupy.empty((len(totals) * blocks, plan.pitch), plan.accumulator) if totals else None
-    kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
-    arrays = {"dx": dx, "partial": partial, **sources, **given, **kept}
-    scalars = {"gamma_offset": gamma_offset}
-    launch = _prepare(plan, axes, rows, given, scalars, tuple(arrays), {}, (blocks,))
-    launch.enqueue(arrays.values())
-    if sums is not None:
-        extent = CNumpyArray(
-            np.array([plan.cols, plan.pitch, blocks], np.int64).view("i8,i8,i8")[0:1]
-        )
-        Launch(
-            _kernels.load(sums, (), device).kernel,
-            sums.grid(plan.cols, len(totals)),
-            sums.block,
-            sums.shared_bytes,
-            extent,
-            device,
-            ("dgamma", "dbeta", "partial"),
-            {},
-        ).enqueue((totals["dgamma"], totals.get("dbeta"), partial))
-
-
-def _prepare(
+def prepare(
     plan: Plan,
     axes: int,
     rows: dict[str, cupy.ndarray],
@@ -266,7 +202,7 @@ def _layout(axes: int, *arrays: cupy.ndarray) -> _rows.Layout:
     return _rows.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
 
-def _fit(axes: int, *arrays: cupy.ndarray) -> bool:
+def fit(axes: int, *arrays: cupy.ndarray) -> bool:
     """Return whether the kernels can step through the arrays as they lie."""
     lead = arrays[0].ndim - axes
     return (

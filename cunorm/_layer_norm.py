@@ -184,8 +184,8 @@ def add_layer_norm_fwd(
 @_calls.remembered("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
 def _forward(
     op: str, arrays: _calls.Arrays, eps: float
-) -> tuple[_calls.Arrays, _launch.Launch | None]:
-    """Return the arrays with those that were made, and the launch."""
+) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
+    """Return the arrays with those that were made, and what was launched."""
     out, residual_out, mean, rstd, x, residual, gamma, beta = arrays
     parameters = {"gamma": gamma, "beta": beta}
     _check.data("x", x)
@@ -197,7 +197,7 @@ def _forward(
     if residual is not None:
         _check.written("residual_out", residual_out, "residual", residual, x=x, **parameters)
 
-    launch = None
+    launches: tuple[_launch.Launch, ...] = ()
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
         if op.endswith("_fwd"):
@@ -212,5 +212,6 @@ def _forward(
                 residual=_launch.dtype_name(residual),
             )
             statistics = {"mean": mean, "rstd": rstd}
-            launch = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
-    return (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta), launch
+            launches = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
+    arrays = (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta)
+    return arrays, launches

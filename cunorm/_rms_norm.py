@@ -188,8 +188,8 @@ def add_rms_norm_fwd(
 @_calls.remembered("y", "residual_out", "rstd", "x", "residual", "gamma")
 def _forward(
     op: str, arrays: _calls.Arrays, eps: float, gamma_offset: float, cast: str
-) -> tuple[_calls.Arrays, _launch.Launch | None]:
-    """Return the arrays with those that were made, and the launch."""
+) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
+    """Return the arrays with those that were made, and what was launched."""
     out, residual_out, rstd, x, residual, gamma = arrays
     _check.data("x", x)
     if op.startswith("add_"):
@@ -201,7 +201,7 @@ def _forward(
     if residual is not None:
         _check.written("residual_out", residual_out, "residual", residual, x=x, gamma=gamma)
 
-    launch = None
+    launches: tuple[_launch.Launch, ...] = ()
     with x.device:
         written, read = _launch.rows(x, residual, out, residual_out)
         if op.endswith("_fwd"):
@@ -216,7 +216,7 @@ def _forward(
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )
-            launch = _launch.forward(
+            launches = _launch.forward(
                 plan, axes, written, {"rstd": rstd}, read, {"gamma": gamma}, scalars
             )
-    return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launch
+    return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launches

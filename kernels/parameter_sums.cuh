@@ -11,8 +11,9 @@
 constexpr int PARAMETERS = HAS_GAMMA ? (CENTERED ? 2 : 1) : 0;
 constexpr int KINDS = PARAMETERS > 0 ? PARAMETERS : 1;  // C++ has no arrays of nothing
 
-// From one row of `partial` to the next: packets of sums start on 16 bytes.
+// From one row of `partial` to the next: packets of sums start on 16 bytes where `partial` does.
 constexpr long long PITCH = (COLS + 3) / 4 * 4;
+constexpr bool PARTIAL_ALIGNED = PARTIAL_ACCESS == ALIGNED;
 
 using Sums = Pack<Acc, VEC>;
 constexpr int QUADS = Sums::BYTES / 16;
@@ -70,7 +71,8 @@ class ColumnSums {
         for (int turn = PACKETS; turn < PACKETS + SHARED; ++turn) {
           Acc sums[VEC];
           get(kind, turn, sums);
-          if (place_.has_packet(turn)) store<true>(column(out, turn), round_to<Acc>(sums), VEC);
+          if (place_.has_packet(turn))
+            store<PARTIAL_ALIGNED>(column(out, turn), round_to<Acc>(sums), VEC);
         }
       } else {
         // Rows that share a block: added up column by column, in the order of threadIdx.y.
@@ -98,7 +100,8 @@ class ColumnSums {
       for (int q = 0; q < QUADS; ++q) quads[q] = *parking(2 + kind * QUADS + q, turn);
       memcpy(&pack, quads, sizeof(pack));
     } else if (place_.has_packet(turn)) {
-      pack = load<true, false, VEC>(column(partial_ + kind * gridDim.x * PITCH, turn), VEC);
+      pack =
+          load<PARTIAL_ALIGNED, false, VEC>(column(partial_ + kind * gridDim.x * PITCH, turn), VEC);
     }
     unpack(pack, sums);
   }
@@ -111,7 +114,7 @@ class ColumnSums {
 #pragma unroll
       for (int q = 0; q < QUADS; ++q) *parking(2 + kind * QUADS + q, turn) = quads[q];
     } else if (place_.has_packet(turn)) {
-      store<true>(column(partial_ + kind * gridDim.x * PITCH, turn), pack, VEC);
+      store<PARTIAL_ALIGNED>(column(partial_ + kind * gridDim.x * PITCH, turn), pack, VEC);
     }
   }
 
@@ -119,7 +122,8 @@ class ColumnSums {
   __device__ void write(int kind, Acc* row) const {
 #pragma unroll
     for (int turn = 0; turn < PACKETS; ++turn) {
-      if (owns(turn)) store<true>(column(row, turn), round_to<Acc>(kept_[turn][kind]), VEC);
+      if (owns(turn))
+        store<PARTIAL_ALIGNED>(column(row, turn), round_to<Acc>(kept_[turn][kind]), VEC);
     }
 #pragma unroll
     for (int turn = 0; turn < TAIL_TURNS; ++turn) {

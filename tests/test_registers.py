@@ -95,6 +95,7 @@ def assemble(plan, arch, access):
         *(f"-D{a}_ACCESS={access}" for a in ARRAYS),
         "-DGAMMA_ACCESS=ALIGNED",
         "-DBETA_ACCESS=ALIGNED",
+        "-DPARTIAL_ACCESS=ALIGNED",
         "-DLEVELS=3",
         "-DROW_INDEX=unsigned",
         *(f"-D{name}={value}" for name, value in plan.defines),

@@ -1,0 +1,120 @@
+"""Launches of a backward pass: a kernel on its persistent grid, and the sums of what it leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cupy
+import numpy as np
+from cupy.cuda.function import CNumpyArray
+
+from . import _kernels, _plan_backward
+from ._launch import Launch, empty_like, fit, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._plan_backward import BackwardPlan
+
+# What there is one of for each column, and one row of for each block.
+TOTALS = ("dgamma", "dbeta")
+
+
+def gradients(op: str, x: cupy.ndarray, gamma: cupy.ndarray | None) -> dict[str, cupy.ndarray]:
+    """Return arrays for dx, dgamma and dbeta, as far as the op has them: zeros without rows."""
+    made = {"dx": empty_like(x)}
+    if gamma is not None:
+        make = cupy.empty if x.size > 0 else cupy.zeros
+        names = TOTALS[:1] if op == "rms_norm_bwd" else TOTALS
+        made |= {name: make(gamma.shape, gamma.dtype) for name in names}
+    return made
+
+
+def partial(
+    plan: BackwardPlan, x: cupy.ndarray, made: Mapping[str, cupy.ndarray]
+) -> cupy.ndarray | None:
+    """Return an array for the blocks' sums of columns; None where there is no gamma."""
+    totals = len(made) - 1
+    if totals == 0:
+        return None
+    (blocks,) = _grid(plan, x)
+    return cupy.empty((totals * blocks, plan.pitch), plan.accumulator)
+
+
+def backward(
+    plan: BackwardPlan,
+    axes: int,
+    made: Mapping[str, cupy.ndarray],
+    partial: cupy.ndarray | None,
+    read: Mapping[str, cupy.ndarray],
+    gamma: cupy.ndarray | None,
+    statistics: Mapping[str, cupy.ndarray],
+    gamma_offset: float,
+) -> tuple[Launch, ...]:
+    """Enqueue a backward kernel on the current stream, and the sums of what its blocks leave.
+
+    Parameters
+    ----------
+    plan : BackwardPlan
+        The kernel.
+    axes : int
+        How many trailing axes are a row.
+    made : mapping of str to cupy.ndarray
+        What `gradients` returned. x has at least one row of at least one column.
+    partial : cupy.ndarray or None
+        What `partial` returned.
+    read : mapping of str to cupy.ndarray
+        The arrays of rows that are read, in the order of the kernel's arguments.
+    gamma : cupy.ndarray or None
+        The parameter.
+    statistics : mapping of str to cupy.ndarray
+        mean and rstd, as far as the kernel takes them.
+    gamma_offset : float
+        Added to gamma.
+
+    Returns
+    -------
+    tuple of Launch
+        What was launched, for the next arrays of the same kind; nothing where arrays were copied.
+    """
+    rows = {"dx": made["dx"], **read}
+    if not fit(axes, *rows.values()):
+        rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
+    parameters = {
+        "gamma": None if gamma is None else cupy.ascontiguousarray(gamma),
+        "partial": partial,
+    }
+    kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
+    arrays = {"dx": made["dx"], "partial": partial, **rows, **parameters, **kept}
+    scalars = {"gamma_offset": gamma_offset}
+    grid = _grid(plan, made["dx"])
+    main = prepare(plan, axes, rows, parameters, scalars, tuple(arrays), {}, grid)
+    main.enqueue(arrays.values())
+    launches = [main]
+    if partial is not None:
+        sums = _column_sums(plan, made["dgamma"], len(made) - 1, grid[0])
+        sums.enqueue((*(made.get(name) for name in TOTALS), partial))
+        launches.append(sums)
+    asked = {**read, **statistics, "gamma": gamma}
+    return tuple(launches) if all(arrays[name] is a for name, a in asked.items()) else ()
+
+
+def _grid(plan: BackwardPlan, x: cupy.ndarray) -> tuple[int]:
+    return plan.persistent_grid(x.size // plan.cols, _kernels.multiprocessors(x.device.id))
+
+
+def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int) -> Launch:
+    """Return the launch that adds up the blocks' sums of each parameter."""
+    sums = _plan_backward.column_sums(plan.row, dgamma.dtype.name)
+    device = dgamma.device.id
+    extent = np.array([(plan.cols, plan.pitch, blocks)], "i8,i8,i8")
+    return Launch(
+        _kernels.load(sums, (), device).kernel,
+        sums.grid(plan.cols, parameters),
+        sums.block,
+        sums.shared_bytes,
+        CNumpyArray(extent),
+        device,
+        (*TOTALS, "partial"),
+        {},
+    )
