@@ -8,16 +8,45 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cupy
 import numpy as np
 
 from ._plan import ITEMSIZE, accumulator
 from ._rows import steps_on_itself
 
+if TYPE_CHECKING:
+    import cupy
+
 CASTS = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A name of a dtype, or the id of a device, where an array has the thing itself."""
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        """The name, as that of a device."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the checks ask of an array, of one that is not CuPy's: cupy is not imported then."""
+
+    shape: tuple[int, ...]
+    dtype: Named
+    device: Named
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
 
 
 def type_name(value: object) -> str:
@@ -36,7 +65,11 @@ def is_dask(value: object) -> bool:
 
 
 def array(name: str, value: object) -> None:
-    """Refuse what is not a CuPy array."""
+    """Refuse what is neither a CuPy array nor the description of another."""
+    if isinstance(value, Described):
+        return
+    import cupy
+
     if not isinstance(value, cupy.ndarray):
         hint = (
             "; only rms_norm and layer_norm take dask arrays, and then x must be one"
@@ -131,7 +164,7 @@ def normalised_axes(x: Any, **given: Any) -> int:
     return axes or 1
 
 
-def _real(name: str, value: object) -> float:
+def real(name: str, value: object) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, but is a {type_name(value)}")
     return float(value)
@@ -139,7 +172,7 @@ def _real(name: str, value: object) -> float:
 
 def eps(value: object, x: Any) -> float:
     """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
-    number = _real("eps", value)
+    number = real("eps", value)
     if not 0 <= number <= float(np.finfo(accumulator(x.dtype.name)).max):
         raise ValueError(
             f"eps must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
@@ -149,7 +182,7 @@ def eps(value: object, x: Any) -> float:
 
 def gamma_offset(value: object, gamma: object) -> float:
     """Refuse an offset that is not a finite number, or that has no gamma to be added to."""
-    number = _real("gamma_offset", value)
+    number = real("gamma_offset", value)
     if not math.isfinite(number):
         raise ValueError(f"gamma_offset must be finite, but is {value}")
     if gamma is None and number != 0:
@@ -271,6 +304,8 @@ class _Addresses:
 def _overlap(a: cupy.ndarray, b: cupy.ndarray) -> bool:
     # Interleaved views, like the two halves of each row of a packed buffer, overlap in their bounds
     # but in no element, so that bounds decide only the common case.
+    import cupy
+
     return bool(cupy.may_share_memory(a, b)) and np.shares_memory(
         np.asarray(_Addresses(a)), np.asarray(_Addresses(b))
     )

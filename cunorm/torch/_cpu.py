@@ -1,0 +1,223 @@
+"""The ops on CPU tensors: the kernels' definitions in plain PyTorch, forward and backward.
+
+Formula and roundings are those of kernels/rms_norm.cu and kernels/layer_norm.cu. What differs is
+how sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
+once, so that no square overflows and they are within half an ulp of the definition, where a
+kernel's are within the bounds of cunorm/_reference.py. Of given statistics, y has the kernels' bits
+for 16-bit and float32 data, but for two things: kernels flush subnormal float32 numbers to zero and
+this module does not, and of float64 rows LayerNorm's multiply-add rounds twice here.
+
+Backward passes are in float32, float64 for float64 data, like the kernels', in the order in which
+PyTorch adds. Tensors are strided, of one shape where the ops ask for that, and checked before.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+# As in kernels/vec.cuh: a power of two that brings any float64's square back into range. Nothing
+# narrower overflows a sum in float64.
+RESCUE = 2.0**-560
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of statistics and of sums: float32, float64 for float64 data."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def trailing(x: Tensor, *parameters: Tensor | None) -> tuple[int, ...]:
+    """Return the normalised axes: those of the first parameter that is there, else the last."""
+    axes = next((p.ndim for p in parameters if p is not None), 1)
+    return tuple(range(-axes, 0))
+
+
+def add(x: Tensor, residual: Tensor) -> Tensor:
+    """Return ``h = x + residual``, rounded once to residual's dtype."""
+    wide = accumulator(x.dtype)
+    return (x.to(wide) + residual.to(wide)).to(residual.dtype).contiguous()
+
+
+def rms_norm_fwd(
+    x: Tensor,
+    gamma: Tensor | None,
+    eps: float,
+    *,
+    gamma_offset: float,
+    cast: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Return y in `dtype`, and rstd."""
+    axes = trailing(x, gamma)
+    rstd = _rstd(x, axes, eps)
+    y = scale(x, rstd, gamma, gamma_offset, cast, dtype)
+    return y, rstd.reshape(x.shape[: x.ndim - len(axes)])
+
+
+def scale(
+    x: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    gamma_offset: float,
+    cast: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return y of RMSNorm, given rstd with axes of length 1: rounded where the kernel rounds."""
+    wide = accumulator(x.dtype)
+    y = x.to(wide).contiguous() * rstd
+    if gamma is not None:
+        if cast == "before":
+            y = y.to(dtype).to(wide)
+        y = y * (gamma.to(wide) + gamma_offset)
+    return y.to(dtype)
+
+
+def layer_norm_fwd(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, *, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y in `dtype`, mean and rstd."""
+    axes = trailing(x, gamma, beta)
+    center, correction, rstd = _moments(x, axes, eps)
+    y = affine(x, center, correction, rstd, gamma, beta, dtype)
+    rows = x.shape[: x.ndim - len(axes)]
+    return y, (center + correction).reshape(rows), rstd.reshape(rows)
+
+
+def affine(
+    x: Tensor,
+    center: Tensor,
+    correction: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return y of LayerNorm, given its moments with axes of length 1, the mean in two parts."""
+    wide = accumulator(x.dtype)
+    y = _fma(x.to(wide).contiguous() - center, rstd, -correction * rstd)
+    if gamma is not None and beta is not None:
+        y = _fma(y, gamma.to(wide), beta.to(wide))
+    elif gamma is not None:
+        y = y * gamma.to(wide)
+    elif beta is not None:
+        y = y + beta.to(wide)
+    return y.to(dtype)
+
+
+def rms_norm_bwd(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    rstd: Tensor,
+    *,
+    gamma_offset: float,
+    dresidual: Tensor | None,
+    sums: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return dx, and dgamma where there is a gamma and `sums` asks for it."""
+    wide = accumulator(x.dtype)
+    axes = trailing(x, gamma)
+    rstd = _over_columns(rstd, axes)
+    upstream = dy.to(wide)
+    normal = x.to(wide).contiguous() * rstd
+    weighted = upstream if gamma is None else upstream * (gamma.to(wide) + gamma_offset)
+    dx = rstd * (weighted - normal * (weighted * normal).mean(axes, keepdim=True))
+    dgamma = _sum_of_rows(upstream * normal, gamma) if gamma is not None and sums else None
+    return _finished(dx, dresidual, x.dtype), dgamma
+
+
+def layer_norm_bwd(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
+    dresidual: Tensor | None,
+    sums: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return dx, and dgamma and dbeta where there is a gamma and `sums` asks for them."""
+    wide = accumulator(x.dtype)
+    axes = trailing(x, gamma)
+    mean, rstd = _over_columns(mean, axes), _over_columns(rstd, axes)
+    upstream = dy.to(wide)
+    normal = (x.to(wide).contiguous() - mean) * rstd
+    weighted = upstream if gamma is None else upstream * gamma.to(wide)
+    level = weighted.mean(axes, keepdim=True)
+    slope = (weighted * normal).mean(axes, keepdim=True)
+    dx = _finished(rstd * (weighted - level - normal * slope), dresidual, x.dtype)
+    if gamma is None or not sums:
+        return dx, None, None
+    return dx, _sum_of_rows(upstream * normal, gamma), _sum_of_rows(upstream, gamma)
+
+
+def _rstd(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """Return rstd of RMSNorm, with axes of length 1."""
+    data = x.to(torch.float64)
+    rstd = (data.square().mean(axes, keepdim=True) + eps).rsqrt()
+    if x.dtype == torch.float64 and not (rstd > 0).all():
+        scaled = (data * RESCUE).square().mean(axes, keepdim=True) + eps * RESCUE * RESCUE
+        rstd = torch.where(rstd > 0, rstd, scaled.rsqrt() * RESCUE)
+    return rstd.to(accumulator(x.dtype))
+
+
+def _moments(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean in two parts, and rstd, all with axes of length 1."""
+    data = x.to(torch.float64)
+    center, correction, rstd = _moments_of(data, axes, eps)
+    if x.dtype == torch.float64:
+        fine = rstd > 0
+        if not fine.all():
+            scaled = _moments_of(data * RESCUE, axes, eps * RESCUE * RESCUE)
+            center = torch.where(fine, center, scaled[0] / RESCUE)
+            correction = torch.where(fine, correction, scaled[1] / RESCUE)
+            rstd = torch.where(fine, rstd, scaled[2] * RESCUE)
+        return center, correction, rstd
+    mean = center + correction
+    rounded = mean.to(torch.float32)
+    return rounded, (mean - rounded).to(torch.float32), rstd.to(torch.float32)
+
+
+def _moments_of(data: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return center, correction and rstd by the corrected two-pass algorithm, in float64."""
+    center = data.mean(axes, keepdim=True)
+    about = data - center
+    correction = about.mean(axes, keepdim=True)
+    variance = about.square().mean(axes, keepdim=True) - correction.square()
+    return center, correction, (variance.clamp(min=0) + eps).rsqrt()
+
+
+def _over_columns(statistic: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return statistic.reshape(statistic.shape + (1,) * len(axes))
+
+
+def _finished(dx: Tensor, dresidual: Tensor | None, dtype: torch.dtype) -> Tensor:
+    if dresidual is not None:
+        dx = dx + dresidual.to(dx.dtype)
+    return dx.to(dtype).contiguous()
+
+
+def _sum_of_rows(terms: Tensor, gamma: Tensor) -> Tensor:
+    """Return the sum over all rows, in gamma's shape and dtype."""
+    rows = prod(terms.shape[: terms.ndim - gamma.ndim])
+    return terms.reshape(rows, *gamma.shape).sum(0).to(gamma.dtype)
+
+
+def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return a * b + c, of float32 rounded once; of float64 twice, since nothing is wider."""
+    if a.dtype == torch.float64:
+        return a * b + c
+    product, addend = a.double() * b.double(), c.double()
+    total = product + addend
+    # The product is exact and the sum is not: a sum on the halfway point between two float32 may
+    # lie on either side of it. Rounding to odd keeps its side (Boldo and Melquiond, IEEE Trans.
+    # Computers 57, 2008); the error is that of Knuth's two-sum.
+    share = total - product
+    error = (product - (total - share)) + (addend - share)
+    bits = total.view(torch.int64)
+    even = (bits & 1) == 0
+    away = torch.where((error > 0) == (total > 0), 1, -1)
+    inexact = (error > 0) | (error < 0)
+    return torch.where(inexact & even, bits + away, bits).view(torch.float64).to(torch.float32)

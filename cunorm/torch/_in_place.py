@@ -1,0 +1,144 @@
+"""The ops that write over their input, for inference: they have no gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._ops import number, rms_numbers, tensors
+
+_operators = torch.ops.cunorm
+
+
+def rms_norm_(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> Tensor:
+    """Write over x what `rms_norm` returns, and return x.
+
+    Parameters
+    ----------
+    x, gamma, eps, gamma_offset, cast
+        As in `rms_norm`. `x` must not overlap itself, nor `gamma`.
+
+    Returns
+    -------
+    torch.Tensor
+        `x` itself.
+
+    Raises
+    ------
+    RuntimeError
+        Where a tensor requires a gradient and gradients are recorded: ``torch.no_grad()`` or
+        ``torch.inference_mode()`` say that they are not wanted.
+    TypeError, ValueError
+        As `rms_norm`. Nothing is written then.
+    """
+    tensors(x=x, gamma=gamma)
+    _no_gradient("rms_norm", x=x, gamma=gamma)
+    _operators.rms_norm_(x, gamma, *rms_numbers(eps, gamma_offset, cast))
+    return x
+
+
+def layer_norm_(
+    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Write over x what `layer_norm` returns, and return x.
+
+    Parameters
+    ----------
+    x, gamma, beta, eps
+        As in `layer_norm`. `x` must not overlap itself, nor `gamma` or `beta`.
+
+    Returns
+    -------
+    torch.Tensor
+        `x` itself.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        As `rms_norm_`.
+    """
+    tensors(x=x, gamma=gamma, beta=beta)
+    _no_gradient("layer_norm", x=x, gamma=gamma, beta=beta)
+    _operators.layer_norm_(x, gamma, beta, number("eps", eps))
+    return x
+
+
+def add_rms_norm_(
+    x: Tensor,
+    residual: Tensor,
+    gamma: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> tuple[Tensor, Tensor]:
+    """Write over x and residual the y and h that `add_rms_norm` returns, and return both.
+
+    Parameters
+    ----------
+    x, residual, gamma, eps, gamma_offset, cast
+        As in `add_rms_norm`. What is written must not overlap itself, nor another argument.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        `x` and `residual` themselves.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        As `rms_norm_`.
+    """
+    tensors(x=x, residual=residual, gamma=gamma)
+    _no_gradient("add_rms_norm", x=x, residual=residual, gamma=gamma)
+    numbers = rms_numbers(eps, gamma_offset, cast)
+    _operators.add_rms_norm_(x, residual, gamma, *numbers)
+    return x, residual
+
+
+def add_layer_norm_(
+    x: Tensor,
+    residual: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Write over x and residual the y and h that `add_layer_norm` returns, and return both.
+
+    Parameters
+    ----------
+    x, residual, gamma, beta, eps
+        As in `add_layer_norm`. What is written must not overlap itself, nor another argument.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        `x` and `residual` themselves.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        As `rms_norm_`.
+    """
+    tensors(x=x, residual=residual, gamma=gamma, beta=beta)
+    _no_gradient("add_layer_norm", x=x, residual=residual, gamma=gamma, beta=beta)
+    _operators.add_layer_norm_(x, residual, gamma, beta, number("eps", eps))
+    return x, residual
+
+
+def _no_gradient(op: str, **given: Tensor | None) -> None:
+    if not torch.is_grad_enabled():
+        return
+    for name, value in given.items():
+        if value is not None and value.requires_grad:
+            raise RuntimeError(
+                f"{name} must not require a gradient, which {op}_ has none of: {op} is "
+                "differentiable, and torch.no_grad() says that no gradient is wanted"
+            )

@@ -1,0 +1,202 @@
+"""The ops on PyTorch tensors: what a user calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from . import _autograd  # noqa: F401  (gives the operators their gradients)
+
+_operators = torch.ops.cunorm
+
+
+def rms_norm(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> Tensor:
+    """Normalise rows by their root mean square, differentiably.
+
+    ``y = x / sqrt(mean(x**2) + eps) * (gamma + gamma_offset)``, the mean over the normalised axes:
+    the trailing ``gamma.ndim`` axes of `x`, or its last axis where there is no `gamma`.
+
+    Parameters
+    ----------
+    x : torch.Tensor, shape (..., N)
+        float16, bfloat16, float32 or float64, on a CUDA device or on the CPU, with any strides.
+    gamma : torch.Tensor, optional
+        The weight, of the shape of trailing axes of `x`: float16, bfloat16 or float32, whatever
+        x's dtype; float64 or float32 where `x` is float64. None multiplies by nothing.
+    eps : float
+        Added to the mean square; finite and not negative.
+    gamma_offset : float
+        Added to `gamma` in float32: 1 for models that store the weight less one, like Gemma's.
+    cast : {"before", "after"}
+        Where 16-bit results are rounded. "before" rounds the normalised value to x's dtype before
+        `gamma` multiplies and the product again, as Qwen2, Llama and T5 do. "after" rounds once, at
+        the end, as ``torch.nn.RMSNorm`` does.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., N)
+        y in x's dtype, contiguous.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype, or a device that is neither CUDA nor the CPU.
+    ValueError
+        For a wrong shape, device or value.
+    RuntimeError
+        Where a gradient is differentiated again.
+
+    Notes
+    -----
+    For the backward pass x, gamma and rstd are kept, which is one float32 (float64 for float64
+    data) for each row. No rounding is differentiated. Autocast changes nothing: y has x's dtype,
+    and sums are float32 anyway. The definition is that of Zhang and Sennrich, "Root Mean Square
+    Layer Normalization", 2019.
+    """
+    tensors(x=x, gamma=gamma)
+    y, _ = _operators.rms_norm_fwd(x, gamma, *rms_numbers(eps, gamma_offset, cast))
+    return y  # type: ignore[no-any-return]
+
+
+def layer_norm(
+    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalise rows by their mean and variance, differentiably.
+
+    ``y = (x - mean) / sqrt(var + eps) * gamma + beta``, with the biased variance, over the
+    normalised axes: the trailing axes that `gamma` or `beta` has, or the last one.
+
+    Parameters
+    ----------
+    x, eps
+        As in `rms_norm`.
+    gamma, beta : torch.Tensor, optional
+        Weight and bias, each as `gamma` of `rms_norm`; their dtypes may differ.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., N)
+        y in x's dtype, contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `rms_norm`.
+
+    Notes
+    -----
+    As those of `rms_norm`; mean is kept too. The definition is that of Ba, Kiros and Hinton, "Layer
+    Normalization", 2016.
+    """
+    tensors(x=x, gamma=gamma, beta=beta)
+    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, number("eps", eps))
+    return y  # type: ignore[no-any-return]
+
+
+def add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    gamma: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> tuple[Tensor, Tensor]:
+    """Add a residual and normalise the sum, in one pass, differentiably.
+
+    ``h = x + residual``, rounded to residual's dtype; ``y = rms_norm(h, gamma, eps)`` of h as
+    rounded, in x's dtype. Gradients flow through both, and backward is one pass too.
+
+    Parameters
+    ----------
+    x, gamma, eps, gamma_offset, cast
+        As in `rms_norm`.
+    residual : torch.Tensor, of x's shape
+        float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+
+    Returns
+    -------
+    y : torch.Tensor, shape (..., N)
+        In x's dtype, contiguous.
+    h : torch.Tensor, shape (..., N)
+        In residual's dtype, contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `rms_norm`.
+
+    Notes
+    -----
+    For the backward pass h is kept, not x and residual. Where their dtypes differ, y's gradient is
+    cast to h's dtype, and h's gradient, as it leaves the kernel in that dtype, to x's.
+    """
+    tensors(x=x, residual=residual, gamma=gamma)
+    numbers = rms_numbers(eps, gamma_offset, cast)
+    y, h, _ = _operators.add_rms_norm_fwd(x, residual, gamma, *numbers)
+    return y, h
+
+
+def add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Add a residual and normalise the sum, in one pass, differentiably.
+
+    ``h = x + residual``, rounded to residual's dtype; ``y = layer_norm(h, gamma, beta, eps)`` of h
+    as rounded, in x's dtype. Gradients flow through both, and backward is one pass too.
+
+    Parameters
+    ----------
+    x, gamma, beta, eps
+        As in `layer_norm`.
+    residual : torch.Tensor, of x's shape
+        As in `add_rms_norm`.
+
+    Returns
+    -------
+    y, h : torch.Tensor, shape (..., N)
+        As in `add_rms_norm`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `rms_norm`.
+
+    Notes
+    -----
+    As those of `add_rms_norm`.
+    """
+    tensors(x=x, residual=residual, gamma=gamma, beta=beta)
+    y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, number("eps", eps))
+    return y, h
+
+
+def tensors(**given: object) -> None:
+    """Refuse what is no tensor. The parameters may be None."""
+    for name, value in given.items():
+        is_needed = name in ("x", "residual")
+        if not isinstance(value, Tensor) and (is_needed or value is not None):
+            raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
+
+
+def number(name: str, value: Any) -> float:
+    return value if type(value) is float else _check.real(name, value)
+
+
+def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, float, str]:
+    _check.cast(cast)
+    return number("eps", eps), number("gamma_offset", gamma_offset), cast
