@@ -63,8 +63,8 @@ def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any
 def _in_host_memory(parameter: Any) -> Any:
     """Return a parameter as it is to travel: to workers with any device, and as it is now.
 
-    Workers hand each other NumPy arrays of every dtype. CuPy arrays they cannot, without more
-    packages, and none at all of bfloat16.
+    Workers hand each other NumPy arrays of every dtype, but CuPy arrays only where numba is
+    installed, and those of bfloat16 without their dtype.
     """
     if _check.is_dask(parameter):
         meta = np.empty((0,) * parameter.ndim, parameter.dtype)
