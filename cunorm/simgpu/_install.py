@@ -254,6 +254,7 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     cupy = importlib.import_module("cupy")
     _refuse_machine_code()
     _compile_with_lines()
+    _tables.watch_calls(importlib.import_module("cupy.cuda.function").Function)
     assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))
     return machine

@@ -24,11 +24,15 @@ _VARIABLE = re.compile(
 
 @dataclass(frozen=True)
 class Parameter:
-    """A kernel's or function's parameter: where a launch puts its bytes, and how many."""
+    """A kernel's or function's parameter: where a launch puts its bytes, and how many.
+
+    `kind` is the type of a single value, as PTX has it: ``"f32"``, ``"u64"``; empty for an array.
+    """
 
     name: str
     size: int
     alignment: int
+    kind: str = ""
 
 
 def variable_of(text: str) -> tuple[Parameter, str, re.Match[str]] | None:
@@ -43,7 +47,9 @@ def variable_of(text: str) -> tuple[Parameter, str, re.Match[str]] | None:
         size *= int(dimension or 0)
     if match["dimensions"].strip() == "[]" and match["value"]:
         size = element * (match["value"].count(",") + 1)
-    return Parameter(match["name"], size, int(match["align"] or element)), match["space"], match
+    kind = "" if match["dimensions"] or match["vector"] else match["type"]
+    variable = Parameter(match["name"], size, int(match["align"] or element), kind)
+    return variable, match["space"], match
 
 
 def number(text: str, kind: str, line: int = 0) -> bytes:

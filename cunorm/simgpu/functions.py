@@ -9,7 +9,8 @@ from functools import partial
 from typing import cast
 
 from . import assembler, launch
-from ._tables import read_arguments
+from ._tables import given_arguments, read_arguments
+from .arguments import check as check_arguments
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
@@ -135,8 +136,12 @@ class FunctionHandlers:
         if shape not in function.started:
             self._check(function, device, grid, block, shared_mem_bytes)
             function.started.add(shape)
+        executing = self._machine.executing
+        given = given_arguments()
+        if given is not None and executing:
+            check_arguments(function.code, given)
         arguments = _arguments(function, kernel_params)
-        if not self._machine.executing:
+        if not executing:
             return
         self._streams.submit(
             stream, partial(self._run, function, device, grid, block, shared_mem_bytes, arguments)
@@ -225,8 +230,9 @@ class FunctionHandlers:
 def _arguments(function: LoadedFunction, kernel_params: int) -> list[bytes]:
     """Copy each argument now: CuPy frees them when the launch returns, and a graph runs later.
 
-    The driver is not told how many there are. Past the end of a short list lies whatever memory
-    held before; where that is no address, it is an error here instead of a crash.
+    The driver is not told how many there are, and neither is this function where CuPy's own
+    kernels are launched. Past the end of a short list lies whatever memory held before; where that
+    is no address, it is an error here instead of a crash.
     """
     arguments = read_arguments(kernel_params, function.sizes)
     if None in arguments:

@@ -435,6 +435,50 @@ bind(PyObject *self, PyObject *arguments)
     return PyErr_Format(PyExc_KeyError, "%s is not in CuPy's tables", name);
 }
 
+/* --- The arguments of a launch ---------------------------------------------------------------- */
+
+/* `cupy.cuda.Function` makes its arguments into pointers before it asks for a launch. What it was
+ * called with is kept for as long as the call lasts, so that the launch can be held against it. */
+static ternaryfunc call_function;
+static _Thread_local PyObject *given; /* borrowed */
+
+static PyObject *
+watched_call(PyObject *function, PyObject *arguments, PyObject *named)
+{
+    PyObject *outer = given;
+    if (PyTuple_GET_SIZE(arguments) > 2)
+        given = PyTuple_GET_ITEM(arguments, 2);
+    else
+        given = named != NULL ? PyDict_GetItemString(named, "args") : NULL;
+    PyObject *result = call_function(function, arguments, named);
+    given = outer;
+    return result;
+}
+
+static PyObject *
+watch_calls(PyObject *self, PyObject *type)
+{
+    (void)self;
+    PyTypeObject *function = (PyTypeObject *)type;
+    if (!PyType_Check(type) || function->tp_call == NULL)
+        return PyErr_Format(PyExc_TypeError, "%R is no type that can be called", type);
+    if (function->tp_call != watched_call) {
+        call_function = function->tp_call;
+        function->tp_call = watched_call;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+given_arguments(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    PyObject *arguments = given != NULL ? given : Py_None;
+    given = NULL; /* for one launch */
+    Py_INCREF(arguments);
+    return arguments;
+}
+
 /* A kernel has at most 4 KB of arguments, and few have more than this many. */
 #define MOST_PIECES 64
 
@@ -527,6 +571,11 @@ static PyMethodDef methods[] = {
      "signature(capsule) -> the C signature that the capsule carries as its name."},
     {"bind", bind, METH_VARARGS,
      "bind(\"table.name\", handler): let `handler` answer that function from now on."},
+    {"watch_calls", watch_calls, METH_O,
+     "watch_calls(Function): keep what its instances are called with, for as long as a call lasts."},
+    {"given_arguments", given_arguments, METH_NOARGS,
+     "given_arguments() -> what the Function being called was given, once; None where there is "
+     "none."},
     {"read_arguments", read_arguments, METH_VARARGS,
      "read_arguments(address, sizes) -> the bytes behind each of an array of pointers; None from "
      "the first that cannot be read."},

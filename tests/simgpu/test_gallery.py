@@ -40,7 +40,7 @@ class Picture:
 GALLERY = {
     "past_the_end": Picture(
         "OutOfBounds",
-        """extern "C" __global__ void k(float *x, int unused) {
+        """extern "C" __global__ void k(float *x, float *unused) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i <= 60) x[i] = 1;  // HERE
 }""",
@@ -293,6 +293,31 @@ def test_launches_that_cannot_start(block, shared, says):
         put((1,), (block,), arrays, shared_mem=shared)
     assert raised.value.place.kernel == "put"
     put((1,), (32,), arrays)
+
+
+SCALE = """extern "C" __global__ void scale(float *x, float by, int n) {
+  if (threadIdx.x < n) x[threadIdx.x] *= by;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda x: (x, np.float32(3)), "takes 3 arguments, and 2 were given"),
+        (lambda x: (x, np.float32(3), 32, 32), "takes 3 arguments, and 4 were given"),
+        (lambda x: (x, 3.5, 32), "argument 2 of 3 is 3.5, .*: pass numpy.float32"),
+        (lambda x: (x, np.float32(3), 1 << 32), "argument 3 of 3 is 4294967296"),
+        (lambda x: (x, np.float32(3), x), "argument 3 of 3 is an array"),
+    ],
+)
+def test_launches_with_the_wrong_arguments(wrong, says):
+    scale = cupy.RawKernel(SCALE, "scale")
+    x = cupy.ones(32, np.float32)
+    with pytest.raises(simgpu.LaunchError, match=says) as raised:
+        scale((1,), (32,), wrong(x))
+    assert raised.value.place.kernel == "scale"
+    scale((1,), (32,), (x, np.float32(3), 32))
+    assert (x == 3).all()
 
 
 def test_every_fault_hangs_in_the_gallery():

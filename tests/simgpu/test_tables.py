@@ -8,7 +8,17 @@ import pytest
 from cupy_backends.cuda.api import driver, runtime
 
 from cunorm import simgpu
-from cunorm.simgpu import _install, _tables, copies, events, functions, graphs, modules, streams
+from cunorm.simgpu import (
+    _install,
+    _tables,
+    copies,
+    events,
+    functions,
+    graphs,
+    malloc,
+    modules,
+    streams,
+)
 from cunorm.simgpu import runtime as runtime_handlers
 
 pytestmark = pytest.mark.simgpu
@@ -16,7 +26,7 @@ pytestmark = pytest.mark.simgpu
 HANDLERS = {
     "runtime": (
         runtime_handlers.DeviceHandlers,
-        runtime_handlers.MemoryHandlers,
+        malloc.MemoryHandlers,
         copies.CopyHandlers,
         events.EventHandlers,
         graphs.GraphHandlers,
@@ -67,8 +77,8 @@ def test_an_unknown_function_of_cupy_is_refused_by_name():
 
 
 def test_what_is_not_emulated_says_its_name():
-    with pytest.raises(simgpu.NotEmulated, match="cudaHostRegister"):
-        runtime.hostRegister(0, 0, 0)
+    with pytest.raises(simgpu.NotEmulated, match="cudaCreateTextureObject"):
+        runtime.createTextureObject(0, 0)
     with pytest.raises(simgpu.NotEmulated, match="cuLinkCreate"):
         driver.linkCreate()
     with pytest.raises(simgpu.NotEmulated, match="cudaIpcGetMemHandle"):
