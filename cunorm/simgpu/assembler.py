@@ -9,12 +9,14 @@ needed again, so `observe` notes what CuPy compiles; nothing is assembled until 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import json
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,11 +34,12 @@ _CUMULATIVE = re.compile(r"(\d+) bytes cumulative stack size")
 
 @dataclass(frozen=True)
 class Source:
-    """What CuPy's compiler was given for a module."""
+    """What CuPy's compiler was given for a module, and the digest of the PTX it gave back."""
 
     code: str
     options: tuple[str, ...]
     names: tuple[str, ...]
+    ptx: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def compiling(source: Source) -> Iterator[None]:
         _compiling.source = before
 
 
-def remember(module: Module) -> None:
+def remember(module: Module, image: bytes) -> None:
     """Associate a module just loaded with what is being compiled, if anything is."""
     source = getattr(_compiling, "source", None)
     if source is not None:
+        source = replace(source, ptx=hashlib.sha256(image).hexdigest())
         for function in module.functions.values():
             _sources[function] = source
 
@@ -120,7 +124,27 @@ class AssemblyError(Exception):
 
 @functools.lru_cache(maxsize=1024)
 def assemble(source: Source, arch: int) -> dict[str, Resources]:
-    """Compile to machine code, and return what each kernel takes."""
+    """Compile to machine code, and return what each kernel takes.
+
+    A compilation takes a tenth of a second or more, so that what it found is kept in CuPy's cache
+    of kernels, under the PTX: the source does not say what its headers hold.
+    """
+    compiler: Any = importlib.import_module("cupy.cuda.compiler")
+    if not source.ptx or compiler._get_bool_env_variable("CUPY_CACHE_IN_MEMORY", False):
+        return _compile(source, arch)
+    cache = compiler._kernel_cache_backend
+    key = (source.ptx, source.options, arch, compiler._get_nvrtc_version())
+    name = hashlib.sha256(repr(key).encode()).hexdigest() + ".resources"
+    stored = cache.load(name)
+    if stored is not None:
+        return {kernel: Resources(*taken) for kernel, taken in json.loads(stored).items()}
+    found = _compile(source, arch)
+    taken = {kernel: astuple(each)[:4] for kernel, each in found.items()}
+    cache.save(name, json.dumps(taken).encode(), source.code)
+    return found
+
+
+def _compile(source: Source, arch: int) -> dict[str, Resources]:
     nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
     options = (
         *source.options,

@@ -16,7 +16,8 @@ from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
 from .machine import Machine
 from .modules import LoadedFunction, ModuleHandlers
-from .occupancy import occupancy
+from .occupancy import MAX_REGISTERS, occupancy
+from .ptx import Function
 from .streams import StreamHandlers
 
 _INVALID_VALUE, _INVALID_HANDLE, _COOPERATIVE_LAUNCH_TOO_LARGE = 1, 400, 720
@@ -24,11 +25,6 @@ _INVALID_VALUE, _INVALID_HANDLE, _COOPERATIVE_LAUNCH_TOO_LARGE = 1, 400, 720
 # CUfunction_attribute
 _MAX_THREADS, _SHARED_SIZE, _CONST_SIZE, _LOCAL_SIZE, _NUM_REGS = range(5)
 _PTX_VERSION, _BINARY_VERSION, _CACHE_MODE_CA, _MAX_DYNAMIC_SHARED, _CARVEOUT = range(5, 10)
-
-
-# To know a kernel's registers takes the assembler, a tenth of a second for each kernel, and so
-# blocks of up to this many threads are let pass: a thread may take 128 registers there.
-_NOT_ASSEMBLED = 512
 
 
 class FunctionHandlers:
@@ -215,16 +211,28 @@ class FunctionHandlers:
                 f"are allowed; max_dynamic_shared_size_bytes may raise that to "
                 f"{device.shared_per_block_opt_in - code.shared_bytes} on this device"
             )
-        elif threads > _NOT_ASSEMBLED:
-            registers = assembler.resources(code, device.arch).registers
-            if occupancy(device, threads, registers, 0).blocks == 0:
-                problem = (
-                    f"{threads} threads a block of {registers} registers each, where a "
-                    f"multiprocessor has {device.registers} in all; __launch_bounds__ makes the "
-                    f"compiler keep to fewer"
-                )
+        else:
+            problem = _registers_missing(code, device, threads)
         if problem is not None:
             raise LaunchError(f"the launch asks for {problem}", Place(kernel=code.name))
+
+
+def _registers_missing(code: Function, device: Device, threads: int) -> str | None:
+    """Return what is wrong where a block would take more registers than there are.
+
+    To know a kernel's registers takes the assembler, and so it is asked only where the answer
+    matters: not for a block of 256 threads, which fits whatever they take, nor for a kernel with
+    launch bounds, which the assembler has keep to them.
+    """
+    if code.has_launch_bounds or occupancy(device, threads, MAX_REGISTERS, 0).blocks > 0:
+        return None
+    registers = assembler.resources(code, device.arch).registers
+    if occupancy(device, threads, registers, 0).blocks > 0:
+        return None
+    return (
+        f"{threads} threads a block of {registers} registers each, where a multiprocessor has "
+        f"{device.registers} in all; __launch_bounds__ makes the compiler keep to fewer"
+    )
 
 
 def _arguments(function: LoadedFunction, kernel_params: int) -> list[bytes]:

@@ -109,7 +109,7 @@ class ModuleHandlers:
         module = LoadedModule(
             code, device.ordinal, 10 * int(version[1]) + int(version[2]), self._place_globals(code)
         )
-        assembler.remember(code)
+        assembler.remember(code, image)
         handle = self._machine.new_handle()
         self._modules[handle] = module
         return handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -40,6 +41,7 @@ class Function:
     results: tuple[Parameter, ...]
     is_entry: bool
     max_threads: int
+    has_launch_bounds: bool
     cluster: tuple[int, int, int] | None  # None where each launch has to say it
     explicit_cluster: bool
     module: Module = field(repr=False)
@@ -212,9 +214,7 @@ def _define(
         name: [int(item) for item in re.findall(r"\d+", values)]
         for name, values in re.findall(r"\.(\w+)([^.]*)", header["directives"])
     }
-    threads = 1
-    for extent in directives.get("maxntid", directives.get("reqntid", [DEFAULT_MAX_THREADS])):
-        threads *= extent
+    bounds = directives.get("maxntid", directives.get("reqntid"))
     cluster = directives.get("reqnctapercluster")
     explicit = "explicitcluster" in directives or cluster is not None
     function = Function(
@@ -222,7 +222,8 @@ def _define(
         parameters_of(header["parameters"]),
         parameters_of(header["results"]),
         header["kind"] == "entry",
-        threads,
+        math.prod(bounds) if bounds else DEFAULT_MAX_THREADS,
+        bounds is not None,
         None if explicit and not cluster else tuple([*(cluster or ()), 1, 1, 1][:3]),
         explicit,
         module,

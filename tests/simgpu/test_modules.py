@@ -185,25 +185,3 @@ def test_a_cooperative_grid_must_be_resident_at_once():
         driver.launchCooperativeKernel(*arguments)
     with simgpu.enqueue_only():
         driver.launchCooperativeKernel(kernel.kernel.ptr, blocks, *arguments[2:])
-
-
-HUNGRY = r"""
-extern "C" __global__ void BOUNDS hungry(float* x) {
-  float kept[96];
-  #pragma unroll
-  for (int i = 0; i < 96; ++i) kept[i] = x[i * 1024 + threadIdx.x];
-  __syncthreads();
-  #pragma unroll
-  for (int i = 0; i < 96; ++i) x[(95 - i) * 1024 + threadIdx.x] = kept[i];
-}
-"""
-
-
-def test_a_block_with_more_registers_than_there_are_is_refused():
-    x = cupy.zeros(96 * 1024, np.float32)
-    hungry = cupy.RawKernel(HUNGRY.replace("BOUNDS", ""), "hungry")
-    with pytest.raises(simgpu.LaunchError, match=r"1024 threads a block of \d+ registers each"):
-        hungry((1,), (1024,), (x,))
-    hungry((1,), (512,), (x,))
-    bounded = cupy.RawKernel(HUNGRY.replace("BOUNDS", "__launch_bounds__(1024)"), "hungry")
-    bounded((1,), (1024,), (x,))
