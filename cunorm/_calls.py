@@ -19,7 +19,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from . import _check, _kernels
+from . import _check, _interop, _kernels
 from ._launch import Launch
 from ._plan import PACKET_BYTES
 
@@ -60,7 +60,12 @@ def remembered(*names: str) -> Callable[[Work], Callable[..., Arrays]]:
                 # An argument that is no CuPy array, or an option that is no key.
                 kind, known = None, None
             if kind is None:
-                foreign = _of_foreign_arrays(op, dict(zip(names, arrays, strict=True)), options)
+                foreign = _of_foreign_arrays(
+                    op,
+                    lambda own: call(op, own, options),
+                    dict(zip(names, arrays, strict=True)),
+                    options,
+                )
                 if foreign is not None:
                     return foreign
             if known is not None:
@@ -84,14 +89,20 @@ def clear() -> None:
 
 
 def _of_foreign_arrays(
-    op: str, arrays: dict[str, Any], options: tuple[object, ...]
+    op: str,
+    call: Callable[[Arrays], Arrays],
+    arrays: dict[str, Any],
+    options: tuple[object, ...],
 ) -> Arrays | None:
-    """Return what a call with arrays of another library returns; None where it takes none such."""
+    """Return what a call with arrays of another library returns; None where it takes none such.
+
+    `call` makes the same call with CuPy arrays.
+    """
     if _check.is_dask(arrays["x"]) and op in ("rms_norm", "layer_norm"):
         from ._dask import lazy
 
         return [lazy(op, arrays, options), *list(arrays.values())[1:]]
-    return None
+    return _interop.cross(op, call, arrays)
 
 
 def _look_at(

@@ -302,10 +302,7 @@ class _Addresses:
 
 
 def _overlap(a: cupy.ndarray, b: cupy.ndarray) -> bool:
-    # Interleaved views, like the two halves of each row of a packed buffer, overlap in their bounds
-    # but in no element, so that bounds decide only the common case.
-    import cupy
-
-    return bool(cupy.may_share_memory(a, b)) and np.shares_memory(
-        np.asarray(_Addresses(a)), np.asarray(_Addresses(b))
-    )
+    # NumPy compares element by element: interleaved views, like the two halves of each row of a
+    # packed buffer, overlap in their bounds only. CuPy would compare allocations, and memory that
+    # another library lent may be in two of them.
+    return np.shares_memory(np.asarray(_Addresses(a)), np.asarray(_Addresses(b)))

@@ -1,0 +1,165 @@
+"""Arrays of other libraries: into the CuPy ops by DLPack and out again, on their own stream.
+
+A PyTorch tensor on a CUDA device, or any other array that exports its memory by DLPack from there,
+stands wherever a CuPy array does. Nothing is copied, and the host waits for nothing. What is
+made comes back as what x is:
+
+- x is a tensor: the work is enqueued on PyTorch's current stream of x's device, in PyTorch's memory
+  (`_interop_torch.py`), and results are tensors.
+- x is another library's: on CuPy's current stream, for which its producer sees to the order.
+  Results come back through ``from_dlpack`` of x's array namespace, and stay CuPy arrays where it
+  has none.
+- x is CuPy's, and only others are not: as ever, and results are CuPy arrays.
+
+Where arrays of both CuPy and PyTorch meet and their current streams differ, each waits for the
+other's work on the device, before the call and after it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import cupy
+
+from . import _interop_torch
+
+CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
+
+# What a call writes where it is given, by its name in the kernel, and what users call it.
+WRITTEN = {"y": "out", "residual_out": "residual_out"}
+
+# Made by a call for itself, and never returned to a user.
+SCRATCH = ("partial",)
+
+READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
+
+Import = Callable[[Any], Any]
+Call = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | None:
+    """Run a call whose arrays are not all CuPy's.
+
+    Parameters
+    ----------
+    op : str
+        Its name, for messages.
+    call : function
+        Takes all arrays as CuPy's, and returns them with those that were made.
+    arrays : mapping of str to object
+        The arrays of the call by their names in the kernel.
+
+    Returns
+    -------
+    sequence or None
+        The arrays as they were given, with those that were made. None where no array is another
+        library's on a CUDA device: the checks say what is wrong then.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a tensor that cannot cross: in host memory, sparse, with a gradient to be lost, or with
+        a negation that is only noted; and for an array to be written that is read-only.
+    """
+    # Who has a tensor, imported torch. Nothing is an instance of no types.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", ())
+    imports = [_import(op, name, array, tensor) for name, array in arrays.items()]
+    if not any(imports):
+        return None
+    x = arrays["x"]
+    given = arrays.values()
+    where: AbstractContextManager[None]
+    export: Callable[[cupy.ndarray], Any]
+    if isinstance(x, tensor):
+        has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
+        memory = _interop_torch.TensorMemory(x)
+        where, export = _interop_torch.Place(x, memory, has_cupy), memory.tensor
+    else:
+        devices = {array.get_device() for array in given if isinstance(array, tensor)}
+        where = _interop_torch.in_order(devices) if devices else nullcontext()
+        export = _exporter(x)
+    with where:
+        complete = call(
+            [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
+        )
+        return [
+            own if own is not None or made is None or name in SCRATCH else export(made)
+            for (name, own), made in zip(arrays.items(), complete, strict=True)
+        ]
+
+
+def _import(op: str, name: str, array: Any, tensor: Any) -> Import | None:
+    """Return what turns an array into CuPy's, None where it stays as it is."""
+    if array is None or isinstance(array, cupy.ndarray):
+        return None
+    if isinstance(array, tensor):
+        _interop_torch.refuse(op, WRITTEN.get(name, name), array)
+        return _interop_torch.from_torch
+    device = getattr(array, "__dlpack_device__", None)
+    if device is None or device()[0] not in CUDA_DEVICES:
+        return None
+    return partial(_from_writable, WRITTEN[name]) if name in WRITTEN else cupy.from_dlpack
+
+
+def _exporter(x: Any) -> Callable[[cupy.ndarray], Any]:
+    """Return what turns a CuPy array into one of x's library."""
+    namespace = getattr(x, "__array_namespace__", None)
+    if isinstance(x, cupy.ndarray) or namespace is None:
+        return lambda array: array
+    from_dlpack: Callable[[cupy.ndarray], Any] = namespace().from_dlpack
+    return from_dlpack
+
+
+def _from_writable(name: str, array: Any) -> cupy.ndarray:
+    """Return CuPy's array over memory that is to be written."""
+    return cupy.from_dlpack(_Writable(name, array))
+
+
+class _Writable:
+    """Exports an array unless it is read-only, at which CuPy does not look."""
+
+    def __init__(self, name: str, array: Any) -> None:
+        self._name = name
+        self._array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = self._array.__dlpack_device__()
+        return device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        capsule = self._array.__dlpack__(**options)
+        if _is_read_only(capsule):
+            raise ValueError(f"{self._name} must be writable, but is read-only")
+        return capsule
+
+
+class _Head(ctypes.Structure):
+    """The first members of DLManagedTensorVersioned in dlpack.h."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint32 * 2),
+        ("manager_ctx", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+_pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+
+
+def _is_read_only(capsule: object) -> bool:
+    """Return whether a capsule says that its memory must not be written; old ones cannot say so."""
+    name = b"dltensor_versioned"
+    if not _is_valid(capsule, name):
+        return False
+    return bool(_Head.from_address(_pointer_of(capsule, name)).flags & READ_ONLY)
