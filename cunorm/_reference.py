@@ -24,10 +24,11 @@ unit roundoff of the accumulator, 2^-24 or 2^-53.
 - LayerNorm's mean is corrected by the mean of the differences from it (Chan, Golub & LeVeque 1983),
   so its error is that of a sum of N differences: (sqrt(k) + 3) u times their mean size.
 - Backward, each error is carried beside its value: n is good to u (2 u where the mean is
-  subtracted), g * dy to u, a mean over the row to (sqrt(k) + 2) u of the mean of sizes, and the
-  products and the difference that make dx to u each. Of rows, a sum of M passes at most
-  min(M, max(64, M/16) + 128) additions: those of its block on a device of 16 multiprocessors or
-  more, of the up to 32 rows beside it, of every 16th block, and of the 16 sums of those.
+  subtracted), and to what mean and rstd are off where they are the kernel's own; g * dy to u, a
+  mean over the row to (sqrt(k) + 2) u of the mean of sizes, and the products and the difference
+  that make dx to u each. Of rows, a sum of M passes at most min(M, max(64, M/16) + 128) additions:
+  those of its block on a device of 16 multiprocessors or more, of the up to 32 rows beside it, of
+  every 16th block, and of the 16 sums of those.
 - float32 subnormals count as zero: CuPy compiles with `-ftz=true`.
 """
 
@@ -285,12 +286,16 @@ def rms_norm_bwd(
     dy: npt.NDArray[np.generic],
     x: npt.NDArray[np.generic],
     gamma: npt.NDArray[np.generic] | None,
-    rstd: npt.NDArray[np.generic],
+    rstd: npt.NDArray[np.generic] | Expected,
     *,
     gamma_offset: float = 0.0,
     dresidual: npt.NDArray[np.generic] | None = None,
 ) -> tuple[Expected, Expected | None]:
-    """Return dx and dgamma, of rstd as it is given; None for dgamma where there is no gamma."""
+    """Return dx and dgamma, None for dgamma where there is no gamma.
+
+    They are those of rstd as it is given. Of an `Expected` rstd they are the gradients as defined,
+    and their slack has room for what the forward kernel's own rstd may be off.
+    """
     dx, dgamma, _ = _backward(dy, x, gamma, None, rstd, gamma_offset, dresidual)
     return dx, dgamma
 
@@ -299,12 +304,15 @@ def layer_norm_bwd(
     dy: npt.NDArray[np.generic],
     x: npt.NDArray[np.generic],
     gamma: npt.NDArray[np.generic] | None,
-    mean: npt.NDArray[np.generic],
-    rstd: npt.NDArray[np.generic],
+    mean: npt.NDArray[np.generic] | Expected,
+    rstd: npt.NDArray[np.generic] | Expected,
     *,
     dresidual: npt.NDArray[np.generic] | None = None,
 ) -> tuple[Expected, Expected | None, Expected | None]:
-    """Return dx, dgamma and dbeta, of mean and rstd as given; None where there is no gamma."""
+    """Return dx, dgamma and dbeta, None for the latter two where there is no gamma.
+
+    mean and rstd are taken as `rms_norm_bwd` takes rstd.
+    """
     return _backward(dy, x, gamma, mean, rstd, 0.0, dresidual)
 
 
@@ -312,15 +320,15 @@ def _backward(
     dy: npt.NDArray[np.generic],
     x: npt.NDArray[np.generic],
     gamma: npt.NDArray[np.generic] | None,
-    mean: npt.NDArray[np.generic] | None,
-    rstd: npt.NDArray[np.generic],
+    mean: npt.NDArray[np.generic] | Expected | None,
+    rstd: npt.NDArray[np.generic] | Expected,
     gamma_offset: float,
     dresidual: npt.NDArray[np.generic] | None,
 ) -> tuple[Expected, Expected | None, Expected | None]:
     wide, u, tiny = _accumulator(x.dtype)
     data, axes, count = _normalised(x, gamma, wide)
     upstream = dy.astype(wide)
-    r = np.expand_dims(rstd.astype(wide), axes)
+    r, r_error = _beside_rows(rstd, axes, wide)
     scale, scale_error = _scale(gamma, gamma_offset, wide, u)
 
     def average(values: Wide) -> Wide:
@@ -328,9 +336,13 @@ def _backward(
         return means
 
     # Each error is carried along beside its value: x - mean, n, g * dy, their means, dx.
-    centred = data if mean is None else data - np.expand_dims(mean.astype(wide), axes)
+    centred, normal_error = data, tiny * (1 + r)
+    if mean is not None:
+        middle, middle_error = _beside_rows(mean, axes, wide)
+        centred = data - middle
+        normal_error = normal_error + (u * np.abs(centred) + middle_error) * r
     normal = centred * r
-    normal_error = (1 if mean is None else 2) * u * np.abs(normal) + tiny * (1 + r)
+    normal_error = normal_error + u * np.abs(normal) + np.abs(centred) * r_error
     weighted = upstream * scale
     weighted_error = np.abs(upstream) * scale_error + (gamma is not None) * u * np.abs(weighted)
     weighted_error = weighted_error + tiny
@@ -347,7 +359,7 @@ def _backward(
         inner_error = inner_error + average(weighted_error) + walk * average(np.abs(weighted))
         inner_error = inner_error + u * np.abs(weighted - level)
     dx = r * inner
-    slack = r * (inner_error + u * np.abs(inner)) + u * np.abs(dx) + tiny
+    slack = r * (inner_error + u * np.abs(inner)) + (r_error + u * r) * np.abs(inner) + tiny
     if dresidual is not None:
         dx = dx + dresidual.astype(wide)
         slack = slack + u * np.abs(dx)
@@ -365,6 +377,17 @@ def _backward(
         return result, dgamma, None
     slack = steps * np.sum(np.abs(upstream), rows) + tiny
     return result, dgamma, Expected(np.sum(upstream, rows), slack, gamma.dtype)
+
+
+def _beside_rows(
+    statistic: npt.NDArray[np.generic] | Expected, axes: tuple[int, ...], wide: type[np.floating]
+) -> tuple[Wide, Wide]:
+    """Return a statistic in the shape of its rows, and how far off the kernel's may be."""
+    if isinstance(statistic, Expected):
+        off = statistic.slack + ulp(statistic.value, statistic.dtype) / 2
+        return np.expand_dims(statistic.value, axes), np.expand_dims(off, axes)
+    value = np.expand_dims(statistic.astype(wide), axes)
+    return value, np.zeros_like(value)
 
 
 def _walk_of_rows(count: int) -> float:

@@ -7,6 +7,7 @@ probe passes on the kernels as they are.
 
 import math
 import shutil
+from functools import partial
 
 import cupy
 import pytest
@@ -45,7 +46,7 @@ def far_apart(check):
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
-def backward(check):
+def backward(check, **options):
     """Every gradient of a backward op, with a second gradient of x."""
     x, dy, dresidual = (random(check.shape, check.dtype, seed=seed) for seed in range(3))
     gamma = random(check.shape[-1], check.dtype, seed=3)
@@ -53,10 +54,12 @@ def backward(check):
     forward = getattr(cunorm, check.op.replace("bwd", "fwd"))
     kept = forward(x_on_device, gamma_on_device)[1:]
     actual = getattr(cunorm, check.op)(
-        *(cupy.asarray(dy), x_on_device, gamma_on_device, *kept), dresidual=cupy.asarray(dresidual)
+        *(cupy.asarray(dy), x_on_device, gamma_on_device, *kept),
+        dresidual=cupy.asarray(dresidual),
+        **options,
     )
     expected = getattr(_reference, check.op)(
-        *(dy, x, gamma, *(k.get() for k in kept)), dresidual=dresidual
+        *(dy, x, gamma, *(k.get() for k in kept)), dresidual=dresidual, **options
     )
     off = sum((~e.accepts(a.get())).sum() for a, e in zip(actual, expected, strict=True))
     return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
@@ -66,6 +69,9 @@ BACKWARD = [
     Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
     Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
     Check("layer_norm_bwd", "float32", (70, 40), "backward", backward),
+    Check("rms_norm_bwd", "float16", (2, 20000), "backward", backward),
+    Check("layer_norm_bwd", "float32", (2, 40000), "backward", backward),
+    Check("rms_norm_bwd", "bfloat16", (5, 96), "offset", partial(backward, gamma_offset=1.0)),
 ]
 PROBES = {str(check): check for check in _selfcheck.grid()} | {
     "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
@@ -286,6 +292,97 @@ MUTATIONS = [
         "slice < SLICES;",
         "slice < SLICES - 1;",
         "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: sums of columns begin with something in registers",
+        "parameter_sums.cuh",
+        "kept_[PACKETS][KINDS][VEC] = {};",
+        "kept_[PACKETS][KINDS][VEC] = {{{1}}};",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: sums of columns begin with whatever shared memory holds",
+        "parameter_sums.cuh",
+        "put(kind, turn, zeros);",
+        "if (turn >= PACKETS + SHARED) put(kind, turn, zeros);",
+        "rms_norm_bwd float16 (2, 20000) backward",
+    ),
+    (
+        "backward: sums of columns begin with whatever memory holds",
+        "parameter_sums.cuh",
+        "put(kind, turn, zeros);",
+        "if (turn < PACKETS + SHARED) put(kind, turn, zeros);",
+        "layer_norm_bwd float32 (2, 40000) backward",
+    ),
+    (
+        "backward: the sum of the last column of the tail is left out",
+        "parameter_sums.cuh",
+        "if (tail < TAIL) row",
+        "if (tail < TAIL - 1) row",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: sums of shared memory are never written",
+        "parameter_sums.cuh",
+        "turn < PACKETS + SHARED; ++turn) {\n          Acc sums[VEC];",
+        "turn < PACKETS; ++turn) {\n          Acc sums[VEC];",
+        "rms_norm_bwd float16 (2, 20000) backward",
+    ),
+    (
+        "backward: the last column of dgamma is left out",
+        "column_sums.cu",
+        "column >= extent.cols) return;",
+        "column >= extent.cols - 1) return;",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: the sums of the last block are not read",
+        "column_sums.cu",
+        "b < extent.blocks;",
+        "b < extent.blocks - 1;",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: dbeta is read where dgamma is",
+        "column_sums.cu",
+        "partial + blockIdx.y * extent.blocks * extent.pitch + column",
+        "partial + column",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: dresidual is added after dx is rounded",
+        "norm_bwd.cuh",
+        "value[i] = add(value[i], beside[i]);",
+        "{ Acc dx[VEC]; unpack(round_to<X>(value), dx); value[i] = add(dx[i], beside[i]); }",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: gamma of the tail is that of the column before",
+        "norm_bwd.cuh",
+        "load_column<true>(arrays.gamma, column)",
+        "load_column<true>(arrays.gamma, column - 1)",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: gamma_offset is forgotten",
+        "norm_bwd.cuh",
+        "if (GAMMA_OFFSET) factor",
+        "if (false) factor",
+        "rms_norm_bwd bfloat16 (5, 96) offset",
+    ),
+    (
+        "backward: a block begins with the group after its first",
+        "norm_bwd.cuh",
+        "group = blockIdx.x; group",
+        "group = blockIdx.x + 1; group",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: x that was left over is read a turn late",
+        "row_bwd.cuh",
+        "unpack(x_.again(turn), x);",
+        "unpack(x_.again(turn - 1), x);",
+        "layer_norm_bwd float32 (2, 40000) backward",
     ),
 ]
 
