@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from cunorm import simgpu
@@ -23,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu: needs the software GPU in this process")
+    os.environ["HF_HUB_OFFLINE"] = (
+        "1"  # transformers' models are built here, and nothing is fetched
+    )
     if simgpu.installed():  # by `python -m cunorm.simgpu -m pytest`
         return
     arch = config.getoption("--simgpu-arch")

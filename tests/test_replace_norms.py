@@ -16,6 +16,9 @@ import torch
 import transformers
 from arrays import random, to_numpy, to_torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize, prune
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -575,6 +578,48 @@ def test_copies_and_pickles_of_a_swapped_model_are_swapped_too():
         assert other.tied is other.input_norm
         assert all(same_bits(a, b) for a, b in zip(outputs(other), expected, strict=True))
     assert type(model.input_norm) is Qwen2RMSNorm
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def gradients(model):
+    """Return the whole gradient of every parameter, of a model of any distribution."""
+    outputs(model)
+    found = [parameter.grad for parameter in model.parameters()]
+    return [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in found]
+
+
+def test_a_swapped_model_is_distributed_as_any_other(process_group):
+    model = Block()
+    replace_norms(model)
+    expected = gradients(model)
+    assert len(expected) == len(list(model.parameters()))
+    parallel = torch.nn.parallel.DistributedDataParallel(
+        copy.deepcopy(model), find_unused_parameters=True
+    )
+    sharded = copy.deepcopy(model)
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(sharded.input_norm, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    for other in (parallel, sharded):
+        pairs = zip(gradients(other), expected, strict=True)
+        assert all(same_bits(ours, alone) for ours, alone in pairs if alone is not None)
+
+
+def test_norms_that_are_sharded_already_are_left_alone_and_listed(process_group):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), Qwen2RMSNorm(8))
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    done = replace_norms(model)
+    assert done.swapped == ()
+    assert [left.reason for left in done.left] == ["its weight is a DTensor"]
 
 
 # And back

@@ -149,15 +149,17 @@ class TorchRMSNorm(_Torch):
     """torch.nn.RMSNorm."""
 
     def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        eps = machine_epsilon(x) if self.eps is None else self.eps
-        return rms_norm(self._cunorm_rows(x), self.weight, eps, cast="after").view(x.shape)
+        rows, eps = self._cunorm_rows(x), machine_epsilon(x) if self.eps is None else self.eps
+        y = rms_norm(rows, self.weight, eps, cast="after")
+        return y if y.shape == x.shape else y.view(x.shape)
 
 
 class TorchLayerNorm(_Torch):
     """torch.nn.LayerNorm."""
 
     def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return layer_norm(self._cunorm_rows(x), self.weight, self.bias, self.eps).view(x.shape)
+        y = layer_norm(self._cunorm_rows(x), self.weight, self.bias, self.eps)
+        return y if y.shape == x.shape else y.view(x.shape)
 
 
 CLASSES: dict[str, type[Swapped]] = {
