@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import cupy
 
 CASTS = ("before", "after")
+OPTIONAL = ("gamma", "beta", "dresidual", "out", "residual_out")  # of all arrays
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Described:
 
 
 def type_name(value: object) -> str:
+    """Return the name of a value's type, with its module unless that is builtins."""
     kind = type(value)
     return (
         kind.__qualname__
@@ -71,12 +73,13 @@ def array(name: str, value: object) -> None:
     import cupy
 
     if not isinstance(value, cupy.ndarray):
-        hint = (
-            "; only rms_norm and layer_norm take dask arrays, and then x must be one"
-            if is_dask(value)
-            else ""
-        )
-        raise TypeError(f"{name} must be a cupy.ndarray, but is a {type_name(value)}{hint}")
+        wanted = "cupy.ndarray or None" if name in OPTIONAL else "cupy.ndarray"
+        hint = ""
+        if isinstance(value, np.ndarray):
+            hint = f"; cupy.asarray({name}) copies it to the device"
+        elif is_dask(value):
+            hint = "; only rms_norm and layer_norm take dask arrays, and then x must be one"
+        raise TypeError(f"{name} must be a {wanted}, but is a {type_name(value)}{hint}")
 
 
 def data(name: str, value: Any) -> None:

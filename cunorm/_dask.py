@@ -44,11 +44,11 @@ def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any
     parameters = {name: arrays[name] for name in ("gamma", "beta") if name in arrays}
     if arrays["y"] is not None:
         raise TypeError("out must be None where x is a dask array: y is made when it is computed")
-    _of_cupy_chunks("x", x)
+    _of_cupy_chunks("x", x._meta)
     _check.rows("x", x)
     for name, value in parameters.items():
         if _check.is_dask(value):
-            _of_cupy_chunks(name, value)
+            _of_cupy_chunks(name, value._meta)
             _in_one_chunk(name, value)
         elif value is not None:
             _check.array(name, value)
@@ -84,7 +84,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, **settings: Any) -> cupy.ndarray:
 
 def _beside(x: Any, *parameters: Any) -> list[Any]:
     """Return parameters on the device of x, wherever they are."""
-    _check.array("each chunk of x", x)
+    _of_cupy_chunks("x", x)
     with x.device:
         return [None if p is None else cupy.asarray(p) for p in parameters]
 
@@ -100,11 +100,11 @@ def _settings(op: str, options: tuple[Any, ...], x: Any, gamma: object) -> dict[
     return settings
 
 
-def _of_cupy_chunks(name: str, value: Any) -> None:
-    if not isinstance(value._meta, cupy.ndarray):
+def _of_cupy_chunks(name: str, chunk: object) -> None:
+    if not isinstance(chunk, cupy.ndarray):
         raise TypeError(
             f"{name} must have chunks of cupy.ndarray, but has chunks of "
-            f"{_check.type_name(value._meta)}: {name}.map_blocks(cupy.asarray) moves them"
+            f"{_check.type_name(chunk)}: {name}.map_blocks(cupy.asarray) moves them"
         )
 
 

@@ -343,7 +343,7 @@ def arguments(op, shape=(4, 8), dtype="float32"):
     [
         ("x", np.ones((4, 8)), TypeError, r"x must be a cupy\.ndarray, but is a numpy\.ndarray"),
         ("dy", None, TypeError, r"dy must be a cupy\.ndarray, but is a NoneType"),
-        ("dresidual", 3, TypeError, r"dresidual must be a cupy\.ndarray, but is a int"),
+        ("dresidual", 3, TypeError, r"dresidual must be a cupy\.ndarray or None, but is a int"),
         ("rstd", 1.0, TypeError, r"rstd must be a cupy\.ndarray, but is a float"),
         ("x", ((4, 8), "int32"), TypeError, "x must be float16, bfloat16.* but is int32"),
         ("dy", ((4, 8), "float16"), TypeError, "dy must have the dtype of x, float32, but has fl"),

@@ -24,7 +24,10 @@ def x_of(shape=(4, 8), dtype=np.float32):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.ones((4, 8)), r"x must be a cupy\.ndarray, but is a numpy\.ndarray"),
+        (
+            np.ones((4, 8)),
+            r"x must be a cupy\.ndarray, but is a numpy\.ndarray; cupy\.asarray\(x\) copies it",
+        ),
         ([1.0, 2.0], r"x must be a cupy\.ndarray, but is a list"),
         (None, r"x must be a cupy\.ndarray, but is a NoneType"),
     ],
@@ -87,8 +90,11 @@ def test_gamma_of_a_dtype_that_does_not_go_with_x(op, x_dtype, gamma_dtype, allo
 
 @pytest.mark.parametrize("op", OPS)
 def test_gamma_of_another_type(op):
-    with pytest.raises(TypeError, match=r"gamma must be a cupy\.ndarray, but is a numpy\.ndarray"):
+    message = r"gamma must be a cupy\.ndarray or None, but is a "
+    with pytest.raises(TypeError, match=message + r"numpy\.ndarray; cupy\.asarray\(gamma\) copies"):
         op(x_of(), np.ones(8, np.float32))
+    with pytest.raises(TypeError, match=message + "float$"):
+        op(x_of(), 1e-6)
 
 
 @pytest.mark.parametrize("op", OPS)
