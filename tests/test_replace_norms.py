@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize, prune
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import cunorm.torch
 from cunorm import _reference
@@ -207,6 +208,33 @@ class OtherAxisRMSNorm(Renamed):
         return self.weight * x.to(dtype)
 
 
+class OtherKeywordRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2).mean(-1, correction=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherConstantRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2.0).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherConditionLayerNorm(T5LayerNorm):
+    def forward(self, x):
+        variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.variance_epsilon)
+        if self.weight.dtype not in [torch.float16, torch.bfloat16]:
+            x = x.to(self.weight.dtype)
+        return self.weight * x
+
+
 class DecoratedRMSNorm(Renamed):
     forward = torch.no_grad()(Renamed.forward)
 
@@ -248,6 +276,9 @@ def test_a_class_is_known_by_its_forward_whatever_its_name(cls):
         RootRMSNorm,
         HalfRMSNorm,
         OtherAxisRMSNorm,
+        OtherKeywordRMSNorm,
+        OtherConstantRMSNorm,
+        OtherConditionLayerNorm,
         DecoratedRMSNorm,
         OtherArgumentRMSNorm,
         OtherHelperRMSNorm,
@@ -260,6 +291,14 @@ def test_a_class_whose_forward_differs_in_anything_is_left_alone_and_listed(cls)
     assert done.swapped == ()
     assert done.left == (("0", cls, "its forward is none of the definitions known"),)
     assert type(model[0]) is cls
+
+
+def test_a_class_of_a_notebook_is_known_too():
+    """A cell is compiled apart from the one that imported torch, to other instructions."""
+    scope = {"torch": torch, "nn": torch.nn}
+    for cls in (Renamed, T5LayerNorm, GemmaRMSNorm):
+        exec(inspect.getsource(cls), scope)
+        assert find(scope[cls.__name__]) == find(cls) is not None
 
 
 def test_a_forward_that_means_another_torch_is_not_known():

@@ -11,14 +11,12 @@ computed by PyTorch, by the same definition. cupy is imported with the first CUD
 from ._in_place import add_layer_norm_, add_rms_norm_, layer_norm_, rms_norm_
 from ._modules import LayerNorm, RMSNorm
 from ._ops import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from ._replace import Left, Replaced, Swap, replace_norms
+from ._replace import Replaced, replace_norms
 
 __all__ = [
     "LayerNorm",
-    "Left",
     "RMSNorm",
     "Replaced",
-    "Swap",
     "add_layer_norm",
     "add_layer_norm_",
     "add_rms_norm",

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 EPS_NAMES = ("eps", "variance_epsilon")
+JUMPS = frozenset((*dis.hasjrel, *dis.hasjabs))
 
 Code = tuple[object, ...]
 Method = Callable[..., Any]
@@ -181,5 +182,22 @@ def _code(method: object) -> Code | None:
     variadic = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, variadic)
     defaults = (method.__defaults__, method.__kwdefaults__, code.co_freevars, code.co_cellvars)
-    steps = tuple((step.opname, step.argval) for step in dis.get_instructions(plain))
-    return (*counts, *defaults, *steps)
+    return (*counts, *defaults, *_steps(plain))
+
+
+def _steps(code: types.CodeType) -> list[tuple[str, str]]:
+    """Return the instructions and their operands, as they read: 2 is not 2.0 there.
+
+    A module's own imports are called by other instructions than what another module, or the cell of
+    a notebook, imported: those of a call that only make room for ``self`` count as one.
+    """
+    kept = [step for step in dis.get_instructions(code) if step.opname not in ("NOP", "PUSH_NULL")]
+    steps = []
+    for step in kept:
+        value = step.argval
+        if step.opname == "KW_NAMES":  # dis does not look it up, in Python 3.11
+            value = code.co_consts[step.arg or 0]
+        elif step.opcode in JUMPS:
+            value = sum(other.offset < step.argval for other in kept)
+        steps.append((step.opname.replace("LOAD_METHOD", "LOAD_ATTR"), repr(value)))
+    return steps
