@@ -201,6 +201,22 @@ def test_a_model_reports_its_norms_by_their_paths():
     assert done.left == ()
 
 
+def test_the_whole_model_compiles_into_one_graph_with_the_same_bits():
+    model = built(64)
+    replace_norms(model)
+    expected = outcome(model)
+    model.compile(fullgraph=True, backend="aot_eager")
+    assert same_bits(outcome(model), expected)
+
+
+def test_layers_that_are_computed_again_for_their_gradients_have_the_same_bits():
+    model = built(64)
+    replace_norms(model)
+    expected = outcome(model)
+    model.activation_checkpointing_enable()
+    assert same_bits(outcome(model), expected)
+
+
 def test_generation_gives_the_tokens_of_the_stock_model():
     """Greedy, with a cache: rows come one at a time."""
     model = built(64).eval()
