@@ -47,12 +47,18 @@ def main(argv: list[str] | None = None) -> int:
 def _add_bench(commands: Any) -> None:
     bench = commands.add_parser(
         "bench",
-        help="measure every op",
-        description="Measure every op: times where there is a CUDA device. Where there is none, "
+        help="measure the ops",
+        description="Measure the ops: times where there is a CUDA device. Where there is none, "
         "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
     )
     ops, dtypes = _bench_cases.OPS, _bench_cases.DTYPES
-    bench.add_argument("--op", nargs="+", choices=ops, default=ops, help="all, without it")
+    bench.add_argument(
+        "--op",
+        nargs="+",
+        choices=(*ops, *_bench_cases.BACKWARD_OPS),
+        default=ops,
+        help="the forward ones, without it",
+    )
     bench.add_argument(
         "--dtype",
         nargs="+",

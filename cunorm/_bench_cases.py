@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import cupy
 
 OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
+BACKWARD_OPS = ("rms_norm_bwd", "layer_norm_bwd")
 DTYPES = ("float16", "bfloat16", "float32")
 # Heads, the models of today and what comes after them; the last two no single block can hold.
 COLS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 5120, 8192, 16384, 32768, 65536, 131072, 262144)
@@ -53,6 +54,11 @@ class Case:
         return f"{self.op} {self.dtype} ({self.rows}, {self.cols}){shifted}"
 
     @property
+    def is_backward(self) -> bool:
+        """Whether the op is a backward pass; those are given a dresidual too."""
+        return self.op in BACKWARD_OPS
+
+    @property
     def x_bytes(self) -> int:
         """Bytes of x, and of every other array of rows."""
         return self.rows * self.cols * ITEMSIZE[self.dtype]
@@ -60,19 +66,26 @@ class Case:
     @property
     def names(self) -> tuple[str, ...]:
         """The arrays of rows: what is read, then what is written."""
+        if self.is_backward:
+            return ("x", "dy", "dresidual", "dx")
         if self.op.startswith("add_"):
             return ("x", "residual", "y", "residual_out")
         return ("x", "y")
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The arrays of one row."""
+        """The arrays of one row: what is read."""
+        if self.is_backward:
+            return ("gamma",)
         return ("gamma", "beta") if "layer_norm" in self.op else ("gamma",)
 
     @property
     def floor_bytes(self) -> int:
         """The least that memory must move: every array once."""
-        return len(self.names) * self.x_bytes + len(self.parameters) * self.x_bytes // self.rows
+        of_one_row = len(self.parameters)
+        if self.is_backward:
+            of_one_row += 2 if "layer_norm" in self.op else 1  # dgamma, dbeta
+        return len(self.names) * self.x_bytes + of_one_row * self.x_bytes // self.rows
 
 
 def grid(
@@ -109,7 +122,10 @@ def grid(
 
 
 def arrays(case: Case) -> dict[str, cupy.ndarray]:
-    """Return the arrays of a case by name, each an allocation of its own."""
+    """Return the arrays of a case by name, each an allocation of its own.
+
+    A backward op makes what it writes; mean and rstd are those of rows of normal values.
+    """
     import cupy
     import numpy as np
 
@@ -119,6 +135,8 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
     values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)
     made = {}
     for name in (*case.names, *case.parameters):
+        if name == "dx":
+            continue
         of_rows = name in case.names
         shape = (case.rows, case.cols) if of_rows else (case.cols,)
         offset = case.offset if of_rows else 0
@@ -126,11 +144,16 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
         if name not in ("y", "residual_out"):
             whole.set(np.resize(values, whole.shape))
         made[name] = whole[offset:].reshape(shape)
+    if case.is_backward:
+        kept = np.float64 if case.dtype == "float64" else np.float32
+        if "layer_norm" in case.op:
+            made["mean"] = cupy.zeros(case.rows, kept)
+        made["rstd"] = cupy.ones(case.rows, kept)
     return made
 
 
 def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:
-    """Call the op on `arrays(case)`; it writes y, and with a residual residual_out."""
+    """Call the op on `arrays(case)`: a forward op writes y, and with a residual residual_out."""
     import cunorm
 
     named = {("out" if name == "y" else name): array for name, array in given.items()}

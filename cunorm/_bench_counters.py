@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 from . import simgpu
 from ._bench_cases import Case, arrays, call
@@ -20,7 +21,7 @@ FEW_CASES, MOST_PROCESSES = 12, 8
 
 @dataclass(frozen=True)
 class Counters:
-    """The counters of one launch; None for arrays that the op does not have.
+    """The counters of a call; None for what the op does not have.
 
     Attributes
     ----------
@@ -28,7 +29,7 @@ class Counters:
         The case.
     arch : int
         The architecture, like 90.
-    x, residual, y, residual_out : float or None
+    x, residual, y, residual_out, dy, dresidual, dx : float or None
         Sectors requested of an array, loaded or stored, over the least: rows * N * itemsize / 32.
     gamma : float
         The same of gamma over x's least: 1 is once a row, which the caches answer. beta is alike.
@@ -45,6 +46,11 @@ class Counters:
         Warps that a multiprocessor holds, of the most that it can.
     reads : float
         How often the row is read: bytes loaded of x, and of h where there is one, over x's.
+    sums : float or None
+        Of a backward pass: bytes of its blocks' sums, written and read again, over x's.
+    sums_instructions : float or None
+        The instructions of the kernel that adds those up, over x's packets; the other figures are
+        those of the kernel before it.
     """
 
     op: str
@@ -55,7 +61,7 @@ class Counters:
     arch: int
     x: float
     residual: float | None
-    y: float
+    y: float | None
     residual_out: float | None
     gamma: float
     sectors_per_request: float
@@ -65,27 +71,40 @@ class Counters:
     spill_bytes: int | None
     occupancy: float
     reads: float
+    dy: float | None = None
+    dresidual: float | None = None
+    dx: float | None = None
+    sums: float | None = None
+    sums_instructions: float | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """What is requested of each array of rows, over the least."""
+        forward = (self.x, self.residual, self.y, self.residual_out)
+        backward = (self.dy, self.dresidual, self.dx)
+        return [ratio for ratio in (*forward, *backward) if ratio is not None]
 
     @property
     def share(self) -> float:
         """Sectors that the rows must move, of those that were requested."""
-        requested = (self.x, self.residual, self.y, self.residual_out)
-        ratios = [ratio for ratio in requested if ratio is not None]
-        return len(ratios) / sum(ratios)
+        return len(self.ratios) / sum(self.ratios)
 
 
 def count(case: Case) -> Counters:
     """Call the op once and return what was counted."""
     given = arrays(case)
     with simgpu.profile() as profile:
-        call(case, given)
-    (launch,) = profile.launches
+        made = call(case, given)
+    launch, *adding_up = profile.launches
     by_address = {array.address: array for array in launch.arrays}
+    if case.is_backward:
+        given["dx"] = made[0]
     counted = {
-        name: by_address[array.base.data.ptr]  # a view's allocation begins before its first row
-        for name, array in given.items()
+        name: by_address[array.base.data.ptr if array.base is not None else array.data.ptr]
+        for name, array in given.items()  # a view's allocation begins before its first row
+        if name in (*case.names, *case.parameters)
     }
-    least = case.x_bytes / SECTOR
+    least, packets = case.x_bytes / SECTOR, case.x_bytes / PACKETS_OF_WARP
     requested = {
         name: (array.loads.sectors + array.stores.sectors) / least
         for name, array in counted.items()
@@ -101,17 +120,34 @@ def count(case: Case) -> Counters:
         launch.arch,
         requested["x"],
         requested.get("residual"),
-        requested["y"],
+        requested.get("y"),
         requested.get("residual_out"),
         requested["gamma"],
         counted["x"].loads.sectors_per_request,
-        launch.instructions_unfolded / (case.x_bytes / PACKETS_OF_WARP),
+        launch.instructions_unfolded / packets,
         launch.barriers / case.rows,
         resources.registers,
         resources.spill_stores,
         launch.occupancy.share,
         sum(read) / case.x_bytes,
+        requested.get("dy"),
+        requested.get("dresidual"),
+        requested.get("dx"),
+        *_of_sums(adding_up, by_address, case),
     )
+
+
+def _of_sums(
+    adding_up: Sequence[Any], by_address: dict[int, Any], case: Case
+) -> tuple[float | None, float | None]:
+    """Return `Counters.sums` and `sums_instructions` of the launches after the first."""
+    if not adding_up:
+        return None, None
+    (launch,) = adding_up
+    (sums,) = (array for array in launch.arrays if array.loads.sectors)
+    moved = by_address[sums.address].stores.bytes + sums.loads.bytes
+    packets = case.x_bytes / PACKETS_OF_WARP
+    return moved / case.x_bytes, launch.instructions_unfolded / packets
 
 
 def count_all(cases: Sequence[Case]) -> Iterator[Counters]:

@@ -23,6 +23,9 @@ _COUNTED: tuple[Column, ...] = (
     ("residual", "residual", ".3f"),
     ("y", "y", ".3f"),
     ("h", "residual_out", ".3f"),
+    ("dy", "dy", ".3f"),
+    ("dresidual", "dresidual", ".3f"),
+    ("dx", "dx", ".3f"),
     ("gamma", "gamma", ".3f"),
     ("sectors/request", "sectors_per_request", ".2f"),
     ("instructions/packet", "instructions_per_packet", ".1f"),
@@ -31,6 +34,8 @@ _COUNTED: tuple[Column, ...] = (
     ("spills", "spill_bytes", ""),
     ("occupancy", "occupancy", "%"),
     ("row read", "reads", ".2f"),
+    ("sums", "sums", ".3f"),
+    ("sums' instructions", "sums_instructions", ".1f"),
 )
 _TIMED: tuple[Column, ...] = (
     *_CASE,
@@ -44,11 +49,12 @@ _TIMED: tuple[Column, ...] = (
     ("cupy.fuse us", "fuse", ".2f"),
 )
 _COUNTED_LEGEND = """\
-x, residual, y, h, gamma: 32-byte sectors that are requested, over the least for x: rows * N *
-itemsize / 32. Gamma's come from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
+x, residual, y, h, dy, ..., gamma: 32-byte sectors that are requested, over the least for x: rows *
+N * itemsize / 32. Gamma's come from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
 lanes. instructions/packet: PTX warp instructions without mov and cvta, for each 32 x 16 bytes of x.
-row read: how often. Rows "N + 1" lie one element past a boundary of 16 bytes. Nothing here is a
-time: a software GPU has none to tell."""
+row read: how often. sums: of a backward pass, bytes of its blocks' sums of columns, written and
+read again, over x's; sums' instructions are those of the kernel that adds them up. Rows "N + 1" lie
+one element past a boundary of 16 bytes. Nothing here is a time: a software GPU has none to tell."""
 _TIMED_LEGEND = """\
 Launches in a graph, between two events; the best of the replays. cold: buffers in turns, larger
 than the L2 cache together. warm: one buffer. GB/s: of the bytes that must move. copy, CuPy,

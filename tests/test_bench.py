@@ -73,6 +73,9 @@ def test_a_launch_has_2_mib_of_x_and_at_least_one_row(cols, rows):
 def test_the_floor_is_every_array_once():
     assert Case("rms_norm", "float16", 100, 3).floor_bytes == 2 * 600 + 200
     assert Case("add_layer_norm", "float32", 100, 3).floor_bytes == 4 * 1200 + 2 * 400
+    # A backward pass writes dgamma and dbeta too.
+    assert Case("rms_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 2 * 400
+    assert Case("layer_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 3 * 400
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -151,6 +154,25 @@ def remote_count(case):
     return _bench_counters.count(case)
 
 
+@pytest.mark.simgpu
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("op", "totals"), [("rms_norm_bwd", 1), ("layer_norm_bwd", 2)])
+def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
+    case = Case(op, "float16", 1024, 8, offset)
+    with simgpu.profile() as profile:
+        counters = _bench_counters.count(case)
+    *_, main, sums = profile.launches  # after those that fill mean and rstd
+    assert counters.dx == 1
+    for name in ("x", "dy", "dresidual"):
+        assert 1 <= getattr(counters, name) <= (1 if offset == 0 else 1.15)
+    assert (counters.residual, counters.y, counters.residual_out) == (None, None, None)
+    # Eight blocks of a row each leave 1024 sums of 4 bytes for each parameter.
+    assert counters.sums == 2 * totals * 8 * 4096 / case.x_bytes
+    assert counters.instructions_per_packet == main.instructions_unfolded / (case.x_bytes / 512)
+    assert counters.sums_instructions == sums.instructions_unfolded / (case.x_bytes / 512)
+    assert counters.share == 1 if offset == 0 else 0.9 < counters.share < 1
+
+
 # Timing. On the software GPU a time means nothing, but what is launched can be seen.
 
 
@@ -174,6 +196,20 @@ def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
         assert result.dtype == given["y"].dtype
         close = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4}[dtype]
         np.testing.assert_allclose(result.astype("float32").get(), y, close, close)
+
+
+@pytest.mark.parametrize("op", _bench_cases.BACKWARD_OPS)
+@pytest.mark.parametrize("dtype", _bench_cases.DTYPES)
+def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype):
+    case = Case(op, dtype, 250, 7)
+    given = _bench_cases.arrays(case)
+    made = _bench_cases.call(case, given)
+    for a, b in zip(_bench_times.expressed(case, given), made, strict=True):
+        assert a.dtype == b.dtype
+        close = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4}[dtype]
+        np.testing.assert_allclose(
+            a.astype("float32").get(), b.astype("float32").get(), close, close
+        )
 
 
 def test_a_graph_takes_turns_through_the_buffers(few_launches):

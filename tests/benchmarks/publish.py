@@ -2,8 +2,8 @@
 
     python tests/benchmarks/publish.py
 
-On the software GPU: counters.csv and counters.png beside this file, and the tables between the two
-marks in README.md. It takes a few minutes.
+On the software GPU: counters.csv, counters_backward.csv and counters.png beside this file, and the
+tables between the two marks in README.md. It takes a few minutes.
 """
 
 import csv
@@ -12,14 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cunorm._bench_cases import BACKWARD_OPS
 from cunorm._bench_counters import Counters
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSV, PNG, README = HERE / "counters.csv", HERE / "counters.png", ROOT / "README.md"
+BACKWARD_CSV = HERE / "counters_backward.csv"
 BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
 
 DTYPES = ("float16", "bfloat16", "float32")
+# What is measured of the backward ops.
+BACKWARD_DTYPES = (*DTYPES, "float64")
+BACKWARD_COLS = (128, 1024, 4096, 16384)
+BACKWARD_COMMAND = (
+    *("bench", "--op", *BACKWARD_OPS, "--dtype", *BACKWARD_DTYPES),
+    *("--cols", *map(str, BACKWARD_COLS)),
+)
 SYSTEMS = ("TransformerEngine", "PyTorch", "OneFlow", "FlashInfer", "vLLM")
 # Instructions for each packet of the kernels that these systems run, in the order of SYSTEMS. They
 # were counted on the software GPU as those of cunorm are, over whole launches of about 2 MB.
@@ -58,11 +67,26 @@ python -m cunorm bench --odd --csv {csv} --png {png}
 Instructions for each packet beside those of other systems' kernels, which were counted in the same
 way, over whole launches of about 2 MB. A blank was not counted.
 
-{others}"""
+{others}
+The backward pass, with a gradient of the residual: x, dy and dresidual are read, dx is written.
+Where a cell has four numbers, the last is float64's.
+
+{backward}
+The kernel holds x, dy and the sums of its columns, and so keeps fewer packets than the forward
+kernels, which have a row of 16,384 float64 mostly in shared memory; of such a row it reads again
+what is left, 26 % or 39 %. Each block writes a row of N
+sums for each parameter, and a second kernel adds those up: there are as many blocks as the device
+holds at once, however many rows there are. *Sums* are their bytes, written and read, over those of
+2 MiB of x; over 64 MiB, 8,192 rows of 4,096 in float16, they are a 32nd of that.
+
+```bash
+python -m cunorm {backward_command}
+```
+"""
 
 
-def stored():
-    """Return the counters of the CSV file."""
+def stored(file=CSV):
+    """Return the counters of a CSV file."""
     types = {field.name: field.type for field in dataclasses.fields(Counters)}
 
     def value(name, text):
@@ -70,7 +94,7 @@ def stored():
             return None
         return text if types[name] == "str" else int(text) if "int" in types[name] else float(text)
 
-    with CSV.open(newline="", encoding="utf-8") as stream:
+    with file.open(newline="", encoding="utf-8") as stream:
         return [
             Counters(**{name: value(name, text) for name, text in line.items()})
             for line in csv.DictReader(stream)
@@ -83,8 +107,7 @@ def is_aligned(counters):
 
 def worst_ratio(counters):
     """Return the sectors requested of the array that asks for most, over the floor."""
-    arrays = (counters.x, counters.residual, counters.y, counters.residual_out)
-    return max(ratio for ratio in arrays if ratio is not None)
+    return max(counters.ratios)
 
 
 def table(head, lines):
@@ -92,13 +115,15 @@ def table(head, lines):
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in cells)
 
 
-def section(measured):
+def section(measured, backward):
     """Return what stands between the marks in README."""
     return SECTION.format(
         arch=measured[0].arch,
         rms_norm=_of_rms_norm([m for m in measured if m.op == "rms_norm"]),
         every_op=_of_every_op(measured),
         others=_beside_others(measured),
+        backward=_of_backward(backward),
+        backward_command=" ".join(BACKWARD_COMMAND),
         csv=CSV.relative_to(ROOT),
         png=PNG.relative_to(ROOT),
     )
@@ -165,6 +190,31 @@ def _beside_others(measured):
     return table(("op", "dtype", "N", "cunorm", *SYSTEMS), lines)
 
 
+def _of_backward(measured):
+    lines = []
+    for op, cols in dict.fromkeys((m.op, m.cols) for m in measured):
+        of = [m for m in measured if (m.op, m.cols) == (op, cols)]
+        assert [m.dtype for m in of] == list(BACKWARD_DTYPES)
+        lines.append(
+            (
+                f"`{op}`",
+                f"{cols:,}",
+                " · ".join(f"{worst_ratio(m):.2f}" for m in of),
+                " · ".join(f"{m.sums:.2f}" for m in of),
+                " · ".join(f"{m.instructions_per_packet:.0f}" for m in of),
+                " · ".join(f"{m.barriers_per_row:.0f}" for m in of),
+                " · ".join(f"{m.registers}" for m in of),
+                " · ".join(f"{m.spill_bytes}" for m in of),
+                " · ".join(f"{m.occupancy:.0%}".replace("%", " %") for m in of),
+            )
+        )
+    head = (
+        *("op", "N", "sectors of x, dy, dresidual, dx over the floor", "sums"),
+        *("instructions / packet", "barriers / row", "registers", "spilled bytes", "occupancy"),
+    )
+    return table(head, lines)
+
+
 def split(readme):
     """Return README before the section, the section, and what follows it, with the marks."""
     before, begin, rest = readme.partition(BEGIN)
@@ -175,10 +225,13 @@ def split(readme):
 
 
 def main():
-    command = ["-m", "cunorm", "bench", "--odd", "--csv", str(CSV), "--png", str(PNG)]
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    for command in (
+        ("bench", "--odd", "--csv", str(CSV), "--png", str(PNG)),
+        (*BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
+    ):
+        subprocess.run([sys.executable, "-m", "cunorm", *command], cwd=ROOT, check=True)
     before, _, after = split(README.read_text("utf-8"))
-    README.write_text(before + section(stored()) + after, "utf-8")
+    README.write_text(before + section(stored(), stored(BACKWARD_CSV)) + after, "utf-8")
 
 
 if __name__ == "__main__":

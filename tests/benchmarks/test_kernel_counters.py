@@ -2,9 +2,10 @@
 
     pytest tests/benchmarks/test_kernel_counters.py --benchmark-json=counters.json
 
-counters.csv has every op, dtype and N, as `python tests/benchmarks/publish.py` measured them. Here
-some are measured again, each with its counters in `extra_info`; the benchmark's own times are those
-of the simulator and say nothing of a GPU.
+counters.csv has every forward op, dtype and N, and counters_backward.csv the backward ops, as
+`python tests/benchmarks/publish.py` measured them. Here some are measured again, each with its
+counters in `extra_info`; the benchmark's own times are those of the simulator and say nothing of a
+GPU.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from cunorm._bench_cases import Case
 from cunorm._bench_counters import count
 
 STORED = {(m.op, m.dtype, m.cols, m.rows, m.offset): m for m in publish.stored()}
+BACKWARD = {(m.op, m.dtype, m.cols, m.rows, 0): m for m in publish.stored(publish.BACKWARD_CSV)}
 INSTRUCTIONS = {
     (m.op, m.dtype, m.cols, m.offset): m.instructions_per_packet for m in STORED.values()
 }
@@ -35,6 +37,13 @@ SAMPLED = {(4096, 0), (262144, 0), (769, 0)}
 SAMPLE = [
     case for case in STORED if case[:2] == ("rms_norm", "float16") or (case[2], case[4]) in SAMPLED
 ]
+
+
+# Of a backward pass every dtype meets a row of a block, and float16 all that are in the file.
+BACKWARD_SAMPLE = [case for case in BACKWARD if case[1] == "float16" or case[2] == 4096]
+# The only rows of that file that registers and shared memory do not keep, with their sums, and how
+# often they are read.
+READ_AGAIN = {("rms_norm_bwd", "float64", 16384): 1.26, ("layer_norm_bwd", "float64", 16384): 1.4}
 
 
 def name(case):
@@ -62,6 +71,46 @@ def test_the_stored_counters_are_those_of_the_whole_grid_on_sm_90():
     assert {counters.arch for counters in STORED.values()} == {90}
 
 
+def backward_holds(counters):
+    """Assert what is promised of every backward launch."""
+    reads = READ_AGAIN.get((counters.op, counters.dtype, counters.cols), 1)
+    assert 1 <= publish.worst_ratio(counters) <= reads
+    assert 1 <= counters.reads <= reads
+    assert counters.dresidual == counters.dx == 1
+    assert counters.sectors_per_request == 16
+    assert counters.spill_bytes == 0
+
+
+@pytest.mark.parametrize("case", BACKWARD, ids=name)
+def test_the_stored_counters_of_the_backward_pass_keep_the_promises(case):
+    backward_holds(BACKWARD[case])
+
+
+def test_the_stored_counters_of_the_backward_pass_are_those_of_the_whole_grid_on_sm_90():
+    grid = _bench_cases.grid(
+        _bench_cases.BACKWARD_OPS,
+        publish.BACKWARD_DTYPES,
+        publish.BACKWARD_COLS,
+        None,
+        False,
+        2 << 20,
+    )
+    assert [Case(*case) for case in BACKWARD] == list(grid)
+    assert {counters.arch for counters in BACKWARD.values()} == {90}
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("case", BACKWARD_SAMPLE, ids=name)
+def test_counters_of_the_backward_pass(benchmark, case):
+    counters = benchmark.pedantic(count, (Case(*case),), rounds=1)
+    benchmark.extra_info.update(dataclasses.asdict(counters))
+    if counters.arch != BACKWARD[case].arch:
+        pytest.skip(f"promised of sm_{BACKWARD[case].arch}; counted on sm_{counters.arch}")
+    backward_holds(counters)
+    for name in ("instructions_per_packet", "sums", "sums_instructions"):
+        assert getattr(counters, name) <= getattr(BACKWARD[case], name) * SLACK
+
+
 @pytest.mark.parametrize(("op", "dtype", "cols"), publish.OTHERS)
 def test_other_systems_execute_more_instructions(op, dtype, cols):
     figures = [figure for figure in publish.OTHERS[op, dtype, cols] if figure is not None]
@@ -85,4 +134,4 @@ def test_counters(benchmark, case):
 
 def test_readme_shows_the_stored_counters():
     _, shown, _ = publish.split(publish.README.read_text("utf-8"))
-    assert shown == publish.section(list(STORED.values()))
+    assert shown == publish.section(list(STORED.values()), list(BACKWARD.values()))
