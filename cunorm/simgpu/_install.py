@@ -113,6 +113,22 @@ def _cuda_name(table: str, name: str) -> str:
     return prefix + name[0].upper() + name[1:]
 
 
+# What functions without an answer are for: a word in their names, and the words for it.
+_PURPOSES = {
+    "link": "separate compilation and dynamic parallelism",
+    "Array": "textures and surfaces",
+    "Texture": "textures",
+    "Surface": "surfaces",
+    "ipc": "memory shared between processes",
+}
+
+
+def _unanswered(table: str, name: str) -> str:
+    """Return CUDA's name of a function that is not emulated, and what it is for."""
+    purposes = [what for word, what in _PURPOSES.items() if word in name]
+    return _cuda_name(table, name) + "".join(f" ({what})" for what in purposes[:1])
+
+
 def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
     """Replace one table's capsules and Python names, after all of them are known to match."""
     ours = _tables.capsules(table)
@@ -131,7 +147,7 @@ def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
         if name in _BUILT_IN:
             continue
         known = [getattr(part, name) for part in parts if hasattr(part, name)]
-        handler = known[0] if known else _refusal(_cuda_name(table, name))
+        handler = known[0] if known else _refusal(_unanswered(table, name))
         if name in ours:
             _tables.bind(f"{table}.{name}", handler)
         if hasattr(module, name):

@@ -7,7 +7,7 @@ parameters live in local memory, in the caller's frame.
 
 from __future__ import annotations
 
-from . import faults, isa, ptx, system
+from . import faults, isa, ptx, refusals, system
 from .builder import Builder
 from .operands import Scope, Site, Unknown
 from .program import Op, Program
@@ -66,7 +66,7 @@ class Decoder(Builder):
         opcode = site.statement.opcode
         found = isa.find(opcode)
         if found is None:
-            return self._unknown(site, "no such form is known")
+            return self._unknown(site, refusals.reason(opcode))
         entry, fields = found
         target = self.kernel.module.target
         if target < entry.since:
@@ -130,12 +130,16 @@ class Decoder(Builder):
             places = [[site.scope.frame[actual] for actual in row] for row in (arguments, results)]
             self.block.ops.append(self.effect(site, system.call(name, *places), [], []))
             return
+        if name.startswith("%"):
+            raise Unknown(refusals.POINTER_CALLS)
         if callee is None or operands:
-            raise Unknown(f"a call of {name}, whose body is not in the module")
+            raise Unknown(f"a call of {refusals.plain(name)}, whose body is not in the module")
         scope: Scope | None = site.scope
+        callers: list[str] = []
         while scope is not None:
+            callers.insert(0, scope.function.name)
             if scope.function is callee:
-                raise Unknown(f"a recursive call of {name}")
+                raise Unknown(refusals.recursion(callers))
             scope = scope.parent
         inner = Scope(callee, site.scope)
         for formal, actual in zip(

@@ -14,6 +14,7 @@ from .arguments import check as check_arguments
 from .device import WARP, Device
 from .errors import NotEmulated, driver_error
 from .faults import LaunchError, Place
+from .launch import Extent
 from .machine import Machine
 from .modules import LoadedFunction, ModuleHandlers
 from .occupancy import MAX_REGISTERS, occupancy
@@ -118,19 +119,32 @@ class FunctionHandlers:
         kernel_params: int,
         extra: int,
     ) -> None:
-        function = self._modules.function(f)
         if extra != 0:
             raise NotEmulated("simgpu does not emulate cuLaunchKernel's `extra`")
         grid = (grid_dim_x, grid_dim_y, grid_dim_z)
         block = (block_dim_x, block_dim_y, block_dim_z)
+        self._launch(f, grid, block, shared_mem_bytes, stream, kernel_params)
+
+    def _launch(
+        self,
+        f: int,
+        grid: Extent,
+        block: Extent,
+        dynamic: int,
+        stream: int,
+        kernel_params: int,
+        *,
+        cooperative: bool = False,
+    ) -> None:
+        function = self._modules.function(f)
         device = self._machine.device
         if self._streams.device_of(stream) != device.ordinal:
             raise driver_error(_INVALID_HANDLE, "the stream is another device's")
         if function.module.device != device.ordinal:
             raise driver_error(_INVALID_HANDLE, "the function was loaded on another device")
-        shape = (grid, block, shared_mem_bytes)
+        shape = (grid, block, dynamic)
         if shape not in function.started:
-            self._check(function, device, grid, block, shared_mem_bytes)
+            self._check(function, device, grid, block, dynamic)
             function.started.add(shape)
         executing = self._machine.executing
         given = given_arguments()
@@ -140,17 +154,19 @@ class FunctionHandlers:
         if not executing:
             return
         self._streams.submit(
-            stream, partial(self._run, function, device, grid, block, shared_mem_bytes, arguments)
+            stream,
+            partial(self._run, function, device, grid, block, dynamic, arguments, cooperative),
         )
 
     def _run(
         self,
         function: LoadedFunction,
         device: Device,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
+        grid: Extent,
+        block: Extent,
         dynamic: int,
         arguments: list[bytes],
+        cooperative: bool,
     ) -> None:
         memory = self._machine.memory
         # Whom the device may access is looked up now: a graph runs later than it was captured.
@@ -164,6 +180,7 @@ class FunctionHandlers:
             memory=memory,
             device=device,
             symbols=function.module.symbols,
+            cooperative=cooperative,
         )
 
     def launchCooperativeKernel(
@@ -185,14 +202,14 @@ class FunctionHandlers:
         resident = self.occupancyMaxActiveBlocksPerMultiprocessor(f, threads, shared_mem_bytes)
         if grid_dim_x * grid_dim_y * grid_dim_z > resident * self._machine.device.multiprocessors:
             raise driver_error(_COOPERATIVE_LAUNCH_TOO_LARGE)
-        self.launchKernel(f, *grid, *block, shared_mem_bytes, stream, kernel_params, 0)
+        self._launch(f, grid, block, shared_mem_bytes, stream, kernel_params, cooperative=True)
 
     def _check(
         self,
         function: LoadedFunction,
         device: Device,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
+        grid: Extent,
+        block: Extent,
         dynamic: int,
     ) -> None:
         """Raise where the device could not start this launch."""

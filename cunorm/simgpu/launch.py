@@ -47,6 +47,7 @@ def run(
     device: Any,
     symbols: dict[str, int],
     budget: int = BUDGET,
+    cooperative: bool = False,
 ) -> None:
     """Execute a kernel over its whole grid.
 
@@ -68,6 +69,8 @@ def run(
         Address of every module-scope variable.
     budget : int
         Operations that a batch of blocks may take.
+    cooperative : bool
+        Whether all blocks run at once, and may wait for each other at a barrier of the grid.
 
     Raises
     ------
@@ -75,6 +78,8 @@ def run(
         What the program did wrong, with its place. Memory keeps what was written before.
     """
     launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols, budget)
+    if cooperative:
+        launch.cooperate()
     watch = profiling.begin(launch)
     batch = Batch if watch is None else watch.batch
     try:
@@ -83,6 +88,8 @@ def run(
                 batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
     finally:
         system.show(launch.printed)
+        if launch.workspace:
+            memory.free(launch.workspace)
     if watch is not None:
         watch.end()
 
@@ -110,6 +117,7 @@ class Launch:
         self.budget = budget
         self.printed: list[tuple[int, bytes]] = []  # by thread, in the order of its calls
         self.dynamic_bytes = shared_bytes
+        self.workspace = 0  # the address of a cooperative launch's barrier
         self.shared_bytes = function.shared_bytes + shared_bytes
         self.shape = Shape(grid, function.cluster or (1, 1, 1))
         self._check(arguments)
@@ -121,6 +129,15 @@ class Launch:
         self.block_races = BlockRaces(self) if several else None
         self.exists = np.arange(self.padded) < self.threads
         self.parameters = self._pack(arguments)
+
+    def cooperate(self) -> None:
+        """Run all blocks in one batch, and give them a barrier.
+
+        It is a word after that of its size, in memory that the driver provides; the code that
+        counts blocks in it is cooperative groups' own.
+        """
+        self.per_batch = self.blocks
+        self.workspace = self.memory.allocate(8, "pinned").address
 
     def _check(self, arguments: list[bytes]) -> None:
         function = self.function
@@ -194,6 +211,8 @@ class Launch:
                 "dynamic_smem_size": self.dynamic_bytes,
                 "total_smem_size": self.shared_bytes,
                 "WARP_SZ": WARP,
+                "envreg1": self.workspace >> 32,
+                "envreg2": self.workspace & 0xFFFFFFFF,
             }[kind]
         )
 

@@ -18,6 +18,9 @@ from .streams import StreamHandlers
 _OUT_OF_MEMORY, _INVALID_IMAGE, _INVALID_CONTEXT, _INVALID_PTX = 2, 200, 201, 218
 _FILE_NOT_FOUND, _INVALID_HANDLE, _NOT_FOUND = 301, 400, 500
 
+# Where functions have their addresses, which lie in no allocation: nothing can be read there.
+_CODE = 0x7E00_0000_0000
+
 _TARGET = re.compile(r"^\s*\.target\s+sm_(\d+)", re.MULTILINE)
 _VERSION = re.compile(r"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
 
@@ -126,6 +129,14 @@ class ModuleHandlers:
             ctypes.memset(allocation.address, 0, variable.size)
             ctypes.memmove(allocation.address, variable.initial, len(variable.initial))
             symbols[variable.name] = allocation.address
+        functions = {name: _CODE + 16 * at for at, name in enumerate(code.device_functions)}
+        for variable in code.globals.values():
+            for offset, name, added in variable.addresses:
+                address = {**functions, **symbols}.get(name)
+                if address is None:
+                    raise driver_error(_INVALID_PTX, f"{variable.name} holds the address of {name}")
+                word = (address + added).to_bytes(8, "little")
+                ctypes.memmove(symbols[variable.name] + offset, word, 8)
         return symbols
 
     def moduleUnload(self, module: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from . import declarations, ptx
+from . import declarations, ptx, refusals
 from .isa import Array
 from .isa.types import TYPES, UNSIGNED, reading, writing
 from .program import Program
@@ -42,6 +42,9 @@ SPECIAL = {
     "%cluster_ctarank": "u32",
     "%cluster_nctarank": "u32",
     "%is_explicit_cluster": "pred",
+    # Where the driver puts the address of a cooperative launch's barrier, upper half first.
+    "%envreg1": "u32",
+    "%envreg2": "u32",
 }
 
 
@@ -184,6 +187,8 @@ class Operands(ABC):
             slot = self.slot(("symbol", text), np.zeros(1, dtype))
             self.program.symbols[slot] = (name, offset)
             return slot
+        if name in self.kernel.module.device_functions:
+            raise Unknown(f"the address of {refusals.plain(name)}: {refusals.POINTER_CALLS}")
         raise Unknown(f"operand {text} is not understood")
 
     def target(self, site: Site, text: str, kind: str) -> tuple[int, Reading | None]:

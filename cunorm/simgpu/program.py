@@ -172,7 +172,7 @@ def _compose_effect(
 
 # What a program puts into a loop that waits for memory to change: without one of these the compiler
 # reads the memory once, before the loop.
-_ORDERING = re.compile(r"(membar|fence|atom)\b|(ld|st|red)\.(acquire|release|acq_rel)\b")
+_ORDERING = re.compile(r"(membar|fence|atom)\b|(ld|st|red)\.(\w+\.)?(acquire|release|acq_rel)\b")
 _POLLING = re.compile(
     r"(atom|red|membar|fence|nanosleep|bar\.warp)\b"
     r"|ld\.(?:volatile|relaxed|acquire|mmio)\b"

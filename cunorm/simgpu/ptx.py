@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from .declarations import Parameter, number, parameters_of, variable_of
+from .declarations import SIZES, Parameter, number, parameters_of, variable_of
 from .faults import UnknownInstruction
 from .statements import BLANK, TOKEN, Body, Statement
 
@@ -18,18 +18,26 @@ _HEADER = re.compile(
     r"(?:\((?P<results>[^)]*)\)\s*)?(?P<name>[\w$]+)\s*(?:\((?P<parameters>[^)]*)\))?"
     r"(?P<directives>[^{;]*)(?P<end>[{;])"
 )
+_SYMBOL = re.compile(
+    r"(?P<generic>generic\()?(?P<name>[A-Za-z_$][\w$]*)(?(generic)\))(?:\+(?P<plus>\w+))?"
+)
 _BRACE = re.compile(r'[{}]|"[^"]*"')
 
 
 @dataclass(frozen=True)
 class GlobalVariable:
-    """A module-scope variable and the bytes it starts with."""
+    """A module-scope variable and the bytes it starts with.
+
+    `addresses` are the words among them that are known once the module is loaded: for each the
+    offset, whose address it is, and what is added to that.
+    """
 
     name: str
     size: int
     alignment: int
     space: str
     initial: bytes
+    addresses: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(eq=False)
@@ -191,19 +199,25 @@ def _declare(module: Module, text: str, line: int) -> None:
     if space == "shared":
         module.shared[variable.name] = variable
     elif space in ("global", "const"):
-        initial = _initial(match["value"], match["type"], variable.size, line)
+        initial, addresses = _initial(match["value"], match["type"], variable.size, line)
         module.globals[variable.name] = GlobalVariable(
-            variable.name, variable.size, variable.alignment, space, initial
+            variable.name, variable.size, variable.alignment, space, initial, addresses
         )
     else:
         raise UnknownInstruction(f"PTX line {line}: a module-scope .{space} variable")
 
 
-def _initial(value: str | None, kind: str, size: int, line: int) -> bytes:
-    data = b""
+def _initial(
+    value: str | None, kind: str, size: int, line: int
+) -> tuple[bytes, tuple[tuple[int, str, int], ...]]:
+    data, addresses = b"", []
     for item in re.findall(r"[^\s,{}]+", value or ""):
+        symbol = _SYMBOL.fullmatch(item)
+        if symbol and SIZES[kind] == 8:
+            addresses.append((len(data), symbol["name"], int(symbol["plus"] or "0", 0)))
+            item = "0"
         data += number(item, kind, line)
-    return data.ljust(size, b"\0")
+    return data.ljust(size, b"\0"), tuple(addresses)
 
 
 def _define(

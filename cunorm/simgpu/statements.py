@@ -22,6 +22,7 @@ _PIECE = re.compile(
     r"(?P<open>\{)|(?P<close>\})|(?P<label>[\w$%]+)\s*:(?!:)"
     r"|\.loc\s+(?P<loc>[^\n]*)|(?P<skip>\.(?:file|section)[^\n]*)|(?P<statement>[^;]*);"
 )
+_NAMED = re.compile(r"\s*\.(?P<kind>branchtargets|callprototype|calltargets)\s+(?P<list>[^;]*)")
 _RANGE = re.compile(r"([\w$%@]+)<(\d+)>$")
 
 
@@ -86,11 +87,14 @@ class Body:
         self.function.statements.append(statement)
 
     def table(self, label: str, at: int) -> int:
-        """Remember a ``.branchtargets`` list, whose name looks like a label; return its end."""
-        targets = re.compile(r"\s*\.branchtargets\s+([^;]*)").match(self.text, at)
-        if targets:
-            self.function.tables[label] = tuple(targets.group(1).replace(",", " ").split())
-        return targets.end() if targets else 0
+        """Remember a ``.branchtargets`` list, whose name looks like a label; return its end.
+
+        The prototypes of calls through pointers look the same, and nothing asks for them.
+        """
+        named = _NAMED.match(self.text, at)
+        if named and named["kind"] == "branchtargets":
+            self.function.tables[label] = tuple(named["list"].replace(",", " ").split())
+        return named.end() if named else 0
 
     def local(self, name: str) -> str:
         """Name something declared in the innermost scope."""

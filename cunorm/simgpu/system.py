@@ -1,4 +1,4 @@
-"""Functions that a kernel calls and the driver provides: ``vprintf`` and ``__assertfail``.
+"""Functions that a kernel calls and the driver provides: for output, assertions and the heap.
 
 NVRTC compiles ``printf`` to a call of ``vprintf`` with the addresses of the format and of a buffer
 in the thread's frame, where each argument lies at a multiple of its size: 4 bytes for integers, 8
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import faults
+from .initialised import Written
 
 if TYPE_CHECKING:
     from .execution import Execution
@@ -29,6 +30,7 @@ _SPEC = re.compile(
     rb"%(?P<flags>[-+ #0]*)(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d*))?"
     rb"(?P<length>hh|h|ll|l|j|z|t)?(?P<conversion>[diuoxXeEfFgGcsp%])"
 )
+HEAP = 8 << 20  # bytes, CUDA's usual cudaLimitMallocHeapSize; one malloc gets no more
 _LONG = (b"l", b"ll", b"j", b"z", b"t")
 
 
@@ -80,9 +82,11 @@ class _Thread:
         """Return one of the call's own arguments, which lie in the frame."""
         return int(self.read((2 << self._batch.WINDOW_BITS) + offset, code))
 
-    def give(self, offset: int, value: int) -> None:
-        """Put an int where the caller looks for the result."""
-        self._rest((2 << self._batch.WINDOW_BITS) + offset)[:4].view(np.int32)[0] = value
+    def give(self, offset: int, value: int, code: str = "i4") -> None:
+        """Put a number where the caller looks for the result."""
+        dtype = np.dtype(code)
+        place = self._rest((2 << self._batch.WINDOW_BITS) + offset)[: dtype.itemsize]
+        place.view(dtype)[0] = value
 
     def text(self, address: int) -> bytes:
         """Return a string that ends with a zero byte."""
@@ -196,7 +200,33 @@ def _assertfail(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) ->
     raise thread.fault(faults.Trap, f"assertion `{condition}` failed in {name}, {where}")
 
 
-CALLS = {"vprintf": _vprintf, "__assertfail": _assertfail}
+def _malloc(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
+    for lane in range(batch.lanes) if lanes is None else lanes.tolist():
+        thread = _Thread(batch, op, lane)
+        size, address = thread.argument(frame.arguments[0]), 0
+        if 0 < size <= HEAP:
+            allocation = batch.memory.allocate(size, "heap", batch.launch.device.ordinal)
+            allocation.written = Written(size)
+            address = allocation.address
+        thread.give(frame.results[0], address, "u8")
+
+
+def _free(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
+    for lane in range(batch.lanes) if lanes is None else lanes.tolist():
+        thread = _Thread(batch, op, lane)
+        address = thread.argument(frame.arguments[0])
+        held = batch.memory.find(address)
+        if address == 0:
+            continue
+        if held is None or (held.kind, held.address) != ("heap", address):
+            what = f"free of {address:#x}, which no malloc in a kernel returned"
+            raise thread.fault(faults.OutOfBounds, what)
+        if held.freed:
+            raise thread.fault(faults.UseAfterFree, f"free of {address:#x}, in {held!r}")
+        batch.memory.free(address)
+
+
+CALLS = {"vprintf": _vprintf, "__assertfail": _assertfail, "malloc": _malloc, "free": _free}
 
 
 def call(name: str, arguments: list[int], results: list[int]) -> Effect:

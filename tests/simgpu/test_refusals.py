@@ -124,8 +124,16 @@ def test_cub_is_not_asked_unless_a_program_does():
 def test_textures_are_refused_by_name():
     texture = cupy.cuda.texture
     kind = cupy.cuda.runtime.cudaChannelFormatKindFloat
-    with pytest.raises(simgpu.NotEmulated, match="cudaMalloc3DArray"):
+    says = r"does not emulate cudaMalloc3DArray \(textures and surfaces\)"
+    with pytest.raises(simgpu.NotEmulated, match=says):
         texture.CUDAarray(texture.ChannelFormatDescriptor(32, 0, 0, 0, kind), 5)
+
+
+def test_launches_from_kernels_are_refused_by_name():
+    code = """__global__ void child() {}
+    extern "C" __global__ void k() { child<<<1, 1>>>(); }"""
+    with pytest.raises(simgpu.NotEmulated, match=r"cuLinkCreate \(.*dynamic parallelism\)"):
+        cupy.RawKernel(code, "k", options=("-dc",)).compile()
 
 
 def test_machine_code_is_refused():
@@ -140,7 +148,45 @@ def test_machine_code_is_refused():
             """__device__ __noinline__
             int sum(int n) { return n < 2 ? n : sum(n - 1) + sum(n / 2); }
             extern "C" __global__ void k(int* o) { *o = sum(5); }""",
-            "a recursive call of _Z3sumi",
+            "sum calls itself: recursion is not supported",
+        ),
+        (
+            """__device__ int odd(int n);
+            struct A {
+                static __device__ __noinline__ int even(int n) { return n ? odd(n - 1) : 1; } };
+            __device__ __noinline__ int odd(int n) { return n ? 3 * A::even(n - 1) : 0; }
+            extern "C" __global__ void k(int* o) { *o = A::even(*o + 5); }""",
+            "A::even calls itself through odd: recursion is not supported",
+        ),
+        (
+            """typedef int (*function)(int);
+            __device__ int twice(int n) { return 2 * n; }
+            __device__ int thrice(int n) { return 3 * n; }
+            __device__ function functions[2] = {twice, thrice};
+            extern "C" __global__ void k(int* o) { *o = functions[*o](1); }""",
+            "calls through pointers, of functions or virtual methods, are not supported",
+        ),
+        (
+            """struct A { __device__ virtual int f() { return 1; } };
+            struct B : A { __device__ int f() override { return 2; } };
+            extern "C" __global__ void k(int* o) {
+                A a; B b; A* p = *o ? &a : &b; *o = p->f(); }""",
+            "calls through pointers, of functions or virtual methods, are not supported",
+        ),
+        (
+            """extern "C" __global__ void k(int* o) {
+                *o = tex1Dfetch<int>((cudaTextureObject_t)*o, 0); }""",
+            "textures are not supported",
+        ),
+        (
+            """extern "C" __global__ void k(int* o) {
+                surf1Dwrite(3, (cudaSurfaceObject_t)*o, 0); }""",
+            "surfaces are not supported",
+        ),
+        (
+            """extern "C" __global__ void k(int* o) { int a = *o; asm(
+                "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%0];" : "+r"(a)); *o = a; }""",
+            r"matrix instructions \(tensor cores\) are not supported",
         ),
         ('extern "C" __global__ void k(int* o) { asm("pmevent.mask 3;"); }', "pmevent.mask 3"),
     ],

@@ -91,6 +91,21 @@ def _red(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
     return _build(decoder, site, fields, None, site.operands)
 
 
+# Cooperative groups spell the order after the operation, which the assembler takes too.
+AFTER = "relaxed|acquire|release|acq_rel:order cta|cluster|gpu|sys:scope"
+WHOLE = "b32|b64|u32|u64|s32|s64:type"
+
+
+@form(f"atom {OPERATIONS}:operation {AFTER} {SPACE} {WHOLE}", "atomic", decodes=True)
+def _atom_reordered(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
+    return _atom(decoder, site, fields)
+
+
+@form(f"red {OPERATIONS}:operation {AFTER} {SPACE} {WHOLE}", "atomic", decodes=True)
+def _red_reordered(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
+    return _red(decoder, site, fields)
+
+
 def _build(
     decoder: Decoder,
     site: Site,
