@@ -466,6 +466,16 @@ def test_the_argument_may_be_given_by_the_name_that_the_original_has():
             norm()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_tensors_that_the_ops_do_not_know_reach_the_original():
+    norm = torch.nn.LayerNorm(8)
+    rows = [to_torch(random((count, 8), "float32")) for count in (2, 3)]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    expected = norm(nested)
+    replace_norms(norm)
+    assert same_bits(norm(nested).values(), expected.values())
+
+
 def test_eps_is_read_when_it_is_needed():
     norm = Qwen2RMSNorm(8)
     replace_norms(norm)

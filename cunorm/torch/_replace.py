@@ -129,12 +129,13 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     Notes
     -----
     Where the op does not compute what the original does, the original's forward is called: float64
-    for Hugging Face's classes, which compute in float32 then, and devices that are neither CPU nor
-    CUDA. As with the ops, a second derivative is refused.
+    for Hugging Face's classes, which compute in float32 then, devices that are neither CPU nor
+    CUDA, and nested tensors. As with the ops, a second derivative is refused.
 
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
-    quantized or distributed (``fully_shard`` the swapped model instead); and norms with a
-    ``forward`` of their own on the instance, as accelerate's hooks put there.
+    quantized or distributed; and norms with a ``forward`` of their own on the instance, as
+    accelerate's hooks put there. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
+    after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__qualname__}")

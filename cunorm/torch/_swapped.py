@@ -3,7 +3,7 @@
 A swapped class derives from the class that it takes the place of. So ``isinstance`` holds as
 before, each attribute is read where it always was, and an input that the op does not treat as the
 original does (float64 where Hugging Face computes in float32, a device that is neither a CPU nor a
-GPU) reaches the original's forward.
+GPU, a nested tensor) reaches the original's forward.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Swapped(torch.nn.Module):
         weight = self._parameters.get("weight")
         return (
             x.dtype in FLOATS
-            and (x.is_cuda or x.is_cpu or x.is_meta)
+            and _plain(x)
             and (weight is None or (weight.dtype in FLOATS and x.shape[-1:] == weight.shape))
         )
 
@@ -131,7 +131,7 @@ class _Torch(Swapped):
 
     def _cunorm_takes(self, x: torch.Tensor) -> bool:
         shape = self.normalized_shape
-        if not (x.is_cuda or x.is_cpu or x.is_meta) or tuple(x.shape[-len(shape) :]) != shape:
+        if not _plain(x) or tuple(x.shape[-len(shape) :]) != shape:
             return False
         given = [p.dtype for p in self._parameters.values() if p is not None]
         if x.dtype == torch.float64:
@@ -201,6 +201,11 @@ def swapped_class(original: Any) -> type[Swapped] | None:
     metaclass: Any = type(original)
     new: type[Swapped] = metaclass(f"Cunorm{original.__name__}", (base, original), names)
     return new
+
+
+def _plain(x: torch.Tensor) -> bool:
+    """Return whether a tensor is of the kind and on the devices that the ops take."""
+    return x.layout == torch.strided and (x.is_cuda or x.is_cpu or x.is_meta)
 
 
 def _unpickled(original: Any) -> torch.nn.Module:
