@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import NARROW, random, to_numpy, to_torch
+from norm_modules import rstd, same_bits
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -44,18 +45,6 @@ def filled(module, dtype=None):
         values = to_torch(random(tuple(parameter.shape), "float32", seed=7 + index, scale=0.3))
         parameter.data.copy_(values + 0.1)
     return module if dtype is None else module.to(getattr(torch, dtype))
-
-
-def rstd(x, eps):
-    """Return the op's rstd of the rows of x, with an axis of length 1 for the columns."""
-    return torch.ops.cunorm.rms_norm_fwd(x, None, eps, 0.0, "before")[1].unsqueeze(-1)
-
-
-def same_bits(actual, expected):
-    return actual.dtype == expected.dtype and torch.equal(
-        actual.detach().contiguous().view(torch.uint8),
-        expected.detach().contiguous().view(torch.uint8),
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,291 @@
+"""Which norms `replace_norms` knows: by what they compute, to the bits of the originals."""
+
+import copy
+import functools
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from arrays import random, to_numpy, to_torch
+from norm_modules import Renamed, RootRMSNorm, rstd, same_bits
+from torch.nn.utils import parametrize, prune
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from cunorm import _reference
+from cunorm.torch import replace_norms
+from cunorm.torch._definitions import find
+from cunorm.torch._swapped import swapped_class
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def norm_classes():
+    """Return each class of the installed transformers that is called a norm of our kinds."""
+    root = Path(transformers.__file__).parent
+    found = []
+    for path in sorted(root.glob("models/**/modeling_*.py")):
+        names = re.findall(
+            r"^class (\w*(?:RMS|Layer|L2)Norm\w*)\(", path.read_text("utf-8"), re.MULTILINE
+        )
+        if names:
+            dotted = ".".join(("transformers", *path.relative_to(root).with_suffix("").parts))
+            module = importlib.import_module(dotted)
+            found += [getattr(module, name) for name in names]
+    return found
+
+
+def built(cls, columns):
+    """Return a norm with numbers in its weight that no initialisation gives."""
+    sized = {"hidden_size", "dim", "normalized_shape"} & set(inspect.signature(cls).parameters)
+    module = cls(columns) if sized else cls()
+    for parameter in module.parameters():
+        parameter.data.copy_(to_torch(random((columns,), "float32", seed=7, scale=0.3)) + 0.1)
+    return module
+
+
+def test_every_known_class_of_transformers_has_the_bits_of_its_original(monkeypatch):
+    """Given the op's rstd, in every pair of dtypes of x and weight, output dtype included."""
+    power = torch.pow
+    count = dict.fromkeys(("llama", "gemma", "t5", "olmo2", "gemma4"), 0)
+    for cls in norm_classes():
+        definition = find(cls)
+        if definition is None or definition.name == "cohere":
+            continue
+        count[definition.name] = count.get(definition.name, 0) + 1
+        for weight_dtype in FLOATS[:3]:
+            theirs = built(cls, 24).to(weight_dtype)
+            ours = copy.deepcopy(theirs)
+            done = replace_norms(ours)
+            assert [swap.old for swap in done.swapped] == [cls], str(done)
+            eps = getattr(ours, "eps", None) or ours.variance_epsilon
+            for x_dtype in FLOATS:
+                x = to_torch(random((5, 24), "float32", scale=3)).to(x_dtype)
+                given = rstd(x, eps)
+                with monkeypatch.context() as patch:
+                    # Where the original does the work itself, it has the same statistics too.
+                    patch.setattr(torch, "rsqrt", lambda _, given=given: given)
+                    patch.setattr(
+                        torch, "pow", lambda a, b, given=given: given if b == -0.5 else power(a, b)
+                    )
+                    assert same_bits(ours(x), theirs(x)), (cls, x_dtype, weight_dtype)
+    assert count["llama"] > 100  # Llama's definition is that of most models
+    assert sum(count.values()) > 180
+    assert all(count.values())
+
+
+def test_cohere_layer_norm_is_as_near_to_the_definition_as_its_original():
+    from transformers.models.cohere.modeling_cohere import CohereLayerNorm
+
+    x = random((5, 24), "bfloat16", scale=3, shift=1)
+    theirs = built(CohereLayerNorm, 24).bfloat16()
+    ours = copy.deepcopy(theirs)
+    assert len(replace_norms(ours).swapped) == 1
+    expected = _reference.layer_norm(x, to_numpy(theirs.weight.detach()), None, 1e-5)
+    for module in (ours, theirs):
+        assert expected.accepts(to_numpy(module(to_torch(x)).detach())).all()
+
+
+def test_classes_that_are_called_norms_and_round_elsewhere_are_not_known():
+    unknown = {cls.__name__ for cls in norm_classes() if swapped_class(cls) is None}
+    assert unknown >= {
+        "ConvNextLayerNorm",  # moves channels first
+        "DebertaLayerNorm",  # rounds before the weight, and LayerNorm has no such cast
+        "MambaRMSNormGated",  # multiplies by a gate first
+        "MuseSparkTextCenteredRMSNorm",  # adds one to the weight in the weight's dtype
+        "NemotronLayerNorm1P",  # adds one to the weight, too
+        "DeepseekV4UnweightedRMSNorm",  # rounds rstd
+        "VitDetLayerNorm",  # normalises another axis
+    }
+
+
+class Inherits(Renamed):
+    def extra_repr(self):
+        return "of no weight for forward"
+
+
+class HalfRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float16)
+        variance = x.pow(2).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherAxisRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2).mean(-2, keepdim=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherKeywordRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2).mean(-1, correction=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherConstantRMSNorm(Renamed):
+    def forward(self, x):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2.0).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherConditionLayerNorm(T5LayerNorm):
+    def forward(self, x):
+        variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.variance_epsilon)
+        if self.weight.dtype not in [torch.float16, torch.bfloat16]:
+            x = x.to(self.weight.dtype)
+        return self.weight * x
+
+
+class DecoratedRMSNorm(Renamed):
+    forward = torch.no_grad()(Renamed.forward)
+
+
+class OtherArgumentRMSNorm(Renamed):
+    def forward(self, x, scale=2):
+        dtype = x.dtype
+        x = x.to(torch.float32)
+        variance = x.pow(2).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(variance + self.eps)
+        return self.weight * x.to(dtype)
+
+
+class OtherHelperRMSNorm(GemmaRMSNorm):
+    def _norm(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 2 * self.eps)
+
+
+class OwnLayerNorm(torch.nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class PlainLayerNorm(torch.nn.LayerNorm):
+    """Keeps the forward."""
+
+
+@pytest.mark.parametrize("cls", [Renamed, Inherits, PlainLayerNorm])
+def test_a_class_is_known_by_its_forward_whatever_its_name(cls):
+    model = torch.nn.Sequential(cls(8))
+    (swap,) = replace_norms(model).swapped
+    assert (swap.path, swap.old, swap.new) == ("0", cls, type(model[0]))
+    assert isinstance(model[0], cls)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        RootRMSNorm,
+        HalfRMSNorm,
+        OtherAxisRMSNorm,
+        OtherKeywordRMSNorm,
+        OtherConstantRMSNorm,
+        OtherConditionLayerNorm,
+        DecoratedRMSNorm,
+        OtherArgumentRMSNorm,
+        OtherHelperRMSNorm,
+        OwnLayerNorm,
+    ],
+)
+def test_a_class_whose_forward_differs_in_anything_is_left_alone_and_listed(cls):
+    model = torch.nn.Sequential(cls(8))
+    done = replace_norms(model)
+    assert done.swapped == ()
+    assert done.left == (("0", cls, "its forward is none of the definitions known"),)
+    assert type(model[0]) is cls
+
+
+def test_a_class_of_a_notebook_is_known_too():
+    """A cell is compiled apart from the one that imported torch, to other instructions."""
+    scope = {"torch": torch, "nn": torch.nn}
+    for cls in (Renamed, T5LayerNorm, GemmaRMSNorm):
+        exec(inspect.getsource(cls), scope)
+        assert find(scope[cls.__name__]) == find(cls) is not None
+
+
+def test_a_forward_that_means_another_torch_is_not_known():
+    scope = {"torch": functools, "Renamed": Renamed}
+    forward = type(Renamed.forward)(Renamed.forward.__code__, scope)
+    cls = type("CopiedRMSNorm", (Renamed,), {"forward": forward})
+    assert swapped_class(cls) is None
+
+
+def obstacle_parametrized(norm):
+    parametrize.register_parametrization(norm, "weight", torch.nn.Softplus())
+
+
+def obstacle_pruned(norm):
+    prune.random_unstructured(norm, "weight", 0.5)
+
+
+def obstacle_forward(norm):
+    norm.forward = functools.partial(type(norm).forward, norm)
+
+
+def obstacle_eps(norm):
+    name = "eps" if hasattr(norm, "eps") else "variance_epsilon"
+    setattr(norm, name, torch.tensor(1e-6))
+
+
+def obstacle_float8(norm):
+    norm.weight = torch.nn.Parameter(norm.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
+
+
+def obstacle_subclass(norm):
+    class Quantized(torch.nn.Parameter):
+        pass
+
+    norm.weight = Quantized(norm.weight.data)
+
+
+@pytest.mark.parametrize("cls", [torch.nn.LayerNorm, torch.nn.RMSNorm, Qwen2RMSNorm, GemmaRMSNorm])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (obstacle_parametrized, "its parameters are parametrized"),
+        (obstacle_pruned, "its weight is no parameter of its own"),
+        (obstacle_forward, "its forward is set on the instance"),
+        (obstacle_eps, "its eps is a Tensor"),
+        (obstacle_float8, "its weight is torch.float8_e4m3fn"),
+        (obstacle_subclass, "Quantized"),
+    ],
+)
+def test_a_known_norm_with_something_of_its_own_is_left_alone_and_listed(cls, spoil, reason):
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), cls(8))
+    spoil(model[1])
+    before = type(model[1])
+    done = replace_norms(model)
+    assert done.swapped == ()
+    ((path, listed, why),) = done.left
+    assert (path, listed, type(model[1])) == ("1", before, before)
+    assert reason in why
+
+
+def test_a_weight_of_two_axes_or_a_call_of_its_own_is_left_alone_and_listed():
+    class Calls(Renamed):
+        def __call__(self, x):
+            return super().__call__(x) * 2
+
+    done = replace_norms(torch.nn.Sequential(Renamed((2, 8)), Calls(8)))
+    assert done.swapped == ()
+    assert [left.reason for left in done.left] == [
+        "its weight has 2 axes, its rows have one",
+        "its class has a __call__ of its own",
+    ]

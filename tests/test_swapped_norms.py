@@ -1,0 +1,124 @@
+"""What a swapped norm computes: what its original does, whatever it is given, in any mode."""
+
+import copy
+
+import pytest
+import torch
+from arrays import random, to_torch
+from norm_modules import Block, outputs, same_bits
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+import cunorm.torch
+from cunorm.torch import replace_norms
+from cunorm.torch._swapped import swapped_class
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        torch.nn.LayerNorm(24),
+        torch.nn.LayerNorm((4, 6), 1e-3, bias=False),
+        torch.nn.LayerNorm((4, 6), 1e-3, elementwise_affine=False),
+        torch.nn.RMSNorm(24),
+        torch.nn.RMSNorm((4, 6), 1e-3),
+        torch.nn.RMSNorm((4, 6), elementwise_affine=False),
+    ],
+    ids=str,
+)
+def test_swapped_norms_of_torch_are_the_modules_of_cunorm(norm, dtype):
+    norm = copy.deepcopy(norm)
+    arguments = [norm.normalized_shape, norm.eps, norm.elementwise_affine]
+    if isinstance(norm, torch.nn.LayerNorm):
+        module = cunorm.torch.LayerNorm(*arguments, bias=norm.bias is not None)
+    else:
+        module = cunorm.torch.RMSNorm(*arguments, cast="after")
+    module.load_state_dict(norm.state_dict())
+    replace_norms(norm)
+    x = to_torch(random((5, *norm.normalized_shape), "float64", scale=3)).to(dtype)
+    assert same_bits(norm(x), module(x))
+
+
+def test_the_argument_may_be_given_by_the_name_that_the_original_has():
+    x = to_torch(random((4, 8), "float32"))
+    for norm, name in [(torch.nn.LayerNorm(8), "input"), (Qwen2RMSNorm(8), "hidden_states")]:
+        replace_norms(norm)
+        assert same_bits(norm(**{name: x}), norm(x))
+        with pytest.raises(TypeError, match="forward"):
+            norm(tokens=x)
+        with pytest.raises(TypeError, match="forward"):
+            norm(x, x)
+        with pytest.raises(TypeError, match="forward"):
+            norm()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_tensors_that_the_ops_do_not_know_reach_the_original():
+    norm = torch.nn.LayerNorm(8)
+    rows = [to_torch(random((count, 8), "float32")) for count in (2, 3)]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    expected = norm(nested)
+    replace_norms(norm)
+    assert same_bits(norm(nested).values(), expected.values())
+
+
+def test_eps_is_read_when_it_is_needed():
+    norm = Qwen2RMSNorm(8)
+    replace_norms(norm)
+    norm.variance_epsilon = 0.5
+    x = to_torch(random((4, 8), "float32"))
+    assert same_bits(norm(x), cunorm.torch.rms_norm(x, norm.weight, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_swapped_model_has_outputs_and_gradients_within_its_roundings(dtype):
+    """Some twenty roundings on the longest path, of each model, that go either way."""
+    model = Block().to(dtype)
+    stock = outputs(model, dtype)
+    with replace_norms(model):
+        ours = outputs(model, dtype)
+    for actual, expected in zip(ours, stock, strict=True):
+        assert expected.abs().max() > 0.1
+        assert (actual - expected).norm() <= 2 * 20**0.5 * torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_swapped_block_compiles_into_one_graph(dtype):
+    model = Block().to(dtype)
+    replace_norms(model)
+    x = to_torch(random((4, 8), "float32")).to(dtype)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert same_bits(compiled(x), model(x))
+
+
+def test_a_model_that_was_compiled_before_is_compiled_again():
+    model = torch.nn.Sequential(Qwen2RMSNorm(8))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    x = to_torch(random((4, 8), "float64")) * 1e30  # squares overflow in float32, where Llama is
+    x = x.float()
+    assert not compiled(x).any()
+    with replace_norms(model):
+        assert compiled(x).abs().max() > 0.5
+    assert not compiled(x).any()
+
+
+@pytest.mark.parametrize("cls", [torch.nn.LayerNorm, torch.nn.RMSNorm, Qwen2RMSNorm, GemmaRMSNorm])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of torch.nn.RMSNorm
+def test_autocast_gives_the_dtype_that_it_gives_the_original(cls, dtype, device):
+    with torch.no_grad(), FakeTensorMode(), torch.device(device):
+        norm = cls(8)
+        x = torch.empty(4, 8, dtype=dtype)
+        # torch.autocast asks for the device itself.
+        torch.set_autocast_enabled(device, True)
+        try:
+            stock = norm(x).dtype
+            norm.__class__ = swapped_class(cls)
+            assert norm(x).dtype == stock
+        finally:
+            torch.set_autocast_enabled(device, False)
