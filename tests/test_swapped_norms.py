@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 from arrays import random, to_torch
-from norm_modules import Block, outputs, same_bits
+from norm_modules import Block, outputs, rstd, same_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch_bridge import tensors_on
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import cunorm.torch
 from cunorm.torch import replace_norms
@@ -41,6 +44,21 @@ def test_swapped_norms_of_torch_are_the_modules_of_cunorm(norm, dtype):
     replace_norms(norm)
     x = to_torch(random((5, *norm.normalized_shape), "float64", scale=3)).to(dtype)
     assert same_bits(norm(x), module(x))
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", FLOATS[:3])
+@pytest.mark.parametrize("cls", [Qwen2RMSNorm, GemmaRMSNorm, T5LayerNorm, Olmo2RMSNorm])
+def test_given_one_rstd_a_swapped_norm_has_the_bits_of_its_original(monkeypatch, cls, dtype, place):
+    with tensors_on(place) as on:
+        x = on(to_torch(random((5, 127), "float32", scale=3)).to(dtype))
+        theirs = cls(127).to(x.device, dtype)
+        theirs.weight.data += on(to_torch(random((127,), "float32", scale=0.3)).to(dtype))
+        ours = copy.deepcopy(theirs)
+        replace_norms(ours)
+        y, given = ours(x), rstd(x, 1e-6)
+        monkeypatch.setattr(torch, "rsqrt", lambda _: given)
+        assert same_bits(y, theirs(x))
 
 
 def test_the_argument_may_be_given_by_the_name_that_the_original_has():
