@@ -70,9 +70,12 @@ class TensorMemory:
 
     def tensor(self, array: cupy.ndarray) -> Any:
         """Return the tensor over the memory that was allocated for a C-contiguous array."""
+        dtype = _dtype(array.dtype)
+        if array.size == 0:
+            return self._torch.empty(array.shape, dtype=dtype, device=self._device)
         storage = self._made[array.data.ptr].untyped_storage()
         # Not a view of the bytes: autograd has rules for views that are written to.
-        tensor = self._torch.empty(0, dtype=_dtype(array.dtype), device=self._device)
+        tensor = self._torch.empty(0, dtype=dtype, device=self._device)
         return tensor.set_(storage, 0, array.shape)
 
 

@@ -1,131 +1,286 @@
-"""`cunorm.torch`: its results, its gradients and what the compiler sees of it."""
+"""`cunorm.torch`: results, gradients and what is kept for them, on the CPU and by the kernels."""
 
 import pytest
 import torch
+import torch_bridge
 from arrays import EVERY, NARROW, random, to_numpy, to_torch
+from torch_norms import OPS, arguments, call, definition, names, operator
 
 import cunorm.torch
 from cunorm import _reference
 
-OPS = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
 # One row and many, one column, odd N, a row of several packets with a tail, no rows at all.
 SHAPES = [(1, 1), (3, 8), (2, 5, 37), (7, 129), (4, 1024), (0, 16)]
+LEFT_OUT = [("gamma",), ("beta",), ("gamma", "beta")]
 
 
-def arguments(op, shape, dtype, *, gamma="same", beta="same", grad=True, seed=0):
-    """Return tensors for an op: x, residual where it adds one, gamma, beta where it has one."""
-    names = ["x", "residual", "gamma", "beta"]
-    if not op.startswith("add"):
-        names.remove("residual")
-    if "rms" in op:
-        names.remove("beta")
-    tensors = []
-    for i, name in enumerate(names):
-        wanted = {"gamma": gamma, "beta": beta}.get(name, "same")
-        if wanted is None:
-            tensors.append(None)
-            continue
-        extent = shape[-1:] if name in ("gamma", "beta") else shape
-        array = random(extent, dtype if wanted == "same" else wanted, seed=seed + i)
-        tensors.append(to_torch(array).requires_grad_(grad))
-    return tensors
+@pytest.fixture(params=["cpu", "cuda"])
+def put(request):
+    """What brings a tensor to the place where it is computed."""
+    with torch_bridge.tensors_on(request.param) as put:
+        yield put
 
 
-def call(op, tensors, **options):
-    """Return the outputs of an op as a tuple."""
-    outputs = getattr(cunorm.torch, op)(*tensors, **options)
-    return outputs if isinstance(outputs, tuple) else (outputs,)
+def host(tensor):
+    return to_numpy(tensor.detach().cpu())
 
 
-def definition(op, tensors, **options):
-    """Return the outputs of an op as defined, by PyTorch's own operators."""
-    tensors = list(tensors)
-    x = tensors.pop(0)
-    h = x + tensors.pop(0) if op.startswith("add") else x
-    gamma = tensors[0]
-    axes = (-1,) if gamma is None else tuple(range(-gamma.ndim, 0))
-    if "rms" in op:
-        eps, offset = options.get("eps", 1e-6), options.get("gamma_offset", 0.0)
-        y = h * (h.square().mean(axes, keepdim=True) + eps).rsqrt()
-        y = y if gamma is None else y * (gamma + offset)
-    else:
-        shape = [h.shape[axis] for axis in axes]
-        y = torch.nn.functional.layer_norm(h, shape, gamma, tensors[1], options.get("eps", 1e-5))
-    return (y, h) if op.startswith("add") else (y,)
+def upstream(outputs, put):
+    """Return a gradient for each output."""
+    names = [str(y.dtype).removeprefix("torch.") for y in outputs]
+    return [
+        put(to_torch(random(y.shape, name, seed=90 + i)))
+        for i, (y, name) in enumerate(zip(outputs, names, strict=True))
+    ]
 
 
-@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 5), (1, 1)])
+def gradients(outputs, tensors, given):
+    return torch.autograd.grad(outputs, [t for t in tensors if t is not None], given)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 1, 5)])
 @pytest.mark.parametrize("op", OPS)
-def test_gradients_are_those_of_finite_differences(op, shape):
-    tensors = arguments(op, shape, "float64")
+def test_gradients_are_those_of_finite_differences(put, op, shape):
+    tensors = arguments(op, shape, "float64", put=put)
     assert torch.autograd.gradcheck(lambda *t: call(op, t), tensors)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "left_out"),
+    [(shape, ()) for shape in SHAPES]
+    + [(shape, out) for shape in SHAPES[2::3] for out in LEFT_OUT],
+)
 @pytest.mark.parametrize("op", OPS)
-def test_float64_gradients_are_those_of_autograd_through_the_definition(op, shape):
-    tensors = arguments(op, shape, "float64")
+def test_float64_gradients_are_those_of_autograd_through_the_definition(put, op, shape, left_out):
+    if not set(left_out) <= set(names(op)):
+        return  # rms_norm has no beta
+    tensors = arguments(op, shape, "float64", put=put, **dict.fromkeys(left_out))
     outputs, expected = call(op, tensors), definition(op, tensors)
-    upstream = [to_torch(random(shape, "float64", seed=9 + i)) for i in range(len(outputs))]
-    found = torch.autograd.grad(outputs, tensors, upstream)
-    wanted = torch.autograd.grad(expected, tensors, upstream)
+    given = upstream(outputs, put)
+    found, wanted = (gradients(ys, tensors, given) for ys in (outputs, expected))
     for one, other in zip((*outputs, *found), (*expected, *wanted), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+def test_an_offset_is_added_to_gamma_in_both_directions(put):
+    tensors = arguments("rms_norm", (3, 8), "float64", put=put)
+    outputs = call("rms_norm", tensors, gamma_offset=1.0)
+    expected = definition("rms_norm", tensors, gamma_offset=1.0)
+    given = upstream(outputs, put)
+    found, wanted = (gradients(ys, tensors, given) for ys in (outputs, expected))
+    for one, other in zip((*outputs, *found), (*expected, *wanted), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "add_layer_norm"])
+@pytest.mark.parametrize("gamma", ["float64", None])
+def test_several_axes_are_normalised_as_beta_or_gamma_says(put, op, gamma):
+    tensors = arguments(op, (4, 2, 3, 5), "float64", put=put)
+    extent = [put(to_torch(random((3, 5), "float64", seed=i)).requires_grad_()) for i in (7, 8)]
+    tensors[-2:] = [extent[0] if gamma else None, extent[1]]
+    outputs, expected = call(op, tensors), definition(op, tensors)
+    given = upstream(outputs, put)
+    found, wanted = (gradients(ys, tensors, given) for ys in (outputs, expected))
+    for one, other in zip((*outputs, *found), (*expected, *wanted), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(5, 129)])
 @pytest.mark.parametrize("dtype", EVERY)
-@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
-def test_results_are_within_tolerance_of_the_definition(op, dtype):
-    tensors = arguments(op, (5, 129), dtype, grad=False)
-    (y,) = call(op, tensors)
-    expected = getattr(_reference, op)(*map(to_numpy, tensors))
-    assert expected.accepts(to_numpy(y)).all()
+@pytest.mark.parametrize("op", OPS)
+def test_results_are_within_tolerance_of_the_definition(put, op, dtype, shape):
+    tensors = arguments(op, shape, dtype, put=put, grad=False)
+    expected = getattr(_reference, op)(*map(host, tensors))
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for one, other in zip(call(op, tensors), expected, strict=True):
+        assert other.accepts(host(one)).all()
 
 
+# Parameters as narrow as x, and float32 beside it.
+@pytest.mark.parametrize("parameters", [{}, {"gamma": "float32", "beta": "float32"}])
+@pytest.mark.parametrize("shape", [(7, 129)])
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
-def test_gradients_are_within_tolerance_of_the_definition_of_the_statistics_kept(op, dtype):
-    tensors = arguments(op, (7, 129), dtype, gamma="float32", beta="float32")
-    _, *statistics = getattr(torch.ops.cunorm, f"{op}_fwd")(*tensors, *extra(op))
-    (y,) = call(op, tensors)
-    dy = to_torch(random(y.shape, dtype, seed=9))
-    found = torch.autograd.grad(y, tensors, dy)
-    x, gamma, *_ = (to_numpy(t.detach()) for t in tensors)
-    kept = [to_numpy(t.detach()) for t in statistics]
-    expected = getattr(_reference, f"{op}_bwd")(to_numpy(dy), x, gamma, *kept)
+@pytest.mark.parametrize("op", OPS)
+def test_gradients_are_within_tolerance_of_the_definition_of_the_statistics_kept(
+    put, op, dtype, shape, parameters
+):
+    tensors = arguments(op, shape, dtype, put=put, **parameters)
+    outputs = call(op, tensors)
+    given = upstream(outputs, put)
+    found = dict(zip(names(op), gradients(outputs, tensors, given), strict=True))
+    # The statistics are those of the operator, and within their own tolerance of the definition.
+    adds = op.startswith("add")
+    norm = op.removeprefix("add_")
+    h = outputs[1] if adds else tensors[0]
+    statistics = operator(f"{op}_fwd", tensors)[len(outputs) :]
+    own = getattr(_reference, f"{norm}_fwd")(host(h), *map(host, tensors[adds + 1 :]))[1:]
+    assert all(o.accepts(host(s)).all() for o, s in zip(own, statistics, strict=True))
+
+    expected = dict(
+        zip(
+            ("x", "gamma", "beta"),
+            getattr(_reference, f"{norm}_bwd")(
+                *(host(t) for t in (given[0], h, tensors[adds + 1], *statistics)),
+                dresidual=host(given[1]) if adds else None,
+            ),
+            strict=False,
+        )
+    )
+    expected["residual"] = expected["x"]
+    for name, gradient in found.items():
+        assert expected[name].accepts(host(gradient)).all(), name
+
+
+@pytest.mark.parametrize(("x", "residual"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+@pytest.mark.parametrize("op", ["add_rms_norm", "add_layer_norm"])
+def test_gradients_have_the_dtypes_of_their_arguments(put, op, x, residual):
+    dtypes = {"residual": residual, "gamma": "float16", "beta": "float32"}
+    tensors = arguments(op, (3, 8), x, put=put, **dtypes)
+    outputs = call(op, tensors)
+    assert [y.dtype for y in outputs] == [t.dtype for t in tensors[:2]]
+    given = upstream(outputs, put)
+    found = gradients(outputs, tensors, given)
+    assert [g.dtype for g in found] == [t.dtype for t in tensors]
+    # The kernel's dx has h's dtype: both arrays have that gradient, and x's is cast.
+    assert torch.equal(found[0], found[1].to(found[0].dtype))
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    expected = gradients(definition(op, wide), wide, [g.double() for g in given])
     for one, other in zip(found, expected, strict=True):
-        assert other.accepts(to_numpy(one)).all()
+        torch.testing.assert_close(one.double(), other, rtol=0.03, atol=0.03)
 
 
-def extra(op):
-    """Return the numbers that an operator takes after its tensors."""
-    return (1e-6, 0.0, "before") if "rms" in op else (1e-5,)
+def test_gradients_of_h_alone_and_of_y_alone_are_parts_of_that_of_both(put):
+    tensors = arguments("add_rms_norm", (3, 8), "float64", put=put)
+    y, h = call("add_rms_norm", tensors)
+    dy, dh = upstream((y, h), put)
+
+    def grad(outputs, given):
+        return torch.autograd.grad(outputs, tensors, given, retain_graph=True, allow_unused=True)
+
+    both, of_y, of_h = grad((y, h), (dy, dh)), grad(y, dy), grad(h, dh)
+    assert of_h[2] is None
+    assert torch.equal(of_h[0], dh)
+    assert torch.equal(of_h[1], dh)
+    for i in (0, 1):
+        torch.testing.assert_close(both[i], of_y[i] + dh)
+    torch.testing.assert_close(both[2], of_y[2])
+
+
+def test_gradients_of_any_layout_are_taken(put):
+    x, gamma = arguments("rms_norm", (6, 8), "float32", put=put)
+    dy = put(to_torch(random((8, 6), "float32", seed=5)))
+    for given in (
+        dy.t(),
+        dy[:1, :1].expand(6, 8),
+        put(to_torch(random((6, 16), "float32")))[:, ::2],
+    ):
+        found = torch.autograd.grad(cunorm.torch.rms_norm(x, gamma), (x, gamma), given)
+        expected = torch.autograd.grad(
+            cunorm.torch.rms_norm(x, gamma), (x, gamma), given.contiguous()
+        )
+        assert all(map(torch.equal, found, expected))
+
+
+def test_inputs_of_any_layout_give_contiguous_outputs_with_the_same_bits(put):
+    packed = put(to_torch(random((4, 3, 24), "bfloat16")))
+    gamma = put(to_torch(random((8,), "bfloat16")))
+    for x in (packed[:, :, 8:16], packed.transpose(0, 1)[..., :8], packed[..., ::3]):
+        y = cunorm.torch.rms_norm(x, gamma)
+        assert y.is_contiguous()
+        assert torch.equal(y, cunorm.torch.rms_norm(x.contiguous(), gamma))
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_a_gradient_is_not_differentiated_again(op):
-    tensors = arguments(op, (3, 8), "float64")
+def test_what_is_kept_is_one_array_of_rows_gamma_and_the_statistics(put, op):
+    tensors = arguments(op, (6, 128), "bfloat16", put=put)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        outputs = call(op, tensors)
+    h = outputs[1] if op.startswith("add") else tensors[0]
+    gamma = tensors[names(op).index("gamma")]
+    assert kept[0].data_ptr() == h.data_ptr()
+    assert kept[1].data_ptr() == gamma.data_ptr()
+    statistics = kept[2:]
+    assert [(s.shape, s.dtype) for s in statistics] == [((6,), torch.float32)] * len(statistics)
+    assert len(statistics) == (1 if "rms" in op else 2)
+    rows, row = 6 * 128 * 2, 128 * 2
+    assert sum(t.nbytes for t in kept) == rows + row + len(statistics) * 6 * 4
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_nothing_is_kept_where_no_gradient_is_recorded(put, op):
+    tensors = arguments(op, (6, 128), "bfloat16", put=put)
+    with torch.no_grad():
+        assert not any(y.requires_grad for y in call(op, tensors))
+    with torch.inference_mode():
+        assert all(y.is_inference() for y in call(op, tensors))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_only_the_gradients_that_are_wanted_are_returned(put, op):
+    tensors = arguments(op, (3, 8), "float32", put=put)
+    outputs = call(op, tensors)
+    given = upstream(outputs, put)
+    whole = gradients(outputs, tensors, given)
+    for index, wanted in enumerate(tensors):
+        fresh = [t.detach().requires_grad_(t is wanted) for t in tensors]
+        (found,) = torch.autograd.grad(call(op, fresh), [fresh[index]], given)
+        assert torch.equal(found, whole[index])
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_gradient_is_not_differentiated_again(put, op):
+    tensors = arguments(op, (3, 8), "float64", put=put)
     y, *_ = call(op, tensors)
     (dx,) = torch.autograd.grad(y.sum(), tensors[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="can be differentiated once and not again"):
+    norm = op.removeprefix("add_")
+    with pytest.raises(RuntimeError, match=f"^{norm} can be differentiated once and not again: "):
         dx.sum().backward()
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_the_compiler_traces_forward_and_backward_without_a_break(op):
-    tensors = arguments(op, (3, 8), "float32")
-    compiled = torch.compile(lambda *t: call(op, t), fullgraph=True, backend="aot_eager")
-    outputs, expected = compiled(*tensors), call(op, tensors)
-    total, wanted = (sum(o.square().sum() for o in outs) for outs in (outputs, expected))
-    assert all(map(torch.equal, outputs, expected))
-    found = torch.autograd.grad(total, tensors)
-    assert all(map(torch.equal, found, torch.autograd.grad(wanted, tensors)))
+def test_in_place_writes_what_the_op_returns_and_returns_its_arguments(put, op):
+    tensors = arguments(op, (3, 8), "bfloat16", put=put, grad=False)
+    expected = call(op, tensors)
+    versions = [t._version for t in tensors]
+    results = call(f"{op}_", tensors)
+    assert all(one is other for one, other in zip(results, tensors, strict=False))
+    assert all(map(torch.equal, results, expected))
+    # Autograd knows that they were written.
+    written = [t._version > v for t, v in zip(tensors, versions, strict=True)]
+    assert written == [i < len(results) for i in range(len(tensors))]
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_in_place_writes_what_the_op_returns(op):
-    tensors = arguments(op, (3, 8), "bfloat16", grad=False)
-    expected = call(op, tensors)
-    results = call(f"{op}_", tensors)
-    assert all(map(torch.equal, results, expected))
-    assert all(one is other for one, other in zip(results, tensors, strict=False))
+def test_in_place_refuses_a_gradient_unless_none_is_recorded(put, op):
+    for index, name in enumerate(names(op)):
+        tensors = arguments(op, (3, 8), "float32", put=put, grad=False)
+        tensors[index].requires_grad_()
+        before = [t.detach().clone() for t in tensors]
+        with pytest.raises(RuntimeError, match=f"^{name} must not require a gradient"):
+            call(f"{op}_", tensors)
+        assert all(map(torch.equal, tensors, before))
+        with torch.no_grad():
+            assert torch.equal(call(f"{op}_", tensors)[0], call(op, before)[0])
+
+
+def test_autocast_changes_nothing(put):
+    x, gamma = arguments("rms_norm", (3, 8), "bfloat16", put=put, gamma="float32")
+    y = cunorm.torch.rms_norm(x, gamma)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cuda", enabled=False):
+        again = cunorm.torch.rms_norm(x, gamma)
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(y, again)
+
+
+def test_torch_func_gradients_are_refused(put):
+    x = put(torch.ones(3, 8))
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: cunorm.torch.rms_norm(x).sum())(x)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_runs_the_op_on_each(put):
+    x, gamma = arguments("rms_norm", (4, 3, 8), "float32", put=put, grad=False)
+    y = torch.vmap(lambda rows: cunorm.torch.rms_norm(rows, gamma))(x)
+    assert torch.equal(y, cunorm.torch.rms_norm(x, gamma))

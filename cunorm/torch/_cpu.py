@@ -120,7 +120,7 @@ def rms_norm_bwd(
     wide = accumulator(x.dtype)
     axes = trailing(x, gamma)
     rstd = _over_columns(rstd, axes)
-    upstream = dy.to(wide)
+    upstream = dy.to(wide).contiguous()
     normal = x.to(wide).contiguous() * rstd
     weighted = upstream if gamma is None else upstream * (gamma.to(wide) + gamma_offset)
     dx = rstd * (weighted - normal * (weighted * normal).mean(axes, keepdim=True))
@@ -142,7 +142,7 @@ def layer_norm_bwd(
     wide = accumulator(x.dtype)
     axes = trailing(x, gamma)
     mean, rstd = _over_columns(mean, axes), _over_columns(rstd, axes)
-    upstream = dy.to(wide)
+    upstream = dy.to(wide).contiguous()
     normal = (x.to(wide).contiguous() - mean) * rstd
     weighted = upstream if gamma is None else upstream * gamma.to(wide)
     level = weighted.mean(axes, keepdim=True)

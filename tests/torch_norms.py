@@ -1,0 +1,63 @@
+"""What the tests of `cunorm.torch` share: arguments of its ops, and their definition by PyTorch."""
+
+import torch
+from arrays import random, to_torch
+
+import cunorm.torch
+
+OPS = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
+
+
+def names(op):
+    """Return the names of an op's tensors in their order."""
+    residual = ("residual",) if op.startswith("add") else ()
+    return ("x", *residual, "gamma", *(() if "rms" in op else ("beta",)))
+
+
+def arguments(op, shape, dtype, *, put=lambda tensor: tensor, grad=True, seed=0, **dtypes):
+    """Return an op's tensors in their order.
+
+    `dtypes` are those that differ from `dtype`, by name; None leaves a parameter out.
+    """
+    tensors = []
+    for i, name in enumerate(names(op)):
+        own = dtypes.get(name, dtype)
+        extent = shape[-1:] if name in ("gamma", "beta") else shape
+        array = None if own is None else random(extent, own, seed=seed + i)
+        tensors.append(None if own is None else put(to_torch(array).requires_grad_(grad)))
+    return tensors
+
+
+def as_tuple(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def call(op, tensors, **options):
+    """Return the outputs of an op as a tuple."""
+    return as_tuple(getattr(cunorm.torch, op)(*tensors, **options))
+
+
+def numbers(op):
+    """Return the numbers that an operator takes after its tensors."""
+    return (1e-6, 0.0, "before") if "rms" in op else (1e-5,)
+
+
+def operator(op, tensors):
+    """Return the outputs of an operator, statistics and all."""
+    return as_tuple(getattr(torch.ops.cunorm, op)(*tensors, *numbers(op)))
+
+
+def definition(op, tensors, gamma_offset=0.0):
+    """Return the outputs of an op as defined, by PyTorch's own operators."""
+    given = dict(zip(names(op), tensors, strict=True))
+    gamma, beta = given["gamma"], given.get("beta")
+    h = given["x"] + given["residual"] if "residual" in given else given["x"]
+    leader = beta if gamma is None else gamma
+    axes = (-1,) if leader is None else tuple(range(-leader.ndim, 0))
+    if "rms" in op:
+        y = h * (h.square().mean(axes, keepdim=True) + 1e-6).rsqrt()
+        y = y if gamma is None else y * (gamma + gamma_offset)
+    else:
+        shape = [h.shape[axis] for axis in axes]
+        y = torch.nn.functional.layer_norm(h, shape, gamma, beta, 1e-5)
+    return (y, h) if "residual" in given else (y,)
