@@ -42,7 +42,8 @@ def pytest_report_header(config: pytest.Config) -> str:
     import cupy
 
     properties = cupy.cuda.runtime.getDeviceProperties(0)
-    return f"device: {cupy.cuda.runtime.getDeviceCount()} x {properties['name'].decode()}"
+    count, name = cupy.cuda.runtime.getDeviceCount(), properties["name"].decode()
+    return f"device: {count} x {name} (sm_{properties['major']}{properties['minor']})"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -321,7 +321,7 @@ def test_the_command_prints_a_table_for_each_op_and_writes_its_files(capsys, tmp
     )
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].startswith("cunorm on cunorm.simgpu sm_")
+    assert lines[0].startswith("cunorm on cunorm.simgpu with")
     assert lines[0].endswith(": no hardware, a software GPU that counts and takes no times")
     tables = lines.index("rms_norm"), lines.index("add_rms_norm")
     for at, arrays in zip(tables, (["x", "y"], ["x", "residual", "y", "h"]), strict=True):

@@ -76,7 +76,7 @@ class Device:
     @property
     def name(self) -> str:
         """A name that nobody takes for hardware."""
-        return f"cunorm.simgpu sm_{self.arch} (numbers of {self.model})"
+        return f"cunorm.simgpu with numbers of {self.model}"
 
     @property
     def shared_reserved_per_block(self) -> int:

@@ -53,6 +53,19 @@ def test_the_fault_reads_as_printed(tmp_path):
     assert done.stderr.splitlines()[1].startswith('  File "put.py", line ')
 
 
+def test_the_profile_counts_as_printed(tmp_path):
+    (_, _), (_, program), (_, printed) = section("Profiler")
+    (tmp_path / "transpose.py").write_text(program)
+    done = python(tmp_path, "-m", "cunorm.simgpu", "--profile", "transpose.py")
+
+    def told(text):
+        # Registers and instructions are those of one version of NVRTC.
+        launches, by_array, _ = text.strip().split("\n\n")
+        return [line.split()[:2] + line.split()[-3:] for line in launches.splitlines()], by_array
+
+    assert told(done.stderr) == told(printed)
+
+
 def test_registered_memory_is_changed_as_the_page_says(tmp_path):
     ((_, program),) = section("Memory of another library's")
     (tmp_path / "lend.py").write_text(program + "print(host.tolist())\n")
