@@ -16,7 +16,13 @@ def whole_session(request):
     """Skip where only some of the instruction tests were asked for."""
     here = request.path.parent
     ran = {item.path for item in request.session.items}
-    others = ("test_asynchronous.py", "test_cluster.py", "test_warps.py")
+    others = (
+        "test_asynchronous.py",
+        "test_bulk_copies.py",
+        "test_cluster.py",
+        "test_mbarrier.py",
+        "test_warps.py",
+    )
     wanted = [*here.glob("test_isa_*.py"), *(here / name for name in others)]
     missing = {path.name for path in wanted if path not in ran}
     if missing:

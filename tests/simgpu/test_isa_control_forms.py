@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from test_asynchronous import FIRST_WORDS, INIT, STORE
-from test_asynchronous import run as run_asynchronous
+from in_flight import FIRST_WORDS, INIT, STORE
+from in_flight import run as run_asynchronous
 from test_warps import LANES, run
 
 from cunorm.simgpu import faults

@@ -135,7 +135,7 @@ def test_functions_are_called_with_parameters_in_memory():
 
 def test_recursion_raises_when_reached():
     top = """.func f() { .reg .pred %p; call f; ret; }"""
-    with pytest.raises(faults.UnknownInstruction, match="recursive"):
+    with pytest.raises(faults.UnknownInstruction, match="recursion"):
         run("call f; mov.u32 %r0, 0;", top=top)
 
 
