@@ -14,6 +14,7 @@ from arrays import random, to_numpy, to_torch
 from norm_modules import Renamed, RootRMSNorm, rstd, same_bits
 from torch.nn.utils import parametrize, prune
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
@@ -167,6 +168,11 @@ class OtherArgumentRMSNorm(Renamed):
         return self.weight * x.to(dtype)
 
 
+class OtherCountL2Norm(Llama4TextL2Norm):
+    def forward(self, x, *gates):
+        return self._norm(x.float()).type_as(x)
+
+
 class OtherHelperRMSNorm(GemmaRMSNorm):
     def _norm(self, x):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 2 * self.eps)
@@ -175,6 +181,21 @@ class OtherHelperRMSNorm(GemmaRMSNorm):
 class OwnLayerNorm(torch.nn.LayerNorm):
     def forward(self, x):
         return super().forward(x) + 1
+
+
+class Centred(torch.nn.LayerNorm):
+    """Called by another name, and no leaf."""
+
+    def __init__(self, columns):
+        super().__init__(columns)
+        self.inner = torch.nn.LayerNorm(columns, elementwise_affine=False)
+
+    def forward(self, x):
+        return super().forward(self.inner(x))
+
+
+class PreLayerNormBlock(torch.nn.Sequential):
+    """Called after the norm that it holds, and none itself."""
 
 
 class PlainLayerNorm(torch.nn.LayerNorm):
@@ -200,6 +221,7 @@ def test_a_class_is_known_by_its_forward_whatever_its_name(cls):
         OtherConditionLayerNorm,
         DecoratedRMSNorm,
         OtherArgumentRMSNorm,
+        OtherCountL2Norm,
         OtherHelperRMSNorm,
         OwnLayerNorm,
     ],
@@ -210,6 +232,13 @@ def test_a_class_whose_forward_differs_in_anything_is_left_alone_and_listed(cls)
     assert done.swapped == ()
     assert done.left == (("0", cls, "its forward is none of the definitions known"),)
     assert type(model[0]) is cls
+
+
+def test_what_is_listed_is_a_norm_by_class_or_by_name_and_not_what_holds_one():
+    model = torch.nn.Sequential(PreLayerNormBlock(torch.nn.LayerNorm(8)), Centred(8))
+    done = replace_norms(model)
+    assert [swap.path for swap in done.swapped] == ["0.0", "1.inner"]
+    assert [(left.path, left.cls) for left in done.left] == [("1", Centred)]
 
 
 def test_a_class_of_a_notebook_is_known_too():

@@ -181,8 +181,7 @@ def _code(method: object) -> Code | None:
     )
     variadic = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, variadic)
-    defaults = (method.__defaults__, method.__kwdefaults__, code.co_freevars, code.co_cellvars)
-    return (*counts, *defaults, *_steps(plain))
+    return (*counts, *_steps(plain))
 
 
 def _steps(code: types.CodeType) -> list[tuple[str, str]]:
