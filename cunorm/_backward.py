@@ -15,6 +15,7 @@ def rms_norm_bwd(
     *,
     gamma_offset: float = 0.0,
     dresidual: cupy.ndarray | None = None,
+    sums: bool = True,
 ) -> tuple[cupy.ndarray, cupy.ndarray | None]:
     """Return the gradients of `rms_norm` with respect to x and gamma.
 
@@ -37,13 +38,17 @@ def rms_norm_bwd(
     dresidual : cupy.ndarray, optional
         The gradient that reaches x, or h, by another way, of x's shape and dtype. It is added
         before dx is rounded, for one more read.
+    sums : bool
+        Whether the sums over rows are wanted: False where parameters are frozen. Then nothing of
+        them is computed, and they are None.
 
     Returns
     -------
     dx : cupy.ndarray, shape (..., N)
         In x's dtype, C-contiguous.
     dgamma : cupy.ndarray or None
-        In gamma's shape and dtype; zeros where there are no rows. None where `gamma` is None.
+        In gamma's shape and dtype; zeros where there are no rows. None where `gamma` is None, or
+        `sums` is False.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def rms_norm_bwd(
     differentiated. The work is enqueued on CuPy's current stream.
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, None, rstd)
-    dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset,))
+    dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset, sums))
     return dx, dgamma
 
 
@@ -76,6 +81,7 @@ def layer_norm_bwd(
     rstd: cupy.ndarray,
     *,
     dresidual: cupy.ndarray | None = None,
+    sums: bool = True,
 ) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
     """Return the gradients of `layer_norm` with respect to x, gamma and beta.
 
@@ -85,7 +91,7 @@ def layer_norm_bwd(
 
     Parameters
     ----------
-    dy, x, gamma, dresidual
+    dy, x, gamma, dresidual, sums
         As in `rms_norm_bwd`.
     mean, rstd : cupy.ndarray, shape (...)
         What `layer_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
@@ -108,7 +114,7 @@ def layer_norm_bwd(
     As those of `rms_norm_bwd`.
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, mean, rstd)
-    dx, dgamma, dbeta, *_ = _backward("layer_norm_bwd", arrays, (0.0,))
+    dx, dgamma, dbeta, *_ = _backward("layer_norm_bwd", arrays, (0.0, sums))
     return dx, dgamma, dbeta
 
 
@@ -117,7 +123,7 @@ def layer_norm_bwd(
     *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
 )
 def _backward(
-    op: str, arrays: _calls.Arrays, gamma_offset: float
+    op: str, arrays: _calls.Arrays, gamma_offset: float, sums: bool
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
     """Return the arrays with those that were made, and what was launched."""
     *_, x, dy, dresidual, gamma, mean, rstd = arrays
@@ -136,9 +142,9 @@ def _backward(
     partial = None
     launches: tuple[_launch.Launch, ...] = ()
     with x.device:
-        made = _launch_backward.gradients(op, x, gamma)
+        made = _launch_backward.gradients(op, x, gamma, sums)
         if x.size > 0:
-            plan = _planned(op, x, axes, gamma, offset != 0, dresidual is not None)
+            plan = _planned(op, x, axes, gamma, offset != 0, dresidual is not None, sums)
             partial = _launch_backward.partial(plan, x, made)
             launches = _launch_backward.backward(
                 plan, axes, made, partial, read, gamma, statistics, offset
@@ -148,12 +154,18 @@ def _backward(
 
 
 def _planned(
-    op: str, x: cupy.ndarray, axes: int, gamma: cupy.ndarray | None, offset: bool, dresidual: bool
+    op: str,
+    x: cupy.ndarray,
+    axes: int,
+    gamma: cupy.ndarray | None,
+    offset: bool,
+    dresidual: bool,
+    sums: bool,
 ) -> _plan_backward.BackwardPlan:
     row = (_launch.cols(x, axes), x.dtype.name, _launch.dtype_name(gamma))
     arch = _kernels.arch(x.device.id)
     if op == "rms_norm_bwd":
         return _plan_backward.rms_norm_bwd(
-            *row, gamma_offset=offset, dresidual=dresidual, arch=arch
+            *row, gamma_offset=offset, dresidual=dresidual, arch=arch, sums=sums
         )
-    return _plan_backward.layer_norm_bwd(*row, dresidual=dresidual, arch=arch)
+    return _plan_backward.layer_norm_bwd(*row, dresidual=dresidual, arch=arch, sums=sums)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 TOTALS = ("dgamma", "dbeta")
 
 
-def gradients(op: str, x: cupy.ndarray, gamma: cupy.ndarray | None) -> dict[str, cupy.ndarray]:
-    """Return arrays for dx, dgamma and dbeta, as far as the op has them: zeros without rows."""
+def gradients(
+    op: str, x: cupy.ndarray, gamma: cupy.ndarray | None, sums: bool
+) -> dict[str, cupy.ndarray]:
+    """Return arrays for dx, dgamma and dbeta, as far as they are wanted: zeros without rows."""
     made = {"dx": empty_like(x)}
-    if gamma is not None:
+    if sums and gamma is not None:
         make = cupy.empty if x.size > 0 else cupy.zeros
         names = TOTALS[:1] if op == "rms_norm_bwd" else TOTALS
         made |= {name: make(gamma.shape, gamma.dtype) for name in names}
@@ -33,7 +35,7 @@ def gradients(op: str, x: cupy.ndarray, gamma: cupy.ndarray | None) -> dict[str,
 def partial(
     plan: BackwardPlan, x: cupy.ndarray, made: Mapping[str, cupy.ndarray]
 ) -> cupy.ndarray | None:
-    """Return an array for the blocks' sums of columns; None where there is no gamma."""
+    """Return an array for the blocks' sums of columns; None where there are none."""
     totals = len(made) - 1
     if totals == 0:
         return None

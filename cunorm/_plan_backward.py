@@ -122,7 +122,7 @@ def _plan(
     parameters: int,
     flags: dict[str, int],
 ) -> BackwardPlan:
-    share, beside = _share(cols, x, arch, parameters if gamma is not None else 0)
+    share, beside = _share(cols, x, arch, parameters if flags["SUMS"] else 0)
     defines: dict[str, str | int] = {"X_TYPE": C_TYPE[x], "ROW_TYPE": C_TYPE[x], "COLS": cols}
     defines |= {name.upper(): number for name, number in asdict(share).items()}
     defines |= parameter("GAMMA", gamma, x) | flags
@@ -137,9 +137,20 @@ def _plan(
     )
 
 
+def _flags(gamma: str | None, sums: bool, dresidual: bool) -> dict[str, int]:
+    return {"HAS_DRESIDUAL": int(dresidual), "SUMS": int(sums and gamma is not None)}
+
+
 @cache
 def rms_norm_bwd(
-    cols: int, x: str, gamma: str | None, *, gamma_offset: bool, dresidual: bool, arch: int
+    cols: int,
+    x: str,
+    gamma: str | None,
+    *,
+    gamma_offset: bool,
+    dresidual: bool,
+    arch: int,
+    sums: bool = True,
 ) -> BackwardPlan:
     """Plan RMSNorm backward for rows of `cols` elements.
 
@@ -157,21 +168,23 @@ def rms_norm_bwd(
         Whether a second gradient is added to dx.
     arch : int
         The architecture, like 90: how much shared memory a block may have.
+    sums : bool
+        Whether dgamma is wanted; there is none without a gamma.
 
     Returns
     -------
     BackwardPlan
     """
-    flags = {"GAMMA_OFFSET": int(gamma_offset), "HAS_DRESIDUAL": int(dresidual)}
+    flags = _flags(gamma, sums, dresidual) | {"GAMMA_OFFSET": int(gamma_offset)}
     return _plan("rms_norm_bwd", cols, x, gamma, arch, 1, flags)
 
 
 @cache
 def layer_norm_bwd(
-    cols: int, x: str, gamma: str | None, *, dresidual: bool, arch: int
+    cols: int, x: str, gamma: str | None, *, dresidual: bool, arch: int, sums: bool = True
 ) -> BackwardPlan:
     """Plan LayerNorm backward for rows of `cols` elements: see `rms_norm_bwd`."""
-    flags = {"GAMMA_OFFSET": 0, "HAS_DRESIDUAL": int(dresidual)}
+    flags = _flags(gamma, sums, dresidual) | {"GAMMA_OFFSET": 0}
     return _plan("layer_norm_bwd", cols, x, gamma, arch, 2, flags)
 
 

@@ -8,7 +8,7 @@
 #include "row_bwd.cuh"
 
 // What is summed over rows: dgamma, and dbeta.
-constexpr int PARAMETERS = HAS_GAMMA ? (CENTERED ? 2 : 1) : 0;
+constexpr int PARAMETERS = SUMS ? (CENTERED ? 2 : 1) : 0;
 constexpr int KINDS = PARAMETERS > 0 ? PARAMETERS : 1;  // C++ has no arrays of nothing
 
 // From one row of `partial` to the next: packets of sums start on 16 bytes where `partial` does.

@@ -143,6 +143,7 @@ def test_no_plan_function_is_told_the_number_of_rows():
             "beta",
             "cast_before",
             "dresidual",
+            "sums",
             "gamma_offset",
             "arch",
         }

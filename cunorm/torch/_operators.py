@@ -224,10 +224,11 @@ def _backward(
     assert x is not None
     if _is_on_cuda(x):
         (residual,) = _detached((dresidual,))
-        dx, *totals = getattr(cunorm, op)(*_detached(arrays), dresidual=residual, **options)
+        norm, given = getattr(cunorm, op), _detached(arrays)
+        dx, *totals = norm(*given, dresidual=residual, sums=sums, **options)
     else:
         dx, *totals = getattr(_cpu, op)(*arrays, dresidual=dresidual, sums=sums, **options)
-    return (dx, *(x.new_empty(0) if not sums or total is None else total for total in totals))
+    return (dx, *(x.new_empty(0) if total is None else total for total in totals))
 
 
 def _in_place(

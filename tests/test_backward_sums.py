@@ -1,0 +1,75 @@
+"""Backward passes of frozen parameters: the same dx, and nothing done for sums not wanted."""
+
+import cupy
+import pytest
+import torch
+import torch_bridge
+from arrays import bits, random, to_torch
+
+import cunorm.torch
+from cunorm import _calls, _launch
+
+ops = pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The arrays of each launch, by their names in the kernel."""
+    enqueue = _launch.Launch.enqueue
+    launched = []
+
+    def recorded(launch, arrays):
+        arrays = tuple(arrays)
+        launched.append({n: a for n, a in zip(launch.arrays, arrays, strict=True) if a is not None})
+        enqueue(launch, arrays)
+
+    monkeypatch.setattr(_launch.Launch, "enqueue", recorded)
+    return launched
+
+
+def arguments(op, cols, dtype):
+    dy, x = (cupy.asarray(random((5, cols), dtype, seed=i)) for i in range(2))
+    gamma = cupy.asarray(random((cols,), dtype, seed=2))
+    return dy, x, gamma, *getattr(cunorm, f"{op}_fwd")(x)[1:]
+
+
+# A sub-warp's row, a block's, one with columns in shared memory, and one that is read again.
+@pytest.mark.parametrize("cols", [7, 1024, 20000, 50000])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@ops
+def test_dx_has_the_same_bits_without_sums(op, dtype, cols):
+    given = arguments(op, cols, dtype)
+    function = getattr(cunorm, f"{op}_bwd")
+    expected, *_ = function(*given)
+    for _ in range(2):  # the first of its kind, and a repeated one
+        dx, *totals = function(*given, sums=False)
+        assert totals == [None] * len(totals)
+        assert bits(dx) == bits(expected)
+
+
+@pytest.mark.parametrize("rows", [5, 0])
+@ops
+def test_without_sums_there_is_one_launch_and_no_array_for_them(op, launches, rows):
+    dy, x, gamma, *kept = arguments(op, 64, "float32")
+    _calls.clear()
+    given = (dy[:rows], x[:rows], gamma, *(k[:rows] for k in kept))
+    launches.clear()
+    for _ in range(2):
+        getattr(cunorm, f"{op}_bwd")(*given, sums=False)
+    assert len(launches) == (2 if rows else 0)
+    assert all("partial" not in arrays for arrays in launches)
+
+
+@pytest.mark.simgpu
+@ops
+def test_autograd_asks_for_sums_where_a_parameter_has_a_gradient(op, launches):
+    x = to_torch(random((5, 64), "float32")).requires_grad_()
+    parameters = [torch.ones(64) for _ in range(1 if op == "rms_norm" else 2)]
+    with torch_bridge.bridge():
+        for learns, expected in ((False, ["dx"]), (True, ["dx", "dgamma"])):
+            parameters[0].requires_grad_(learns)
+            y = getattr(cunorm.torch, op)(x, *parameters)
+            launches.clear()
+            y.sum().backward()
+            assert [next(iter(arrays)) for arrays in launches] == expected
+            assert ("partial" in launches[0]) == learns
