@@ -128,6 +128,10 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
 
     Notes
     -----
+    Roundings are the original's; the statistics are the op's. So an rstd may differ in its last
+    bits, which lets a rounding flip now and then, and rows whose squares overflow float32 are
+    normalised where Hugging Face's originals give zeros.
+
     Where the op does not compute what the original does, the original's forward is called: float64
     for Hugging Face's classes, which compute in float32 then, devices that are neither CPU nor
     CUDA, and nested tensors. As with the ops, a second derivative is refused.
