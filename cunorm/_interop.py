@@ -20,7 +20,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -39,6 +38,7 @@ SCRATCH = ("partial",)
 READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
 
 Import = Callable[[Any], Any]
+Export = Callable[[cupy.ndarray], Any]
 Call = Callable[[Sequence[Any]], Sequence[Any]]
 
 
@@ -71,19 +71,10 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
     imports = [_import(op, name, array, tensor) for name, array in arrays.items()]
     if not any(imports):
         return None
-    x = arrays["x"]
     given = arrays.values()
-    where: AbstractContextManager[None]
-    export: Callable[[cupy.ndarray], Any]
-    if isinstance(x, tensor):
-        has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
-        memory = _interop_torch.TensorMemory(x)
-        where, export = _interop_torch.Place(x, memory, has_cupy), memory.tensor
-    else:
-        devices = {array.get_device() for array in given if isinstance(array, tensor)}
-        where = _interop_torch.in_order(devices) if devices else nullcontext()
-        export = _exporter(x)
-    with where:
+    x = arrays["x"]
+
+    def work(export: Export) -> Sequence[Any]:
         complete = call(
             [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
         )
@@ -92,13 +83,21 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
             for (name, own), made in zip(arrays.items(), complete, strict=True)
         ]
 
+    if isinstance(x, tensor):
+        has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
+        return _interop_torch.run(work, x, has_cupy)
+    devices = {array.get_device() for array in given if isinstance(array, tensor)}
+    with _interop_torch.in_order(devices):
+        return work(_exporter(x))
+
 
 def _import(op: str, name: str, array: Any, tensor: Any) -> Import | None:
     """Return what turns an array into CuPy's, None where it stays as it is."""
     if array is None or isinstance(array, cupy.ndarray):
         return None
     if isinstance(array, tensor):
-        _interop_torch.refuse(op, WRITTEN.get(name, name), array)
+        if not _interop_torch.can_cross(array):
+            _interop_torch.refuse(op, WRITTEN.get(name, name), array)
         return _interop_torch.from_torch
     device = getattr(array, "__dlpack_device__", None)
     if device is None or device()[0] not in CUDA_DEVICES:
@@ -106,12 +105,12 @@ def _import(op: str, name: str, array: Any, tensor: Any) -> Import | None:
     return partial(_from_writable, WRITTEN[name]) if name in WRITTEN else cupy.from_dlpack
 
 
-def _exporter(x: Any) -> Callable[[cupy.ndarray], Any]:
+def _exporter(x: Any) -> Export:
     """Return what turns a CuPy array into one of x's library."""
     namespace = getattr(x, "__array_namespace__", None)
     if isinstance(x, cupy.ndarray) or namespace is None:
         return lambda array: array
-    from_dlpack: Callable[[cupy.ndarray], Any] = namespace().from_dlpack
+    from_dlpack: Export = namespace().from_dlpack
     return from_dlpack
 
 

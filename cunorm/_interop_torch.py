@@ -9,8 +9,8 @@ captures lies in the graph's own pool.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -18,15 +18,28 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
+# Takes what turns arrays that CuPy made into another library's, and returns all arrays.
+Work = Callable[[Callable[[cupy.ndarray], Any]], Sequence[Any]]
+
+
+def can_cross(tensor: Any) -> bool:
+    """Return whether DLPack hands over a tensor, and all of it."""
+    return bool(
+        tensor.is_cuda
+        and not tensor.requires_grad
+        and tensor.layout is sys.modules["torch"].strided
+        and not tensor.is_neg()
+    )
+
 
 def refuse(op: str, name: str, tensor: Any) -> None:
-    """Refuse a tensor that DLPack does not hand over, or not all of it."""
+    """Say why a tensor cannot cross."""
     if not tensor.is_cuda:
         raise TypeError(
             f"{name} must be on a CUDA device, but is a torch.Tensor on {tensor.device}: "
             "cunorm.torch computes on CPU tensors too"
         )
-    if tensor.is_sparse or tensor.layout != sys.modules["torch"].strided:
+    if tensor.layout is not sys.modules["torch"].strided:
         raise TypeError(f"{name} must be a strided tensor, but has layout {tensor.layout}")
     if tensor.requires_grad:
         norm = op.removesuffix("_fwd").removesuffix("_bwd")
@@ -34,11 +47,10 @@ def refuse(op: str, name: str, tensor: Any) -> None:
             f"{name} must not require a gradient, which would be lost here: cunorm.torch.{norm} is "
             f"differentiable; pass {name}.detach() where no gradient is wanted"
         )
-    if tensor.is_neg():
-        raise ValueError(
-            f"{name} must hold its numbers as they are, but is a view whose negation is only "
-            f"noted: pass {name}.resolve_neg()"
-        )
+    raise ValueError(
+        f"{name} must hold its numbers as they are, but is a view whose negation is only noted: "
+        f"pass {name}.resolve_neg()"
+    )
 
 
 def from_torch(tensor: Any) -> cupy.ndarray:
@@ -84,38 +96,33 @@ def _dtype(dtype: np.dtype[Any]) -> Any:
     return getattr(sys.modules["torch"], dtype.name)
 
 
-class Place:
-    """A context in which x's device, PyTorch's stream of it and memory of PyTorch's are current.
+def run(work: Work, x: Any, has_cupy: bool) -> Sequence[Any]:
+    """Run where x's device, PyTorch's stream of it and memory of PyTorch's are current.
 
     Parameters
     ----------
+    work : function
+        Takes what turns arrays that CuPy made there into tensors.
     x : torch.Tensor
         On a CUDA device.
-    memory : TensorMemory
-        What CuPy allocates in.
     has_cupy : bool
         Whether arrays of CuPy's take part, so that its current stream must be in order.
     """
+    device = x.get_device()
+    if runtime.getDevice() != device:
+        with cupy.cuda.Device(device):
+            return run(work, x, has_cupy)
+    stream = _current_stream(device)
+    if has_cupy:
+        with _ordered(stream, [cupy.cuda.get_current_stream()]):
+            return _run(work, x, stream)
+    return _run(work, x, stream)
 
-    def __init__(self, x: Any, memory: TensorMemory, has_cupy: bool) -> None:
-        self._device = x.get_device()
-        self._memory = memory
-        self._has_cupy = has_cupy
-        self._stack = ExitStack()
 
-    def __enter__(self) -> None:
-        with ExitStack() as stack:
-            if runtime.getDevice() != self._device:
-                stack.enter_context(cupy.cuda.Device(self._device))
-            stream = _current_stream(self._device)
-            if self._has_cupy:
-                stack.enter_context(_ordered(stream, [cupy.cuda.get_current_stream()]))
-            stack.enter_context(stream)
-            stack.enter_context(cupy.cuda.using_allocator(self._memory))
-            self._stack = stack.pop_all()
-
-    def __exit__(self, *raised: Any) -> None:
-        self._stack.__exit__(*raised)
+def _run(work: Work, x: Any, stream: cupy.cuda.Stream) -> Sequence[Any]:
+    memory = TensorMemory(x)
+    with stream, cupy.cuda.using_allocator(memory):
+        return work(memory.tensor)
 
 
 @contextmanager

@@ -63,6 +63,10 @@ def rms_norm(
     computed. The normalised axes must be in one chunk each; gamma may be a dask array in one
     chunk, and is otherwise copied to the host, as it is at the call. There is no `out` then.
 
+    A PyTorch tensor, or another array that exports itself by DLPack, may stand for each array where
+    it is on a CUDA device. Nothing is copied, the work is enqueued on its library's current stream,
+    and the result is what `x` is. `cunorm.torch.rms_norm` is the same with a gradient.
+
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     arrays = (out, None, None, x, None, gamma)

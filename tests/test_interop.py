@@ -381,6 +381,14 @@ def test_arrays_of_a_third_library_come_back_through_its_namespace():
     assert_same_bits([y], [expected])
 
 
+def test_managed_memory_crosses():
+    x = random((3, 8), "float32")
+    with cupy.cuda.using_allocator(cupy.cuda.malloc_managed):
+        managed = cupy.asarray(x)
+    assert managed.__dlpack_device__()[0] == 13  # kDLCUDAManaged
+    assert_same_bits([cunorm.rms_norm(Foreign(managed, device=13))], [cunorm.rms_norm(managed)])
+
+
 def test_a_third_library_is_told_the_stream_that_is_used():
     x = Foreign(cupy.ones((3, 8), "float32"))
     stream = cupy.cuda.Stream(non_blocking=True)

@@ -66,6 +66,8 @@ class Bridge:
         The device on which they say they are.
     stream : Stream
         PyTorch's current one, on every device.
+    registers : bool
+        Whether memory is registered: where no kernel is executed, none needs to be.
     keeps : bool
         Whether memory stays registered until the end: a graph uses it after the call.
     """
@@ -73,6 +75,7 @@ class Bridge:
     def __init__(self, device):
         self.device = device
         self.stream = Stream(cupy.cuda.Stream.null)
+        self.registers = True
         self.keeps = False
         self._kept = []
         self._lent = Counter()  # by the address of a storage, how many capsules it has
@@ -85,6 +88,8 @@ class Bridge:
         address = _pointer_of(capsule, b"dltensor")
         content = Capsule.from_address(address)
         content.device_type, content.device_id = CUDA, self.device
+        if not self.registers:
+            return capsule
         storage = tensor.untyped_storage()
         start, nbytes = storage.data_ptr(), storage.nbytes()
         if nbytes:
