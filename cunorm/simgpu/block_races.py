@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .warps import Batch
 
 
+# How CuPy labels connected regions: each kernel reads links that other blocks are shortening, and
+# finds its way from old links too.
+RACES_MEANT = "cupyx_scipy_ndimage_label_"
+
+
 class BlockRaces:
     """The global accesses of a launch: a record for each allocation that it touches."""
 

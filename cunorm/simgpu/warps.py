@@ -7,6 +7,7 @@ operation is one NumPy call over whole registers.
 
 from __future__ import annotations
 
+from operator import is_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,7 @@ class Batch(Execution):
         self.live_count = self.threads = blocks * launch.threads
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
+        self._polled: dict[int, tuple[Lanes, list[Array]]] = {}
         self.barriers = Barriers(self)
         self.checks = Checks(self)
         self.clusters = Clusters(self)
@@ -67,7 +69,7 @@ class Batch(Execution):
         everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
         self.waiting[0] = [everyone]
         blocks, budget, turns = self.program.blocks, self.launch.budget, 0
-        counted, index = self.counted, 0
+        counted, index, preferred = self.counted, 0, 0
         while True:
             if not self.waiting:
                 if not self.live_count:
@@ -83,7 +85,12 @@ class Batch(Execution):
                     index = min((other for other in self.waiting if other > last), default=index)
                 elif blocks[index].polls:
                     turns += 1
-                    index = index if turns % PATIENCE else max(self.waiting)
+                    if self._spins(index):
+                        others = [other for other in self.waiting if other != index]
+                        index = min((at for at in others if at > preferred), default=min(others))
+                        preferred = index
+                    elif turns % PATIENCE == 0:
+                        index = max(self.waiting)
                 groups = self.waiting.pop(index)
             lanes = groups[0] if len(groups) == 1 else _joined(groups)
             block = blocks[index]
@@ -112,6 +119,23 @@ class Batch(Execution):
                 break
             for target, group in groups_after:
                 self.waiting.setdefault(target, []).append(group)
+
+    def _spins(self, index: int) -> bool:
+        """Whether lanes are back at a block as they left it: only others' writes let them go on."""
+        groups = self.waiting[index]
+        wanted, slots = self.program.wanted[index], []
+        while wanted:
+            slots.append((wanted & -wanted).bit_length() - 1)
+            wanted &= wanted - 1
+        # A register that was not written holds the very same array.
+        state = [self.registers[slot] for slot in slots]
+        lanes, before = self._polled.pop(index, (None, []))
+        here = groups[0] if len(groups) == 1 else _joined(groups)
+        assert here is not None
+        if lanes is not None and np.array_equal(lanes, here) and all(map(is_, state, before)):
+            return True
+        self._polled[index] = (here, state)
+        return False
 
     def entered(self, index: int, lanes: Lanes) -> None:
         """Learn that a group runs a block."""

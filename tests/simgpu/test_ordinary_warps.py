@@ -3,6 +3,7 @@
 import operator
 from functools import reduce
 
+import cupy
 import numpy as np
 import pytest
 from user_kernels import ARCH, run
@@ -175,3 +176,59 @@ def test_cooperative_groups_and_cub_run_inside_a_kernel():
     (found,) = run(code, 64, np.zeros(65, "i4"), options=("-std=c++17",))
     assert found[64] == 2016
     np.testing.assert_array_equal(found[:64], np.arange(64).reshape(8, 8).sum(axis=1).repeat(8))
+
+
+LOCK = r"""
+extern "C" __global__ void add(int *lock, int *count, int *served) {
+  for (int turn = 0; turn < 32; ++turn) {
+    if (threadIdx.x % 32 != turn) continue;
+    while (atomicCAS(lock, 0, 1) != 0);
+    __threadfence();
+    *count += 1;
+    __threadfence();
+    atomicExch(lock, 0);
+    while (*(volatile int *)count < 32);
+    atomicAdd(served, 1);
+  }
+}"""
+LOOKBACK = r"""
+extern "C" __global__ void scan(const int *x, int *y, volatile int *ready, volatile int *sum) {
+  __shared__ int held[64];
+  __shared__ int before;
+  int i = blockIdx.x * 64 + threadIdx.x;
+  held[threadIdx.x] = x[i];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int j = 1; j < 64; ++j) held[j] += held[j - 1];
+    before = 0;
+    if (blockIdx.x > 0) {
+      while (!ready[blockIdx.x - 1]);
+      __threadfence();
+      before = sum[blockIdx.x - 1];
+    }
+    sum[blockIdx.x] = before + held[63];
+    __threadfence();
+    ready[blockIdx.x] = 1;
+  }
+  __syncthreads();
+  y[i] = before + held[threadIdx.x];
+}"""
+
+
+@pytest.fixture
+def few_operations(monkeypatch):
+    """A budget that is spent soon by lanes that poll while others could go on."""
+    from cunorm.simgpu import launch
+
+    monkeypatch.setitem(launch.run.__kwdefaults__, "budget", 30_000)
+
+
+@pytest.mark.usefixtures("few_operations")
+def test_lanes_that_poll_in_vain_make_way_for_those_they_wait_for():
+    lock, count, served = (cupy.zeros(1, np.int32) for _ in range(3))
+    cupy.RawKernel(LOCK, "add")((3,), (64,), (lock, count, served))
+    assert (count.item(), served.item()) == (192, 192)
+    x = np.random.default_rng(0).integers(0, 100, 64 * 40).astype(np.int32)
+    y, ready, sums = cupy.zeros(x.size, np.int32), *(cupy.zeros(40, np.int32) for _ in range(2))
+    cupy.RawKernel(LOOKBACK, "scan")((40,), (64,), (cupy.asarray(x), y, ready, sums))
+    np.testing.assert_array_equal(y.get(), np.cumsum(x))
