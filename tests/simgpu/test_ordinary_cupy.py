@@ -4,8 +4,6 @@ The data are chosen so that most answers are exact: their floats are quarters be
 adds and multiplies without rounding, in any order. Nothing here needs the software GPU.
 """
 
-import importlib
-
 import cupy
 import numpy as np
 import pytest
@@ -254,17 +252,3 @@ def test_a_user_can_mix_views_without_copies():
     expected[:, 2] *= 5
     expected[:, 5] = 7
     np.testing.assert_array_equal(x.get(), expected)
-
-
-def test_connected_regions_are_labelled_across_blocks():
-    ndimage = importlib.import_module("cupyx.scipy.ndimage")
-    # Rows of stripes that meet in the last column: one region over several blocks of threads.
-    stripes = np.zeros((40, 40), bool)
-    stripes[::4], stripes[:, -1] = True, True
-    stripes[::4, 10] = False
-    labels, count = ndimage.label(cupy.asarray(stripes))
-    assert count == 11
-    labels = labels.get()
-    assert (labels[~stripes] == 0).all()
-    assert len(set(labels[:, -1])) == 1
-    assert sorted(set(labels[stripes])) == list(range(1, 12))

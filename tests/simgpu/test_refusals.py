@@ -103,6 +103,14 @@ def test_a_library_of_machine_code_is_refused_by_name(library, call):
     assert "\n" not in str(raised.value)
 
 
+def test_labels_of_regions_come_as_far_as_their_sort():
+    # Blocks of the kernels before it race on purpose, and are let pass.
+    stripes = np.zeros((40, 40), bool)
+    stripes[::4], stripes[:, -1] = True, True
+    with pytest.raises(simgpu.NotEmulated, match="Thrust"):
+        importlib.import_module("cupyx.scipy.ndimage").label(cupy.asarray(stripes))
+
+
 def test_a_refusal_leaves_the_process_usable():
     row = cupy.asarray(ROW)
     with pytest.raises(simgpu.NotEmulated):
