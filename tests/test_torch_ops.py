@@ -149,6 +149,15 @@ def test_gradients_have_the_dtypes_of_their_arguments(put, op, x, residual):
         torch.testing.assert_close(one.double(), other, rtol=0.03, atol=0.03)
 
 
+@pytest.mark.parametrize("gamma", ["bfloat16", None])
+def test_a_beta_wider_than_gamma_has_a_gradient_as_wide(put, gamma):
+    tensors = arguments("layer_norm", (64, 8), "bfloat16", put=put, gamma=gamma, beta="float32")
+    outputs = call("layer_norm", tensors)
+    (dy,) = upstream(outputs, put)
+    (dbeta,) = torch.autograd.grad(outputs, tensors[2:], dy)
+    torch.testing.assert_close(dbeta.double(), dy.double().sum(0), rtol=1e-6, atol=1e-6)
+
+
 def test_gradients_of_h_alone_and_of_y_alone_are_parts_of_that_of_both(put):
     tensors = arguments("add_rms_norm", (3, 8), "float64", put=put)
     y, h = call("add_rms_norm", tensors)
