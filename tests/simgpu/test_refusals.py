@@ -103,12 +103,17 @@ def test_a_library_of_machine_code_is_refused_by_name(library, call):
     assert "\n" not in str(raised.value)
 
 
-def test_labels_of_regions_come_as_far_as_their_sort():
-    # Blocks of the kernels before it race on purpose, and are let pass.
+def test_regions_are_labelled_where_that_needs_no_sort():
+    # Blocks of the kernels race on purpose, and are let pass.
+    label = importlib.import_module("cupyx.scipy.ndimage").label
     stripes = np.zeros((40, 40), bool)
     stripes[::4], stripes[:, -1] = True, True
+    labels, count = label(cupy.asarray(stripes))
+    assert count == 1
+    np.testing.assert_array_equal(labels.get(), stripes)
+    stripes[::4, 10] = False
     with pytest.raises(simgpu.NotEmulated, match="Thrust"):
-        importlib.import_module("cupyx.scipy.ndimage").label(cupy.asarray(stripes))
+        label(cupy.asarray(stripes))
 
 
 def test_a_refusal_leaves_the_process_usable():
