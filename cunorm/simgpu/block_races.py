@@ -2,7 +2,7 @@
 
 Blocks run in any order, and at the same time. What orders two of them is a fence of the one, and
 afterwards an atomic or volatile access of the other, as where the last block adds up what all
-have written. The blocks of a cluster, which have a barrier, count as one.
+have written. The blocks of a cluster count as one here: see `cluster_races`.
 """
 
 from __future__ import annotations

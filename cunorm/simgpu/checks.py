@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import faults
+from .cluster_races import ClusterRaces
 from .isa import Array
 from .races import Access, Store
 from .shared_races import SharedRaces
@@ -31,6 +32,8 @@ class Checks:
         self.batch = batch
         self.races = SharedRaces(batch)
         self.block_races = batch.launch.block_races
+        clustered = batch.launch.shape.size > 1
+        self.cluster_races = ClusterRaces(self.races) if clustered else None
         in_vain = batch.program.kernel.name in READS_IN_VAIN
         self.uninitialised = batch.memory.uninitialised or in_vain
 
@@ -98,7 +101,7 @@ class Checks:
         written: Array | None,
     ) -> None:
         view, index, _ = part
-        if self.block_races is not None:
+        if self.block_races is not None or self.cluster_races is not None:
             store = None if written is None else (view, written)
             self._between_blocks(kind, op, lanes, allocation, index, width, store)
         if allocation.written is None:
@@ -124,9 +127,12 @@ class Checks:
         width: int,
         store: Store | None,
     ) -> None:
-        assert self.block_races is not None
-        who = self._who if lanes is None else self._who[lanes]
-        found = self.block_races.access(kind, op, who, allocation, index, width, store)
+        found = None
+        if self.block_races is not None:
+            who = self._who if lanes is None else self._who[lanes]
+            found = self.block_races.access(kind, op, who, allocation, index, width, store)
+        if found is None and self.cluster_races is not None:
+            found = self.cluster_races.access(kind, op, lanes, allocation, index, width, store)
         if found is None:
             return
         race, before = found

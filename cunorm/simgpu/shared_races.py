@@ -39,6 +39,8 @@ class SharedRaces:
         self.team = batch.launch.shape.size * batch.padded // WARP
         self.stamps = Stamps(batch.lanes, WARP_BITS)
         self.record: Record | None = None
+        # Whether there is anything to keep in order; of a cluster, global memory is too.
+        self.in_use = batch.launch.shape.size > 1
         self.everyone = np.arange(batch.lanes)
         self.time = 1
         self.floor = 0
@@ -46,6 +48,11 @@ class SharedRaces:
         self.known = np.zeros((warps, self.team), np.int64)
         self.looked = np.zeros(warps, np.int64)  # the time of the last atomic or volatile access
         self.published = np.zeros((warps // self.team, self.team), np.int64)
+
+    def tick(self) -> int:
+        """Return the time of one more access."""
+        self.time += 1
+        return self.time
 
     def access(
         self,
@@ -60,7 +67,8 @@ class SharedRaces:
         """Check accesses at these units of `width` bytes, and keep them."""
         if self.record is None:
             self.record = Record(segment.data.size, self.stamps)
-        self.time += 1
+            self.in_use = True
+        self.tick()
         here = self.everyone if lanes is None else lanes
         if index.size != here.size:
             index = np.broadcast_to(index, here.size)
@@ -95,7 +103,7 @@ class SharedRaces:
 
     def barrier(self, lanes: Array) -> None:
         """Order everything that these lanes of one block did before what they do next."""
-        if self.record is None:
+        if not self.in_use:
             return
         warps = self._warps(lanes)
         self.known[warps, warps % self.team] = self.time
@@ -103,7 +111,7 @@ class SharedRaces:
 
     def barrier_of_all(self) -> None:
         """Order everything, where every thread of every block is at its barrier."""
-        if self.record is None:
+        if not self.in_use:
             return
         size = self.batch.launch.shape.size
         if size == 1:
@@ -119,7 +127,7 @@ class SharedRaces:
 
     def publish(self, lanes: Lanes) -> None:
         """Let others of the team, once they acquire, know what these warps know and did."""
-        if self.record is None:
+        if not self.in_use:
             return
         warps = self._warps(lanes)
         self.known[warps, warps % self.team] = self.time
@@ -127,7 +135,7 @@ class SharedRaces:
 
     def acquire(self, lanes: Lanes) -> None:
         """Let these warps know what was published."""
-        if self.record is None:
+        if not self.in_use:
             return
         warps = self._warps(lanes)
         self.looked[warps] = self.time + 1

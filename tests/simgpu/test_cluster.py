@@ -369,7 +369,8 @@ def test_a_fence_and_a_flag_stand_in_for_a_barrier():
     got = clustered(f"""
         .shared .align 4 .b8 cell[4]; @%p7 st.shared.u32 [cell], 8; {READY} mov.u32 %r3, cell;
         mapa.shared::cluster.u32 %r4, %r3, 0; setp.eq.u32 %p0, %i4, 0; @%p0 bra spin;
-        ld.shared::cluster.u32 %r0, [%r4]; fence.acq_rel.gpu; st.global.u32 [%q1], %r0; bra done;
+        ld.shared::cluster.u32 %r0, [%r4]; fence.acq_rel.gpu;
+        st.volatile.global.u32 [%q1], %r0; bra done;
         spin: ld.volatile.global.u32 %r0, [%q1+4]; setp.ne.u32 %p1, %r0, 8; @%p1 bra spin;
         fence.acq_rel.gpu;
         done:""", threads=1)  # fmt: skip
