@@ -2,10 +2,11 @@
 
 Formula and roundings are those of kernels/rms_norm.cu and kernels/layer_norm.cu. What differs is
 how sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
-once, so that no square overflows and they are within half an ulp of the definition, where a
-kernel's are within the bounds of cunorm/_reference.py. Of given statistics, y has the kernels' bits
-for 16-bit and float32 data, but for two things: kernels flush subnormal float32 numbers to zero and
-this module does not, and of float64 rows LayerNorm's multiply-add rounds twice here.
+once, so that no square overflows, where a kernel's sums are float32. Both are within the bounds of
+cunorm/_reference.py, these by a wide margin, and so differ by those at most.
+
+Of given statistics, y of 16-bit and float32 data has the kernels' bits, but where a float32 is
+subnormal: kernels flush it to zero. Of float64 rows LayerNorm's multiply-add rounds twice here.
 
 Backward passes are in float32, float64 for float64 data, like the kernels', in the order in which
 PyTorch adds. Tensors are strided, of one shape where the ops ask for that, and checked before.
@@ -166,18 +167,20 @@ def _rstd(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
 def _moments(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean in two parts, and rstd, all with axes of length 1."""
     data = x.to(torch.float64)
-    center, correction, rstd = _moments_of(data, axes, eps)
-    if x.dtype == torch.float64:
-        fine = rstd > 0
+    if x.dtype == torch.float64 or x.numel() == 0:
+        moments: tuple[Tensor, ...] = _moments_of(data, axes, eps)
+        fine = moments[2] > 0
         if not fine.all():
             scaled = _moments_of(data * RESCUE, axes, eps * RESCUE * RESCUE)
-            center = torch.where(fine, center, scaled[0] / RESCUE)
-            correction = torch.where(fine, correction, scaled[1] / RESCUE)
-            rstd = torch.where(fine, rstd, scaled[2] * RESCUE)
+            back = (1 / RESCUE, 1 / RESCUE, RESCUE)
+            moments = tuple(
+                torch.where(fine, m, s * b) for m, s, b in zip(moments, scaled, back, strict=True)
+            )
+        center, correction, rstd = (m.to(accumulator(x.dtype)) for m in moments)
         return center, correction, rstd
-    mean = center + correction
-    rounded = mean.to(torch.float32)
-    return rounded, (mean - rounded).to(torch.float32), rstd.to(torch.float32)
+    variance, mean = torch.var_mean(data, axes, correction=0, keepdim=True)
+    center = mean.to(torch.float32)
+    return center, (mean - center).to(torch.float32), (variance + eps).rsqrt().to(torch.float32)
 
 
 def _moments_of(data: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,15 +212,23 @@ def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Return a * b + c, of float32 rounded once; of float64 twice, since nothing is wider."""
     if a.dtype == torch.float64:
         return a * b + c
-    product, addend = a.double() * b.double(), c.double()
-    total = product + addend
-    # The product is exact and the sum is not: a sum on the halfway point between two float32 may
-    # lie on either side of it. Rounding to odd keeps its side (Boldo and Melquiond, IEEE Trans.
-    # Computers 57, 2008); the error is that of Knuth's two-sum.
+    # The product is exact in float64, and the sum rounded: harmless, unless that puts it halfway
+    # between two float32, 29 bits having the pattern of a tie, where it was on one side.
+    total = torch.addcmul(c.double(), a.double(), b.double())
+    is_tie = (total.view(torch.int64) & (2**29 - 1)) == 2**28
+    if is_tie.any():
+        product, addend = ((a.double() * b.double())[is_tie], c.double().expand_as(total)[is_tie])
+        total[is_tie] = _to_odd(total[is_tie], product, addend)
+    return total.to(torch.float32)
+
+
+def _to_odd(total: Tensor, product: Tensor, addend: Tensor) -> Tensor:
+    """Return the float64 sum of two numbers rounded to odd, which keeps the side of a tie.
+
+    Boldo and Melquiond, IEEE Transactions on Computers 57, 2008; the error is Knuth's two-sum.
+    """
     share = total - product
     error = (product - (total - share)) + (addend - share)
     bits = total.view(torch.int64)
-    even = (bits & 1) == 0
     away = torch.where((error > 0) == (total > 0), 1, -1)
-    inexact = (error > 0) | (error < 0)
-    return torch.where(inexact & even, bits + away, bits).view(torch.float64).to(torch.float32)
+    return torch.where(error == 0, bits, bits + away).view(torch.float64)
