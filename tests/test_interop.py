@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import cupy
 import numpy as np
@@ -342,6 +343,15 @@ def test_the_callers_device_stream_and_allocator_are_current_again():
         assert asked == []
         cupy.empty(3, "float32")
         assert asked == [12]
+
+
+def test_tensors_cross_in_several_threads_at_once(put):
+    # Autograd calls backward ops from a thread of its own for each device.
+    given = [{n: put(to_torch(a)) for n, a in arguments(op).items()} for op in OPS]
+    expected = [call(op, tensors) for op, tensors in zip(OPS, given, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        for results, other in zip(pool.map(call, OPS * 4, given * 4), expected * 4, strict=True):
+            assert_same_bits(results, other)
 
 
 class Foreign:
