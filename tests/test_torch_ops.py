@@ -11,8 +11,8 @@ from cunorm import _reference
 
 # One row and many, one column, odd N, a row of several packets with a tail, no rows at all.
 SHAPES = [(1, 1), (3, 8), (2, 5, 37), (7, 129), (4, 1024), (0, 16)]
-# A gradient in float64 is a sum of at most 1024 terms of size 100 or less, and both sides round each
-# a few times: sqrt(1024) * 100 * 2^-53 is 4e-13.
+# A gradient in float64 is a sum of at most 1024 terms of size 100 or less, and both sides round
+# each a few times: sqrt(1024) * 100 * 2^-53 is 4e-13.
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-12}
 LEFT_OUT = [("gamma",), ("beta",), ("gamma", "beta")]
 
