@@ -25,11 +25,13 @@ from ._plan import (
     parameter,
 )
 
-# A persistent backward kernel keeps x, dy and sums of columns. Packets take 16 registers each in
-# 16 bits (LayerNorm's 24), and 12 (16) in wider dtypes: so 2 packets a lane, or 4. 512 threads of
-# 128 registers spilled up to 272 bytes; 384 threads have 168 each, where only 4 packets of 16 bits
-# spilled, up to 56 bytes, and still 24 or 48 KiB of x and dy are on their way.
-RESIDENT_THREADS = 384
+# A persistent backward kernel keeps x, dy, dresidual, what is made of them, and sums of columns: 2
+# packets of 16 bits for each lane, or 4 wider ones. On an SM stay 512 threads, whose 128 registers
+# hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are on their way. Wider rows spilled
+# up to 48 bytes there; they have 384 threads of 168 registers, and 72 KiB on their way. So have
+# rows that more than 256 lanes share, with packets in shared memory: 512 lanes spilled up to 272
+# bytes.
+RESIDENT_THREADS, MOST_LANES = 512, 384
 # Each block writes and reads again a row of sums, so it should have more rows of data than that.
 GROUPS_OF_BLOCK = 8
 # 32 lanes read 128 bytes of sums at once; 16 warps share out up to some hundred rows of them.
@@ -44,9 +46,12 @@ class BackwardPlan(Plan):
     ----------
     shared_packet_bytes : int
         Bytes of shared memory for each packet of x kept there: dy's and the sums' are beside it.
+    resident_threads : int
+        Threads that a multiprocessor should hold at once.
     """
 
     shared_packet_bytes: int
+    resident_threads: int
 
     @property
     def shared_bytes(self) -> int:
@@ -62,11 +67,11 @@ class BackwardPlan(Plan):
         """Return the grid of a launch, whose block b takes groups b, b + blocks, ...
 
         A group is `self.rows` neighbouring rows. There is one block for each multiprocessor, and
-        more, up to `RESIDENT_THREADS` threads on each, while every block has at least
+        more, up to `resident_threads` threads on each, while every block has at least
         `GROUPS_OF_BLOCK` groups; never more blocks than groups.
         """
         groups = -(-rows // self.rows)
-        most = multiprocessors * max(1, RESIDENT_THREADS // (self.lanes * self.rows))
+        most = multiprocessors * max(1, self.resident_threads // (self.lanes * self.rows))
         return (min(groups, max(multiprocessors, min(groups // GROUPS_OF_BLOCK, most))),)
 
 
@@ -106,7 +111,7 @@ def _share(cols: int, dtype: str, arch: int, parameters: int) -> tuple[Share, in
     if packets <= WARP * most:
         lanes = 4 if packets <= 4 * most else 8 if packets <= 8 * most else WARP
         return Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes), beside
-    lanes = min(-(-packets // (WARP * most)) * WARP, RESIDENT_THREADS)
+    lanes = min(-(-packets // (WARP * most)) * WARP, MOST_LANES)
     turns = -(-packets // lanes)
     room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
     shared = min(max(turns - most, 0), room // (lanes * beside))
@@ -125,6 +130,8 @@ def _plan(
     share, beside = _share(cols, x, arch, parameters if flags["SUMS"] else 0)
     defines: dict[str, str | int] = {"X_TYPE": C_TYPE[x], "ROW_TYPE": C_TYPE[x], "COLS": cols}
     defines |= {name.upper(): number for name, number in asdict(share).items()}
+    resident = RESIDENT_THREADS if ITEMSIZE[x] == 2 else MOST_LANES
+    defines["RESIDENT_THREADS"] = resident
     defines |= parameter("GAMMA", gamma, x) | flags
     return BackwardPlan(
         kernel,
@@ -134,6 +141,7 @@ def _plan(
         **asdict(share),
         defines=(*defines.items(),),
         shared_packet_bytes=beside,
+        resident_threads=resident,
     )
 
 

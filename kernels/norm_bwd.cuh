@@ -18,11 +18,12 @@
 
 using W = GAMMA_TYPE;
 
-// As in cunorm/_plan_backward.py: 168 registers for each thread.
-constexpr int RESIDENT_THREADS = 384;
-
 // Past the registers eight packets are added up at a time, as in row.cuh.
 constexpr int CHUNK = 8;
+
+// Whether registers have room for more than they must hold: g * dy until dx is made of it, and
+// dresidual from before the row's sums are there. With them LayerNorm of float64 spilled 36 bytes.
+constexpr bool ROOM = !CENTERED || sizeof(X) < 8;
 
 struct Backward {
   Rows rows;
@@ -47,7 +48,11 @@ struct RowOfGradient {
   Acc mean_of_products;  // of g * dy * n
   Acc mean_of_gradient;  // of g * dy, where CENTERED
 
-  __device__ Acc normal(Acc x) const { return mul(CENTERED ? sub(x, mean) : x, rstd); }
+  // n of a packet; `normal` may be x.
+  __device__ void normalise(const Acc (&x)[VEC], Acc (&normal)[VEC]) const {
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) normal[i] = mul(CENTERED ? sub(x[i], mean) : x[i], rstd);
+  }
 };
 
 // g * dy of one packet.
@@ -62,19 +67,23 @@ __device__ inline void weigh(const Acc (&dy)[VEC], const Pack<W, VEC>& gamma, Ac
   }
 }
 
+// What the second pass over the packets in registers takes over from the first.
+struct Kept {
+  Acc normal[PACKETS][VEC];
+  Acc weighted[ROOM ? PACKETS : 1][VEC];
+};
+
 // Sums of g * dy * n, and of g * dy, over the row, divided by COLS.
 __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const Place& place,
-                               Acc gamma_offset, int buffer, RowOfGradient& row) {
+                               Acc gamma_offset, int buffer, Kept& kept, RowOfGradient& row) {
   constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
   constexpr int COUNT = CENTERED ? 2 : 1;
-  const auto add_columns = [&](int count, const Acc(&x)[VEC], const Acc(&dy)[VEC],
-                               const Pack<W, VEC>& gamma, Acc(&sums)[2][COUNT]) {
-    Acc weighted[VEC];
-    weigh(dy, gamma, gamma_offset, weighted);
+  const auto add_columns = [&](int count, const Acc(&normal)[VEC], const Acc(&weighted)[VEC],
+                               Acc(&sums)[2][COUNT]) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
       if (i >= count) continue;
-      sums[i % 2][0] = fma_rn(weighted[i], row.normal(x[i]), sums[i % 2][0]);
+      sums[i % 2][0] = fma_rn(weighted[i], normal[i], sums[i % 2][0]);
       if (CENTERED) sums[i % 2][COUNT - 1] = add(sums[i % 2][COUNT - 1], weighted[i]);
     }
   };
@@ -84,16 +93,19 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
     for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
   };
 
-  Acc kept[2][COUNT] = {};
+  Acc first_sums[2][COUNT] = {};
   Acc x[VEC];
   Acc dy[VEC];
+  Acc other[VEC];
 #pragma unroll
   for (int turn = 0; turn < PACKETS; ++turn) {
-    if (!place.has_packet(turn)) continue;
     Pack<W, VEC> gamma = {};
     if constexpr (HAS_GAMMA) gamma = load_parameters<GAMMA_ACCESS>(arrays.gamma, place, turn);
+    Acc(&weighted)[VEC] = ROOM ? kept.weighted[ROOM ? turn : 0] : other;
     pairs.in_register(turn, x, dy);
-    add_columns(VEC, x, dy, gamma, kept);
+    weigh(dy, gamma, gamma_offset, weighted);
+    row.normalise(x, kept.normal[turn]);
+    if (place.has_packet(turn)) add_columns(VEC, kept.normal[turn], weighted, first_sums);
   }
 #pragma unroll
   for (int turn = 0; turn < TAIL_TURNS; ++turn) {
@@ -101,9 +113,11 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
     Pack<W, VEC> gamma = {};
     if constexpr (HAS_GAMMA) gamma = load_column<true>(arrays.gamma, place.tail_column(turn));
     pairs.tail(turn, x, dy);
-    add_columns(1, x, dy, gamma, kept);
+    weigh(dy, gamma, gamma_offset, other);
+    row.normalise(x, x);
+    add_columns(1, x, other, first_sums);
   }
-  add_sums(kept);
+  add_sums(first_sums);
 #pragma unroll 1
   for (int first = PACKETS; first < TURNS; first += CHUNK) {
     Acc sums[2][COUNT] = {};
@@ -114,7 +128,9 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
       Pack<W, VEC> gamma = {};
       if constexpr (HAS_GAMMA) gamma = load_parameters<GAMMA_ACCESS>(arrays.gamma, place, turn);
       pairs.past_registers(turn, x, dy);
-      add_columns(VEC, x, dy, gamma, sums);
+      weigh(dy, gamma, gamma_offset, other);
+      row.normalise(x, x);
+      add_columns(VEC, x, other, sums);
     }
     add_sums(sums);
   }
@@ -123,68 +139,108 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
   if (CENTERED) row.mean_of_gradient = mul(total[COUNT - 1], PER_COLUMN);
 }
 
-// dx of one packet; turns x into the normalised values.
-__device__ inline Pack<X, VEC> gradient(Acc (&x)[VEC], const Acc (&dy)[VEC],
-                                        const Pack<W, VEC>& gamma, Acc gamma_offset,
+// dx of one packet.
+__device__ inline Pack<X, VEC> gradient(const Acc (&normal)[VEC], const Acc (&weighted)[VEC],
                                         const Pack<X, VEC>& dresidual, const RowOfGradient& row) {
   Acc value[VEC];
-  weigh(dy, gamma, gamma_offset, value);
-#pragma unroll
-  for (int i = 0; i < VEC; ++i) {
-    x[i] = row.normal(x[i]);
-    if (CENTERED) value[i] = sub(value[i], row.mean_of_gradient);
-    value[i] = mul(fma_rn(-x[i], row.mean_of_products, value[i]), row.rstd);
-  }
-#if HAS_DRESIDUAL
   Acc beside[VEC];
   unpack(dresidual, beside);
 #pragma unroll
-  for (int i = 0; i < VEC; ++i) value[i] = add(value[i], beside[i]);
-#endif
+  for (int i = 0; i < VEC; ++i) {
+    const Acc centred = CENTERED ? sub(weighted[i], row.mean_of_gradient) : weighted[i];
+    const Acc inner = fma_rn(-normal[i], row.mean_of_products, centred);
+    value[i] = HAS_DRESIDUAL ? fma_rn(inner, row.rstd, beside[i]) : mul(inner, row.rstd);
+  }
   return round_to<X>(value);
 }
+
+// dresidual of a row, whose packets are taken in order; zeros where there is none.
+class Beside {
+ public:
+#if HAS_DRESIDUAL
+  __device__ Beside(const Arrays& arrays, const Backward& given, const Place& place)
+      : row_(arrays.dresidual + offset(place.at, given.rows.dresidual)), reader_(row_, place) {}
+
+  // Asks for what take() returns, and for the first packet after those.
+  __device__ void ask() {
+    reader_.read(0, PACKETS, kept_);
+    reader_.read(PACKETS, TURNS, next_);
+  }
+
+  __device__ Pack<X, VEC> take(int turn) {
+    if (!ROOM) reader_.read(turn, TURNS, next_);
+    return ROOM ? kept_[turn] : next_[0];
+  }
+
+  // Asks for the next packet while this one is used.
+  __device__ Pack<X, VEC> take_past_registers(int turn) {
+    if (!ROOM) reader_.read(turn, TURNS, next_);
+    const Pack<X, VEC> taken = next_[0];
+    if (ROOM) reader_.read(turn + 1, TURNS, next_);
+    return taken;
+  }
+
+  __device__ Pack<X, VEC> tail(int column) const { return load_column<false>(row_, column); }
+
+ private:
+  const X* row_;
+  Reader<X, DRESIDUAL_ACCESS, OF_DRESIDUAL> reader_;
+  Pack<X, VEC> kept_[PACKETS];
+  Pack<X, VEC> next_[1];
+#else
+  __device__ Beside(const Arrays&, const Backward&, const Place&) {}
+  __device__ void ask() {}
+  __device__ Pack<X, VEC> take(int) const { return {}; }
+  __device__ Pack<X, VEC> take_past_registers(int) const { return {}; }
+  __device__ Pack<X, VEC> tail(int) const { return {}; }
+#endif
+};
 
 // One row of a group: sums, dx, and what its columns give to dgamma and dbeta.
 __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
                                        const Backward& given, int buffer, ColumnSums& columns) {
   const Pairs pairs(arrays.x + offset(place.at, given.rows.x),
                     arrays.dy + offset(place.at, given.rows.dy), place);
+  // Asked for now, dresidual is on its way while the row is summed.
+  Beside beside(arrays, given, place);
+  if (ROOM) beside.ask();
   RowOfGradient row = {};
   if (place.exists) {
     if (CENTERED) row.mean = arrays.mean[place.row];
     row.rstd = arrays.rstd[place.row];
   }
-  sum_row(pairs, arrays, place, given.gamma_offset, buffer, row);
+  Kept kept;
+  sum_row(pairs, arrays, place, given.gamma_offset, buffer, kept, row);
 
   X* const dx = arrays.dx + offset(place.at, given.rows.dx);
   Writer<X, DX_ACCESS, OF_DX> out(dx, place);
-#if HAS_DRESIDUAL
-  const X* const dresidual = arrays.dresidual + offset(place.at, given.rows.dresidual);
-  Reader<X, DRESIDUAL_ACCESS, OF_DRESIDUAL> beside(dresidual, place);
-#endif
-  // The packets of a turn beside those of x and dy. Turns come in order, and all lanes take part.
-  const auto finish = [&](int turn, Acc(&x)[VEC], const Acc(&dy)[VEC]) {
+  const auto weighted_again = [&](int turn, const Acc(&dy)[VEC], Acc(&weighted)[VEC]) {
     Pack<W, VEC> gamma = {};
     if constexpr (HAS_GAMMA) gamma = load_parameters<GAMMA_ACCESS>(arrays.gamma, place, turn);
-    Pack<X, VEC> added[1] = {};
-#if HAS_DRESIDUAL
-    beside.read(turn, TURNS, added);
-#endif
-    const Pack<X, VEC> made[1] = {gradient(x, dy, gamma, given.gamma_offset, added[0], row)};
-    out.write(turn, TURNS, made);
+    weigh(dy, gamma, given.gamma_offset, weighted);
   };
   Acc x[VEC];
   Acc dy[VEC];
+  Acc weighted[VEC];
+  // Turns come in order, and all lanes take part.
 #pragma unroll
   for (int turn = 0; turn < PACKETS; ++turn) {
     pairs.in_register(turn, x, dy);
-    finish(turn, x, dy);
-    columns.add_kept(turn, dy, x);
+    const Acc(&normal)[VEC] = kept.normal[turn];
+    if (!ROOM) weighted_again(turn, dy, weighted);
+    const Pack<X, VEC> made[1] = {
+        gradient(normal, ROOM ? kept.weighted[ROOM ? turn : 0] : weighted, beside.take(turn), row)};
+    out.write(turn, TURNS, made);
+    columns.add_kept(turn, dy, normal);
   }
 #pragma unroll 1
   for (int turn = PACKETS; turn < TURNS; ++turn) {
+    const Pack<X, VEC> added = beside.take_past_registers(turn);
     pairs.past_registers(turn, x, dy);
-    finish(turn, x, dy);
+    weighted_again(turn, dy, weighted);
+    row.normalise(x, x);
+    const Pack<X, VEC> made[1] = {gradient(x, weighted, added, row)};
+    out.write(turn, TURNS, made);
     columns.add_past_registers(turn, dy, x);
   }
 #pragma unroll
@@ -192,13 +248,11 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
     if (!place.has_tail(turn)) continue;
     const int column = place.tail_column(turn);
     Pack<W, VEC> gamma = {};
-    Pack<X, VEC> added = {};
     if constexpr (HAS_GAMMA) gamma = load_column<true>(arrays.gamma, column);
-#if HAS_DRESIDUAL
-    added = load_column<false>(dresidual, column);
-#endif
     pairs.tail(turn, x, dy);
-    store_column(dx, column, gradient(x, dy, gamma, given.gamma_offset, added, row));
+    weigh(dy, gamma, given.gamma_offset, weighted);
+    row.normalise(x, x);
+    store_column(dx, column, gradient(x, weighted, beside.tail(column), row));
     columns.add_tail(turn, dy, x);
   }
   out.finish();

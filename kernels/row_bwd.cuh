@@ -23,13 +23,18 @@ class Pairs {
   __device__ Pairs(const X* x, const X* dy, const Place& place) : x_(x, place), dy_(dy, place) {
     x_.read(0, PACKETS, x_kept_);
     dy_.read(0, PACKETS, dy_kept_);
+    constexpr int PARKED = PACKETS + SHARED;
 #pragma unroll 1
-    for (int turn = PACKETS; turn < PACKETS + SHARED; ++turn) {
-      Pack<X, VEC> packet[2][1];
-      x_.read(turn, TURNS, packet[0]);
-      dy_.read(turn, TURNS, packet[1]);
-      *parking(0, turn) = bits<uint4>(packet[0][0]);
-      *parking(1, turn) = bits<uint4>(packet[1][0]);
+    for (int first = PACKETS; first < PARKED; first += AT_ONCE) {
+      Pack<X, VEC> packet[2][AT_ONCE];
+      x_.read(first, PARKED, packet[0]);
+      dy_.read(first, PARKED, packet[1]);
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        if (first + i >= PARKED) break;
+        *parking(0, first + i) = bits<uint4>(packet[0][i]);
+        *parking(1, first + i) = bits<uint4>(packet[1][i]);
+      }
     }
 #pragma unroll
     for (int turn = 0; turn < TAIL_TURNS; ++turn) {
@@ -63,6 +68,9 @@ class Pairs {
   }
 
  private:
+  // Packets of each array that a lane asks for before it parks the first.
+  static constexpr int AT_ONCE = 2;
+
   Reader<X, X_ACCESS, OF_X> x_;
   Reader<X, DY_ACCESS, OF_DY> dy_;
   Pack<X, VEC> x_kept_[PACKETS];

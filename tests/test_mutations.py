@@ -268,22 +268,22 @@ MUTATIONS = [
     (
         "backward: missing mean of products",
         "norm_bwd.cuh",
-        "fma_rn(-x[i], row.mean_of_products, value[i])",
-        "value[i]",
+        "fma_rn(-normal[i], row.mean_of_products, centred)",
+        "centred",
         "rms_norm_bwd float32 (300, 1024) backward",
     ),
     (
         "backward: missing mean of gradients",
         "norm_bwd.cuh",
-        "value[i] = sub(value[i], row.mean_of_gradient);",
-        "value[i] = value[i];",
+        "sub(weighted[i], row.mean_of_gradient)",
+        "weighted[i]",
         "layer_norm_bwd float16 (300, 769) backward",
     ),
     (
         "backward: missing second gradient",
         "norm_bwd.cuh",
-        "value[i] = add(value[i], beside[i]);",
-        "value[i] = value[i];",
+        "fma_rn(inner, row.rstd, beside[i])",
+        "mul(inner, row.rstd)",
         "rms_norm_bwd float32 (300, 1024) backward",
     ),
     (
@@ -352,8 +352,9 @@ MUTATIONS = [
     (
         "backward: dresidual is added after dx is rounded",
         "norm_bwd.cuh",
-        "value[i] = add(value[i], beside[i]);",
-        "{ Acc dx[VEC]; unpack(round_to<X>(value), dx); value[i] = add(dx[i], beside[i]); }",
+        "fma_rn(inner, row.rstd, beside[i])",
+        "[&] { Acc dx[VEC] = {mul(inner, row.rstd)}; unpack(round_to<X>(dx), dx); "
+        "return add(dx[0], beside[i]); }()",
         "layer_norm_bwd float16 (300, 769) backward",
     ),
     (

@@ -115,6 +115,24 @@ def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks
     assert plan.persistent_grid(rows, 132) == (blocks,)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "cols", "lanes", "blocks"),
+    [
+        *(("float16", 2048, 128, 4), ("float16", 4096, 256, 2), ("float16", 4112, 288, 1)),
+        *(("float32", 2048, 128, 3), ("float32", 4096, 256, 1), ("float64", 1024, 128, 3)),
+    ],
+)
+def test_a_multiprocessor_has_512_threads_of_16_bit_rows_and_384_of_wider_ones(
+    dtype, cols, lanes, blocks
+):
+    plan = _plan_backward.rms_norm_bwd(
+        cols, dtype, dtype, gamma_offset=False, dresidual=True, arch=90
+    )
+    assert (plan.rows, plan.lanes) == (1, lanes)
+    assert plan.persistent_grid(10**6, 132) == (132 * blocks,)
+    assert dict(plan.defines)["RESIDENT_THREADS"] == plan.resident_threads
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", SIZES)

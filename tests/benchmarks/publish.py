@@ -77,7 +77,9 @@ kernels, which have a row of 16,384 float64 mostly in shared memory; of such a r
 what is left, 26 % or 39 %. Each block writes a row of N
 sums for each parameter, and a second kernel adds those up: there are as many blocks as the device
 holds at once, however many rows there are. *Sums* are their bytes, written and read, over those of
-2 MiB of x; over 64 MiB, 8,192 rows of 4,096 in float16, they are a 32nd of that.
+2 MiB of x; over 64 MiB, 8,192 rows of 4,096 in float16, they are a 16th of that. Registers set the
+occupancy: a multiprocessor has 512 threads of 16-bit rows or 384 of wider ones, each with 96 or 192
+bytes of x, dy and dresidual on their way. LayerNorm's rows of 4,096 float32 have 256 of those.
 
 ```bash
 python -m cunorm {backward_command}
