@@ -46,6 +46,18 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 )
 
 
+# By the address of a capsule's content: its own deleter, its bridge and its storage. An array may
+# outlive the bridge, so that what its end calls is kept here.
+_deleters = {}
+
+
+@Deleter
+def _take_back(address):
+    deleter, bridge, start = _deleters.pop(address)
+    bridge.take_back(start)
+    deleter(address)
+
+
 class Stream:
     """A stream as PyTorch shows it: a handle."""
 
@@ -79,8 +91,6 @@ class Bridge:
         self.keeps = False
         self._kept = []
         self._lent = Counter()  # by the address of a storage, how many capsules it has
-        self._deleters = {}  # by the address of a capsule, its own deleter and its storage
-        self._delete = Deleter(self._take_back)
         self._to_dlpack = torch.utils.dlpack.to_dlpack
 
     def to_dlpack(self, tensor):
@@ -99,16 +109,11 @@ class Bridge:
             if self.keeps:
                 self._lent[start] += 1
                 self._kept.append(storage)
-            self._deleters[address] = Deleter(content.deleter), start
-            content.deleter = ctypes.cast(self._delete, ctypes.c_void_p).value
+            _deleters[address] = Deleter(content.deleter), self, start
+            content.deleter = ctypes.cast(_take_back, ctypes.c_void_p).value
         return capsule
 
-    def _take_back(self, address):
-        deleter, start = self._deleters.pop(address)
-        self._return(start)
-        deleter(address)
-
-    def _return(self, start):
+    def take_back(self, start):
         self._lent[start] -= 1
         if not self._lent[start]:
             runtime.hostUnregister(start)
@@ -116,7 +121,7 @@ class Bridge:
     def release(self):
         """Unregister what was kept."""
         while self._kept:
-            self._return(self._kept.pop().data_ptr())
+            self.take_back(self._kept.pop().data_ptr())
 
     def stands_for(self, tensor):
         """Return whether a tensor is passed off: a fake one, of the compiler's, is not."""
