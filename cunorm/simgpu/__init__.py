@@ -69,6 +69,7 @@ __all__ = [
     "installed",
     "profile",
     "uninitialised",
+    "warp_races",
 ]
 
 DEFAULT_ARCH = 90
@@ -84,6 +85,7 @@ def install(
     memory: int = DEFAULT_MEMORY,
     *,
     uninitialised: bool = False,
+    warp_races: bool = False,
 ) -> None:
     """Put simulated devices under CuPy in this process, and import it.
 
@@ -97,6 +99,8 @@ def install(
         Bytes of memory of each device. Host memory is taken as it is written to.
     uninitialised : bool
         Whether kernels may read memory that nothing has written, for programs that mean it.
+    warp_races : bool
+        Whether lanes of one warp race in shared memory where no ``__syncwarp`` is between them.
 
     Raises
     ------
@@ -128,6 +132,7 @@ def install(
 
     _machine = install_tables(arch, devices, memory)
     _machine.memory.uninitialised = uninitialised
+    _machine.memory.warp_races = warp_races
     _options = options
 
 
@@ -160,6 +165,19 @@ def profile(registers: bool = True) -> Profile:
     from .profiling import Profile
 
     return Profile(registers)
+
+
+@contextmanager
+def warp_races() -> Iterator[None]:
+    """Return a context in which lanes of one warp race where no ``__syncwarp`` orders them."""
+    if _machine is None:
+        raise RuntimeError("simgpu is not installed")
+    memory = _machine.memory
+    before, memory.warp_races = memory.warp_races, True
+    try:
+        yield
+    finally:
+        memory.warp_races = before
 
 
 @contextmanager

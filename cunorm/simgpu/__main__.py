@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let kernels read memory that nothing has written (default: a fault)",
     )
+    parser.add_argument(
+        "--warp-races",
+        action="store_true",
+        help="let lanes of one warp race where no __syncwarp orders them (default: let them pass)",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
@@ -110,14 +115,14 @@ def _profiled(options: argparse.Namespace) -> Iterator[None]:
                 counted.save(options.profile_to)
 
 
-def _install_in_children(machine: tuple[int, int, int], uninitialised: bool) -> None:
+def _install_in_children(machine: tuple[int, int, int], switches: dict[str, bool]) -> None:
     """Let processes that multiprocessing spawns begin as this one did."""
     command_line = multiprocessing.spawn.get_command_line
 
     def installed(**options: object) -> list[str]:
         command = command_line(**options)
         at = command.index("-c") + 1
-        install = f"simgpu.install(*{machine}, uninitialised={uninitialised})"
+        install = f"simgpu.install(*{machine}, **{switches})"
         command[at] = f"from cunorm import simgpu; {install}; {command[at]}"
         return command
 
@@ -160,11 +165,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if program is options.script and not os.path.exists(program[0]):
         parser.error(f"there is no file {program[0]}")
     machine = (options.arch, options.devices, options.memory << 20)
+    switches = {"uninitialised": options.uninitialised, "warp_races": options.warp_races}
     try:
-        install(*machine, uninitialised=options.uninitialised)
+        install(*machine, **switches)
     except RuntimeError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    _install_in_children(machine, options.uninitialised)
+    _install_in_children(machine, switches)
     sys.excepthook = _show
 
     with _profiled(options):

@@ -10,6 +10,7 @@ import numpy as np
 from . import faults
 from .cluster_races import ClusterRaces
 from .isa import Array
+from .lane_races import LaneRaces
 from .races import Access, Store
 from .shared_races import SharedRaces
 from .terminators import Lanes
@@ -34,6 +35,7 @@ class Checks:
         self.block_races = batch.launch.block_races
         clustered = batch.launch.shape.size > 1
         self.cluster_races = ClusterRaces(self.races) if clustered else None
+        self.lane_races = LaneRaces(batch) if batch.memory.warp_races else None
         in_vain = batch.program.kernel.name in READS_IN_VAIN
         self.uninitialised = batch.memory.uninitialised or in_vain
 
@@ -55,6 +57,8 @@ class Checks:
         view, index, _ = part
         store = None if written is None else (view, written)
         self.races.access(kind, op, lanes, segment, index, width, store)
+        if self.lane_races is not None:
+            self.lane_races.access(kind, op, lanes, segment, index, width, store)
         if kind.reads and not self.uninitialised:
             position = segment.written.unwritten(index, view.dtype)
             if position is not None:
@@ -170,21 +174,34 @@ class Checks:
     def publish(self, lanes: Lanes, *, beyond: bool = False) -> None:
         """Let others know what these lanes did: a fence or a release, perhaps beyond the block."""
         self.races.publish(lanes)
+        if self.lane_races is not None:
+            self.lane_races.publish(lanes)
         if beyond and self.block_races is not None:
             self.block_races.publish(self._who if lanes is None else self._who[lanes])
 
     def acquire(self, lanes: Lanes) -> None:
         """Let these lanes know what others published."""
         self.races.acquire(lanes)
+        if self.lane_races is not None:
+            self.lane_races.acquire(lanes)
         if self.block_races is not None and self.batch.program.orders:
             self.block_races.acquire(self._who if lanes is None else self._who[lanes])
 
     def barrier_of_all(self) -> None:
         """Take note that the lanes of each block met at its barrier."""
         self.races.barrier_of_all()
+        if self.lane_races is not None:
+            self.lane_races.barrier(None)
 
     def barrier(self, lanes: Array, *, arrivals: bool) -> None:
         """Take note that these lanes of one block met, perhaps with others that did not wait."""
         self.races.barrier(lanes)
+        if self.lane_races is not None:
+            self.lane_races.barrier(lanes)
         if arrivals:
             self.races.acquire(lanes)
+
+    def warp_barrier(self, lanes: Lanes, members: Array) -> None:
+        """Take note that these lanes met others of their warps, by these masks."""
+        if self.lane_races is not None:
+            self.lane_races.meet(lanes, members)

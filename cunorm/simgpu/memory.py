@@ -113,6 +113,8 @@ class GlobalMemory:
         self.capacity = capacity
         # Whether kernels may read what nothing has written.
         self.uninitialised = False
+        # Whether lanes of one warp are to be checked against each other.
+        self.warp_races = False
         self._lock = threading.RLock()
         self._starts: list[int] = []
         self._by_start: dict[int, Allocation] = {}

@@ -2,8 +2,8 @@
 
 What orders two warps is a barrier that both took part in, or a fence of the one and afterwards an
 atomic or volatile access of the other, as in a lock. Accesses of one warp are in program order:
-lanes that diverged and never met count as ordered too, so that a missing ``__syncwarp`` is not
-seen, and code written for warps in lockstep passes.
+lanes that diverged and never met count as ordered too, so that code written for warps in lockstep
+passes. `lane_races` looks closer, where a program asks for it.
 """
 
 from __future__ import annotations

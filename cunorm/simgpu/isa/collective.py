@@ -191,6 +191,7 @@ def _elect(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
 @form("bar warp sync", "collective", decodes=True)
 def _warp_barrier(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     def pass_on(batch: Batch, op: Op, lanes: Array | None, members: Array) -> tuple[Array, ...]:
+        batch.checks.warp_barrier(lanes, members)
         return ()
 
     decoder.meeting(site, pass_on, [], [(site.operands[0], "u32")])
