@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -52,3 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("simgpu") is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_kernels() -> Iterator[None]:
+    """Forget every kernel after each file: on the software GPU one takes some MB, as decoded."""
+    yield
+    import cupy
+
+    from cunorm import _calls
+
+    _calls.clear()
+    cupy.clear_memo()

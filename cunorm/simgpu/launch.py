@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,15 +24,12 @@ LANES = 16384  # per batch: registers of 64 KiB, several of which fit in a core'
 BUDGET = 50_000_000  # operations on a batch, about two minutes of them
 Extent = tuple[int, int, int]
 
-_programs: WeakKeyDictionary[Function, Program] = WeakKeyDictionary()
-
 
 def program_of(function: Function) -> Program:
     """Return the function decoded, which is done once."""
-    program = _programs.get(function)
-    if program is None:
-        program = _programs[function] = Decoder(function).decode()
-    return program
+    if function.program is None:
+        function.program = Decoder(function).decode()
+    return function.program
 
 
 def run(
@@ -184,14 +180,14 @@ class Launch:
         if kind == "tid":
             if self.block[at] == 1:
                 return _one(0)
-            return np.tile(self._thread(at), batch.blocks)
+            return np.tile(_thread(at, self.block, self.padded), batch.blocks)
         blocks = np.arange(batch.first, batch.first + batch.blocks)
         if kind in ("ctaid", "clusterid", "cluster_ctaid"):
             return self._per_block(self.shape.coordinate(kind, at, blocks))
         if kind == "cluster_ctarank":
             return self._per_block(blocks % self.shape.size)
         if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
-            return np.tile(self._within(kind), batch.blocks)
+            return np.tile(_within(kind, self.padded), batch.blocks)
         if kind == "smid":
             processors = int(self.device.multiprocessors)
             return np.repeat((blocks % processors).astype(np.uint32), self.padded)
@@ -221,25 +217,30 @@ class Launch:
             return _one(int(values[0]))
         return np.repeat(values.astype(np.uint32), self.padded)
 
-    @functools.cache  # noqa: B019 - a launch lives as long as its batches
-    def _thread(self, at: int) -> Array:
-        below = int(np.prod(self.block[:at], dtype=np.int64))
-        return (np.arange(self.padded) // below % self.block[at]).astype(np.uint32)
 
-    @functools.cache  # noqa: B019
-    def _within(self, kind: str) -> Array:
-        thread = np.arange(self.padded)
-        lane = thread % WARP
-        value = {
-            "laneid": lane,
-            "warpid": thread // WARP,
-            "lanemask_eq": 1 << lane,
-            "lanemask_le": (2 << lane) - 1,
-            "lanemask_lt": (1 << lane) - 1,
-            "lanemask_ge": (1 << 32) - (1 << lane),
-            "lanemask_gt": (1 << 32) - (2 << lane),
-        }[kind]
-        return value.astype(np.uint32)
+# Of the largest blocks an array is 4 KiB, and programs have few shapes of blocks.
+@functools.lru_cache(maxsize=256)
+def _thread(at: int, block: Extent, padded: int) -> Array:
+    """Return each thread's index along an axis."""
+    below = int(np.prod(block[:at], dtype=np.int64))
+    return (np.arange(padded) // below % block[at]).astype(np.uint32)
+
+
+@functools.lru_cache(maxsize=256)
+def _within(kind: str, padded: int) -> Array:
+    """Return what tells a thread its place in its warp, or its warp's."""
+    thread = np.arange(padded)
+    lane = thread % WARP
+    value = {
+        "laneid": lane,
+        "warpid": thread // WARP,
+        "lanemask_eq": 1 << lane,
+        "lanemask_le": (2 << lane) - 1,
+        "lanemask_lt": (1 << lane) - 1,
+        "lanemask_ge": (1 << 32) - (1 << lane),
+        "lanemask_gt": (1 << 32) - (2 << lane),
+    }[kind]
+    return value.astype(np.uint32)
 
 
 def _one(value: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from .declarations import SIZES, Parameter, number, parameters_of, variable_of
 from .faults import UnknownInstruction
@@ -59,6 +60,8 @@ class Function:
     shared: dict[str, Parameter] = field(default_factory=dict, repr=False)
     tables: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     uses: frozenset[str] = frozenset()
+    # What launch.py decodes it to: kept here, it goes when the module is unloaded.
+    program: Any = field(default=None, repr=False)
 
     def register_type(self, name: str) -> str | None:
         """Return the declared type of a register, or None where `name` is no register."""

@@ -1,4 +1,7 @@
-"""Modules, functions, and what a launch is refused for. Nothing here needs a kernel to run."""
+"""Modules, functions, what a launch is refused for, and what unloading leaves: nothing."""
+
+import gc
+import weakref
 
 import cupy
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 from cupy_backends.cuda.api import driver
 
 from cunorm import simgpu
-from cunorm.simgpu import _tables
+from cunorm.simgpu import _tables, launch
 
 pytestmark = pytest.mark.simgpu
 
@@ -39,6 +42,29 @@ def array():
 def enqueue(kernel, grid, block, arguments, **options):
     with simgpu.enqueue_only():
         kernel(grid, block, arguments, **options)
+
+
+def test_an_unloaded_module_leaves_nothing_of_its_kernels_behind(array, monkeypatch):
+    kept = []
+    start = launch.Launch.__init__
+
+    def noting(self, function, *rest):
+        kept.extend(map(weakref.ref, (self, function)))
+        start(self, function, *rest)
+
+    monkeypatch.setattr(launch.Launch, "__init__", noting)
+    module = cupy.RawModule(
+        code="""extern "C" __global__ void left(float *x) {
+        x[threadIdx.y * 16 + threadIdx.x] = threadIdx.x; }"""
+    )
+    with simgpu.profile():
+        module.get_function("left")((1,), (16, 16), (array,))
+    gc.collect()
+    assert [ref() is None for ref in kept] == [True, False]
+    del module
+    cupy.clear_memo()
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
 
 
 def test_global_variables_start_with_their_values_and_can_be_written(module):
