@@ -27,9 +27,10 @@ Extent = tuple[int, int, int]
 
 def program_of(function: Function) -> Program:
     """Return the function decoded, which is done once."""
-    if function.program is None:
-        function.program = Decoder(function).decode()
-    return function.program
+    program: Program | None = function.program
+    if program is None:
+        program = function.program = Decoder(function).decode()
+    return program
 
 
 def run(
