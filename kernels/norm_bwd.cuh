@@ -21,9 +21,11 @@ using W = GAMMA_TYPE;
 // Past the registers eight packets are added up at a time, as in row.cuh.
 constexpr int CHUNK = 8;
 
-// Whether registers have room for more than they must hold: g * dy until dx is made of it, and
-// dresidual from before the row's sums are there. With them LayerNorm of float64 spilled 36 bytes.
-constexpr bool ROOM = !CENTERED || sizeof(X) < 8;
+// Whether registers have room for more than they must hold: for g * dy until dx is made of it, and
+// for dresidual from before the row's sums are there. With the one LayerNorm spilled up to 36 bytes
+// of float64 rows, with the other 4 of float32 rows that are partly in shared memory.
+constexpr bool KEEPS_WEIGHTED = !CENTERED || sizeof(X) < 8;
+constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (!CENTERED || sizeof(X) < 4 || SHARED == 0);
 
 struct Backward {
   Rows rows;
@@ -70,7 +72,7 @@ __device__ inline void weigh(const Acc (&dy)[VEC], const Pack<W, VEC>& gamma, Ac
 // What the second pass over the packets in registers takes over from the first.
 struct Kept {
   Acc normal[PACKETS][VEC];
-  Acc weighted[ROOM ? PACKETS : 1][VEC];
+  Acc weighted[KEEPS_WEIGHTED ? PACKETS : 1][VEC];
 };
 
 // Sums of g * dy * n, and of g * dy, over the row, divided by COLS.
@@ -101,7 +103,7 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
   for (int turn = 0; turn < PACKETS; ++turn) {
     Pack<W, VEC> gamma = {};
     if constexpr (HAS_GAMMA) gamma = load_parameters<GAMMA_ACCESS>(arrays.gamma, place, turn);
-    Acc(&weighted)[VEC] = ROOM ? kept.weighted[ROOM ? turn : 0] : other;
+    Acc(&weighted)[VEC] = KEEPS_WEIGHTED ? kept.weighted[KEEPS_WEIGHTED ? turn : 0] : other;
     pairs.in_register(turn, x, dy);
     weigh(dy, gamma, gamma_offset, weighted);
     row.normalise(x, kept.normal[turn]);
@@ -168,15 +170,15 @@ class Beside {
   }
 
   __device__ Pack<X, VEC> take(int turn) {
-    if (!ROOM) reader_.read(turn, TURNS, next_);
-    return ROOM ? kept_[turn] : next_[0];
+    if (!ASKS_EARLY) reader_.read(turn, TURNS, next_);
+    return ASKS_EARLY ? kept_[turn] : next_[0];
   }
 
   // Asks for the next packet while this one is used.
   __device__ Pack<X, VEC> take_past_registers(int turn) {
-    if (!ROOM) reader_.read(turn, TURNS, next_);
+    if (!ASKS_EARLY) reader_.read(turn, TURNS, next_);
     const Pack<X, VEC> taken = next_[0];
-    if (ROOM) reader_.read(turn + 1, TURNS, next_);
+    if (ASKS_EARLY) reader_.read(turn + 1, TURNS, next_);
     return taken;
   }
 
@@ -203,7 +205,7 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
                     arrays.dy + offset(place.at, given.rows.dy), place);
   // Asked for now, dresidual is on its way while the row is summed.
   Beside beside(arrays, given, place);
-  if (ROOM) beside.ask();
+  if (ASKS_EARLY) beside.ask();
   RowOfGradient row = {};
   if (place.exists) {
     if (CENTERED) row.mean = arrays.mean[place.row];
@@ -227,9 +229,10 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
   for (int turn = 0; turn < PACKETS; ++turn) {
     pairs.in_register(turn, x, dy);
     const Acc(&normal)[VEC] = kept.normal[turn];
-    if (!ROOM) weighted_again(turn, dy, weighted);
+    if (!KEEPS_WEIGHTED) weighted_again(turn, dy, weighted);
     const Pack<X, VEC> made[1] = {
-        gradient(normal, ROOM ? kept.weighted[ROOM ? turn : 0] : weighted, beside.take(turn), row)};
+        gradient(normal, KEEPS_WEIGHTED ? kept.weighted[KEEPS_WEIGHTED ? turn : 0] : weighted,
+                 beside.take(turn), row)};
     out.write(turn, TURNS, made);
     columns.add_kept(turn, dy, normal);
   }

@@ -26,6 +26,14 @@ DTYPES = [
     ("float32", "float32"),
     ("float64", "float64"),
 ]
+# Rows in registers, whose lanes have the fewest of them; rows partly in shared memory; and rows
+# that are read again, whose sums of columns lie in memory.
+BACKWARD_HARDEST = {
+    1024: ("float32", "float64"),
+    4096: ("bfloat16", "float32"),
+    8192: ("float32", "float64"),
+    65536: ("bfloat16", "float32", "float64"),
+}
 # Mixed 16-bit data keep most in registers, and float32 rows have most packets. Shifted rows take
 # more than aligned ones.
 HARDEST = [
@@ -35,12 +43,11 @@ HARDEST = [
     for cols in (1024, 65536)
     for dtype, parameter in (("bfloat16", "float32"), ("float32", "float32"))
 ] + [
-    # float64 has the widest addresses beside its sums; 4096 has the fewest registers for each lane.
     (op, arch, cols, dtype, dtype, "SHIFTED")
     for op in BACKWARD
     for arch in ARCHS
-    for cols in (1024, 4096, 65536)
-    for dtype in ("bfloat16", "float32", "float64")
+    for cols, dtypes in BACKWARD_HARDEST.items()
+    for dtype in dtypes
 ]
 EVERY = [
     (op, arch, cols, dtype, parameter, access)
