@@ -173,6 +173,8 @@ def test_fns_finds_the_nth_set_bit():
     def nth(mask, base, offset):
         # The ISA's description, step by step.
         position, found = base, 0xFFFFFFFF
+        if base > 31:
+            return found
         offset = as_type(offset, "s32")
         if offset == 0:
             return base if mask >> base & 1 else found
@@ -187,4 +189,6 @@ def test_fns_finds_the_nth_set_bit():
 
     draw = random.Random(2)
     rows = [(draw.getrandbits(32), draw.randrange(32), draw.randrange(-6, 7)) for _ in range(300)]
+    # What is no position is looked for in no time.
+    rows += [(draw.getrandbits(32), draw.getrandbits(32) | 32, n) for n in (-3, 0, 3)]
     check("fns.b32", "b32", nth, list(zip(*rows, strict=True)), ["b32", "b32", "s32"])

@@ -235,6 +235,8 @@ def _fns(b32: str) -> Pure:
         result = np.full(mask.shape, 0xFFFFFFFF, np.uint32)
         for lane in range(mask.size):
             bits, start, n = int(mask[lane]), int(base[lane]), int(offset[lane])
+            if start > 31:  # as may stand in a lane that is not asked
+                continue
             if n == 0:
                 steps = [start] if bits >> start & 1 else []
             else:
