@@ -78,6 +78,9 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
         complete = call(
             [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
         )
+        for name in WRITTEN:
+            if isinstance(arrays.get(name), tensor):
+                _interop_torch.note_written(arrays[name])
         return [
             own if own is not None or made is None or name in SCRATCH else export(made)
             for (name, own), made in zip(arrays.items(), complete, strict=True)

@@ -59,6 +59,11 @@ def from_torch(tensor: Any) -> cupy.ndarray:
     return cupy.from_dlpack(sys.modules["torch"].utils.dlpack.to_dlpack(tensor))
 
 
+def note_written(tensor: Any) -> None:
+    """Tell autograd, which refuses a backward pass that needs what a tensor was before."""
+    sys.modules["torch"].autograd.graph.increment_version(tensor)
+
+
 class TensorMemory:
     """Gives CuPy memory of PyTorch's, and tensors for the arrays in it.
 

@@ -103,6 +103,25 @@ def test_in_place_a_tensor_is_written_and_comes_back_itself(put, op):
     assert_same_bits(results, expected)
 
 
+@pytest.mark.parametrize("op", FORWARD)
+@pytest.mark.parametrize("lead", [torch.Tensor, cupy.ndarray])
+def test_autograd_knows_what_was_written(put, op, lead):
+    given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
+    outputs = {"out": torch.empty_like(given["x"])}
+    if "residual" in given:
+        outputs["residual_out"] = torch.empty_like(given["residual"])
+    if lead is cupy.ndarray:
+        given["x"] = cupy.asarray(host(given["x"]))
+    weight = torch.ones_like(outputs["out"], requires_grad=True)
+    products = [(output * weight).sum() for output in outputs.values()]
+    call(op, {**given, **outputs})
+    for product in products:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+    with torch.inference_mode():  # where nothing counts versions
+        call(op, {**given, **{n: torch.empty_like(t) for n, t in outputs.items()}})
+
+
 # What PyTorch's users hold: heads of a packed projection, rows of a batch, a view one element in,
 # a transposed and a broadcast one, one row, and none.
 LAYOUTS = {
