@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._described import Described
 from ._plan import ITEMSIZE, accumulator
 from ._rows import steps_on_itself
 
@@ -22,32 +22,6 @@ if TYPE_CHECKING:
 
 CASTS = ("before", "after")
 OPTIONAL = ("gamma", "beta", "dresidual", "out", "residual_out")  # of all arrays
-
-
-@dataclass(frozen=True)
-class Named:
-    """A name of a dtype, or the id of a device, where an array has the thing itself."""
-
-    name: str
-
-    @property
-    def id(self) -> str:
-        """The name, as that of a device."""
-        return self.name
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the checks ask of an array, of one that is not CuPy's: cupy is not imported then."""
-
-    shape: tuple[int, ...]
-    dtype: Named
-    device: Named
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
 
 
 def type_name(value: object) -> str:

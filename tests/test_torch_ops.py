@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch_bridge
 from arrays import EVERY, NARROW, random, to_numpy, to_torch
+from torch.autograd import forward_ad
 from torch_norms import OPS, arguments, call, definition, names, operator
 
 import cunorm.torch
@@ -277,6 +278,67 @@ def test_in_place_refuses_a_gradient_unless_none_is_recorded(put, op):
         assert all(map(torch.equal, tensors, before))
         with torch.no_grad():
             assert torch.equal(call(f"{op}_", tensors)[0], call(op, before)[0])
+
+
+def overlapping(op, put):
+    """Return an op's tensors where each kind of memory that must not be shared is shared once."""
+    packed = put(to_torch(random((5, 8), "float32")))
+    own = dict(zip(names(op), arguments(op, (4, 8), "float32", put=put, grad=False), strict=True))
+    yield "out must not overlap itself", {**own, "x": packed[:1].expand(4, 8)}
+    yield "out must not overlap gamma", {**own, "x": packed[:4], "gamma": packed[3]}
+    if "beta" in own:
+        yield "out must not overlap beta", {**own, "x": packed[:4], "beta": packed[0]}
+    if "residual" in own:
+        both = {"x": packed[:4], "residual": packed[:4]}
+        yield "out must not overlap residual", {**own, **both}
+        yield "out must not overlap residual", {**own, **both, "residual": packed[1:]}
+        step = {"residual": packed[:1].expand(4, 8)}
+        yield "residual_out must not overlap itself", {**own, **step}
+        step = {"residual": packed[:4], "gamma": packed[0]}
+        yield "residual_out must not overlap gamma", {**own, **step}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_in_place_refuses_memory_that_is_not_one_arguments_own(put, op):
+    for message, tensors in overlapping(op, put):
+        before = [t.clone() for t in tensors.values()]
+        with pytest.raises(ValueError, match=f"^{message}"):
+            call(f"{op}_", tensors.values())
+        assert all(map(torch.equal, tensors.values(), before))
+
+
+def test_in_place_writes_heads_of_a_packed_tensor_and_no_more(put):
+    packed = put(to_torch(random((4, 3, 8), "bfloat16")))
+    x, residual, gamma = packed[:, 0], packed[:, 1], packed[0, 2].clone()
+    y, h = cunorm.torch.add_rms_norm(x, residual, gamma)
+    expected = torch.stack((y, h, packed[:, 2]), dim=1)
+    cunorm.torch.add_rms_norm_(x, residual, gamma)
+    assert torch.equal(packed, expected)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_tensor_that_is_not_strided_is_refused(put, op):
+    for index, name in enumerate(names(op)):
+        tensors = arguments(op, (3, 8), "float32", put=put, grad=False)
+        tensors[index] = put(tensors[index].to_sparse())
+        with pytest.raises(TypeError, match=f"^{name} must be a strided tensor, but has layout"):
+            call(op, tensors)
+
+
+# PyTorch's own, of the decompositions that it loads for forward-mode differentiation.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("op", OPS)
+def test_forward_mode_derivatives_are_refused_and_not_zero(put, op):
+    for index, name in enumerate(names(op)):
+        tensors = arguments(op, (3, 8), "float32", put=put, grad=False)
+        with forward_ad.dual_level():
+            tensors[index] = forward_ad.make_dual(tensors[index], tensors[index])
+            for suffix in ("", "_"):
+                with pytest.raises(RuntimeError, match=f"^{name} must not have a tangent: "):
+                    call(f"{op}{suffix}", tensors)
+    x = put(torch.ones(3, 8))
+    with pytest.raises(RuntimeError, match=r"^x must not have a tangent: "):
+        torch.func.jvp(lambda x: call(op, (x, x)), (x,), (x,))
 
 
 def test_autocast_changes_nothing(put):

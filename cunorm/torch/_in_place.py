@@ -36,7 +36,8 @@ def rms_norm_(
         Where a tensor requires a gradient and gradients are recorded: ``torch.no_grad()`` or
         ``torch.inference_mode()`` say that they are not wanted.
     TypeError, ValueError
-        As `rms_norm`. Nothing is written then.
+        As `rms_norm`, and for memory that overlaps; a message calls what is written over x `out`,
+        and what is written over residual `residual_out`. Nothing is written then.
     """
     tensors(x=x, gamma=gamma)
     _no_gradient("rms_norm", x=x, gamma=gamma)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import cunorm
 
-from .. import _check
 from . import _cpu
+from ._checks import apart, checked
 
 
 @torch.library.custom_op("cunorm::rms_norm_fwd", mutates_args=())
@@ -33,7 +33,7 @@ def rms_norm_fwd(
 def _(
     x: Tensor, gamma: Tensor | None, eps: float, gamma_offset: float, cast: str
 ) -> tuple[Tensor, Tensor]:
-    axes = _checked((x,), {"gamma": gamma}, eps, gamma_offset)
+    axes = checked((x,), {"gamma": gamma}, eps, gamma_offset)
     return _like(x), _statistic(x, axes)
 
 
@@ -61,7 +61,7 @@ def _(
     gamma_offset: float,
     cast: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    axes = _checked((x, residual), {"gamma": gamma}, eps, gamma_offset)
+    axes = checked((x, residual), {"gamma": gamma}, eps, gamma_offset)
     return _like(x), _like(residual), _statistic(x, axes)
 
 
@@ -78,7 +78,7 @@ def layer_norm_fwd(
 def _(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    axes = _checked((x,), {"gamma": gamma, "beta": beta}, eps)
+    axes = checked((x,), {"gamma": gamma, "beta": beta}, eps)
     return _like(x), _statistic(x, axes), _statistic(x, axes)
 
 
@@ -95,7 +95,7 @@ def add_layer_norm_fwd(
 def _(
     x: Tensor, residual: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    axes = _checked((x, residual), {"gamma": gamma, "beta": beta}, eps)
+    axes = checked((x, residual), {"gamma": gamma, "beta": beta}, eps)
     return _like(x), _like(residual), _statistic(x, axes), _statistic(x, axes)
 
 
@@ -203,7 +203,7 @@ def _forward(
     if _is_on_cuda(x):
         return getattr(cunorm, op)(*_detached(arrays), *_detached(parameters), eps, **options)
     named = dict(zip(("gamma", "beta"), parameters, strict=False))
-    _checked(arrays, named, eps, options.get("gamma_offset", 0.0))
+    checked(arrays, named, eps, options.get("gamma_offset", 0.0))
     norm = getattr(_cpu, op.removeprefix("add_"))
     if len(arrays) == 1:
         return norm(x, *parameters, eps, **options, dtype=x.dtype)
@@ -245,6 +245,7 @@ def _in_place(
         getattr(cunorm, op)(*given, *_detached(parameters), eps, **options, **outputs)
     else:
         results = _forward(f"{op}_fwd", arrays, parameters, eps, **options)
+        apart(arrays, parameters)
         for array, result in zip(arrays, results, strict=False):
             array.copy_(result)
 
@@ -261,32 +262,6 @@ def _is_on_cuda(x: Tensor) -> bool:
 def _detached(tensors: tuple[Tensor | None, ...]) -> list[Any]:
     # DLPack exports nothing that requires a gradient. The operators have formulas for that.
     return [None if t is None else t.detach() for t in tensors]
-
-
-def _checked(
-    arrays: tuple[Tensor, ...],
-    parameters: dict[str, Tensor | None],
-    eps: float,
-    gamma_offset: float = 0.0,
-) -> int:
-    """Check arguments as the CuPy ops do, and return how many trailing axes are normalised."""
-    x, *residual = map(_described, arrays)
-    _check.data("x", x)
-    if residual:
-        _check.residual(residual[0], x)
-    axes = _check.parameters(x, **{name: _described(p) for name, p in parameters.items()})
-    _check.eps(eps, x)
-    _check.gamma_offset(gamma_offset, parameters["gamma"])
-    return axes
-
-
-def _described(tensor: Tensor | None) -> Any:
-    """Return what the checks ask of a tensor."""
-    if tensor is None:
-        return None
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    device = str(tensor.device)
-    return _check.Described(tuple(tensor.shape), _check.Named(dtype), _check.Named(device))
 
 
 def _like(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
@@ -54,7 +55,7 @@ def rms_norm(
     ValueError
         For a wrong shape, device or value.
     RuntimeError
-        Where a gradient is differentiated again.
+        Where a gradient is differentiated again, or an argument has a forward-mode tangent.
 
     Notes
     -----
@@ -186,10 +187,16 @@ def add_layer_norm(
 
 
 def tensors(**given: object) -> None:
-    """Refuse what is no tensor. The parameters may be None."""
+    """Refuse what is no tensor, or has a tangent. The parameters may be None."""
     for name, value in given.items():
-        is_needed = name in ("x", "residual")
-        if not isinstance(value, Tensor) and (is_needed or value is not None):
+        if isinstance(value, Tensor):
+            # PyTorch drops the tangents of a custom operator's arguments without a word.
+            if unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+                raise RuntimeError(
+                    f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
+                    "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
+                )
+        elif value is not None or name in ("x", "residual"):
             raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
 
 
