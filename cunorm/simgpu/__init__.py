@@ -128,7 +128,14 @@ def install(
             "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
             "then reinstall cunorm"
         ) from error
-    from ._install import install as install_tables
+    try:
+        from ._install import install as install_tables
+    except ImportError as error:
+        if error.name not in (f"{__name__}._tables", f"{__name__}._fma"):
+            raise
+        raise RuntimeError(
+            "cunorm.simgpu has a C extension of another version: reinstall cunorm"
+        ) from error
 
     _machine = install_tables(arch, devices, memory)
     _machine.memory.uninitialised = uninitialised

@@ -196,6 +196,10 @@ def test_importing_it_imports_neither_cupy_nor_numpy():
             "import sys; sys.modules['cunorm.simgpu._tables'] = None; simgpu.install()",
             "install a C compiler, then reinstall",
         ),
+        (
+            "from cunorm.simgpu import _tables; del _tables.given_arguments; simgpu.install()",
+            "a C extension of another version: reinstall cunorm",
+        ),
     ],
 )
 def test_what_install_refuses(code, message):
