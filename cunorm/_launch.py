@@ -166,7 +166,10 @@ def prepare(
 ) -> Launch:
     """Return the launch of a kernel on arrays of rows that it can step through."""
     layout = _layout(axes, *rows.values())
-    strides = dict(zip(rows, layout.strides, strict=True))
+    strides = {
+        name: tuple(stride * int(a.itemsize) for stride in steps)
+        for (name, a), steps in zip(rows.items(), layout.strides, strict=True)
+    }
     access: Defines = (
         *((_flag(name), _access(plan, a, strides[name])) for name, a in rows.items()),
         *((_flag(name), _access(plan, value)) for name, value in parameters.items()),
@@ -214,12 +217,12 @@ def fit(axes: int, *arrays: cupy.ndarray) -> bool:
 def _access(plan: Plan, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None) -> str:
     """Return how the kernel reaches an array's packets: an `Access` of kernels/access.cuh.
 
-    `strides` are those of an array of rows, None for a parameter.
+    `strides` are those of an array of rows, in bytes, None for a parameter.
     """
     if a is None:
         return "ALIGNED"
     pack = plan.vec * int(a.itemsize)
-    starts = (a.data.ptr, *(stride * a.itemsize for stride in strides or ()))
+    starts = (a.data.ptr, *(strides or ()))
     if all(start % min(PACKET_BYTES, pack) == 0 for start in starts):
         return "ALIGNED"
     shifts = strides is not None and plan.lanes >= WARP and pack == PACKET_BYTES

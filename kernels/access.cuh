@@ -14,20 +14,22 @@
 enum Access { ELEMENTS, ALIGNED, SHIFTED };
 
 // The arrays of rows; each that is shifted has shared memory of its own.
-enum Site { OF_X, OF_Y, OF_RESIDUAL, OF_RESIDUAL_OUT, OF_DY, OF_DX, OF_DRESIDUAL };
-
-constexpr int WARPS_OF_BLOCK = LANES * ROWS < 32 ? 1 : LANES * ROWS / 32;
-
-template <typename E, int SITE>
-using ShiftedShare =
-    Shifted<E, SITE, WARPS_OF_BLOCK, SHARES == 1 ? WHOLE : WHOLE - (SHARES - 1) * SHARE>;
+enum Site {
+  OF_X,
+  OF_Y,
+  OF_RESIDUAL,
+  OF_RESIDUAL_OUT,
+  OF_DY = OF_Y,
+  OF_DX = OF_RESIDUAL,
+  OF_DRESIDUAL = OF_RESIDUAL_OUT
+};
 
 // Reads a lane's packets in order.
 template <typename E, int ACCESS, int SITE>
 class Reader {
  public:
   __device__ Reader(const E* row, const Place& place)
-      : place_(place), mine_(row + place.first_packet() * VEC) {}
+      : place_(place), mine_(packet_at(row, place.first_packet())) {}
 
   // Packets first, first + 1, ... below end, as many as `packet` holds.
   template <int COUNT>
@@ -40,8 +42,8 @@ class Reader {
 
   // One packet, out of order.
   __device__ Pack<E, VEC> again(int turn) const {
-    return load<ACCESS == ALIGNED, false, VEC>(mine_ + turn * TURN_COLS,
-                                               place_.has_packet(turn) ? VEC : 0);
+    return load<ACCESS == ALIGNED, VEC>(mine_ + turn * TURN_COLS,
+                                        place_.has_packet(turn) ? VEC : 0);
   }
 
  private:
@@ -52,21 +54,12 @@ class Reader {
 template <typename E, int SITE>
 class Reader<E, SHIFTED, SITE> {
  public:
-  __device__ Reader(const E* row, const Place& place)
-      : again_(row, place), share_(row + place.lane / SPAN * SHARE * VEC, place.share_packets()) {
-    share_.read_edges();
-    chunk_ = share_.chunk(0);
-  }
+  __device__ Reader(const E* row, const Place& place) : again_(row, place), share_(row, place) {}
 
   template <int COUNT>
   __device__ void read(int first, int end, Pack<E, VEC> (&packet)[COUNT]) {
-    uint4 chunk[COUNT + 1] = {chunk_};
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      if (first + i < end) chunk_ = chunk[i + 1] = share_.chunk(first + i + 1);
-    }
     uint4 joined[COUNT];
-    share_.join(min(end - first, COUNT), chunk, joined);
+    share_.read(first, min(end - first, COUNT), joined);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) packet[i] = bits<Pack<E, VEC>>(joined[i]);
   }
@@ -75,8 +68,7 @@ class Reader<E, SHIFTED, SITE> {
 
  private:
   Reader<E, ELEMENTS, SITE> again_;
-  ShiftedShare<E, SITE> share_;
-  uint4 chunk_;
+  Shifted<E, SITE> share_;
 };
 
 // Writes a lane's packets in order. Lanes without a packet call too.
@@ -84,7 +76,7 @@ template <typename E, int ACCESS, int SITE>
 class Writer {
  public:
   __device__ Writer(E* row, const Place& place)
-      : place_(place), mine_(row + place.first_packet() * VEC) {}
+      : place_(place), mine_(packet_at(row, place.first_packet())) {}
 
   // Packets first, first + 1, ... below end.
   template <int COUNT>
@@ -107,27 +99,26 @@ class Writer {
 template <typename E, int SITE>
 class Writer<E, SHIFTED, SITE> {
  public:
-  __device__ Writer(E* row, const Place& place)
-      : share_(row + place.lane / SPAN * SHARE * VEC, place.share_packets()) {}
+  __device__ Writer(E* row, const Place& place) : share_(row, place) {}
 
   template <int COUNT>
   __device__ void write(int first, int end, const Pack<E, VEC> (&packet)[COUNT]) {
     uint4 moved[COUNT];
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) moved[i] = bits<uint4>(packet[i]);
-    share_.put(first, min(end - first, COUNT), moved);
+    share_.write(first, min(end - first, COUNT), moved);
   }
 
-  __device__ void finish() { share_.write_edges(TURNS); }
+  __device__ void finish() { share_.finish(); }
 
  private:
-  ShiftedShare<E, SITE> share_;
+  Shifted<E, SITE> share_;
 };
 
 // One column, as the first element of a pack.
-template <bool CACHED, typename E>
+template <typename E>
 __device__ inline Pack<E, VEC> load_column(const E* row, int column) {
-  return load<false, CACHED, VEC>(row + column, 1);
+  return load<false, VEC>(row + column, 1);
 }
 
 template <typename E>
@@ -135,9 +126,10 @@ __device__ inline void store_column(E* row, int column, const Pack<E, VEC>& pack
   store<false>(row + column, pack, 1);
 }
 
-// Gamma or beta beside a lane's packet of `turn`. Nothing that a launch writes overlaps them.
+// Gamma or beta beside a lane's packet of `turn`. Nothing that a launch writes overlaps them, as
+// kernels say by __restrict__: so they come through the read-only cache.
 template <int ACCESS, typename W>
 __device__ inline Pack<W, VEC> load_parameters(const W* first, const Place& place, int turn) {
-  return load<ACCESS == ALIGNED, true, VEC>(first + place.first_packet() * VEC + turn * TURN_COLS,
-                                            place.has_packet(turn) ? VEC : 0);
+  return load<ACCESS == ALIGNED, VEC>(packet_at(first, place.first_packet()) + turn * TURN_COLS,
+                                      place.has_packet(turn) ? VEC : 0);
 }

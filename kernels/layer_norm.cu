@@ -20,7 +20,7 @@
 //              is done again, scaled by a power of two: y is right up to values of 8e37 in float32
 //              and bfloat16. float16 cannot overflow. One rounding to X, at the end.
 //
-// Instructions  Counted as in rms_norm.cu, in float16 at N=4096: 114, of them 88 for the data (8
+// Instructions  Counted as in rms_norm.cu, in float16 at N=4096: 112, of them 88 for the data (8
 //              conversions, 8 additions, 24 about the mean, 16 to normalise, 16 conversions of gamma
 //              and beta, 8 to apply them, 4 roundings, 4 accesses).
 //
@@ -35,8 +35,9 @@ using B = BETA_TYPE;
 // Parameters are loaded before the sums are known where registers allow, as in rms_norm.cu.
 constexpr bool EARLY = IN_REGISTERS && PACKETS * (Pack<W, VEC>::WORDS + Pack<B, VEC>::WORDS) <= 16;
 
-// As in rms_norm.cu, and with two parameters always the larger share of registers.
-constexpr int RESIDENT_THREADS = 640;
+constexpr bool WIDE_PARAMETERS = sizeof(W) > sizeof(T) || sizeof(B) > sizeof(T);
+constexpr bool CROWDED = GAMMA_ACCESS != ALIGNED || BETA_ACCESS != ALIGNED ||
+                         (PACKETS > 3 && (BFLOAT16 || WIDE_PARAMETERS));
 
 // Three passes would convert 16-bit packets three times.
 using Row = RowOfLane<IN_REGISTERS && !HAS_RESIDUAL>;
@@ -135,7 +136,7 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
 
   const Moments m = moments_of(row, place, norm.eps);
   write_row(
-      y + offset(place.at, norm.rows.y), row, place,
+      row_at(y, place.at, norm.rows.y), row, place,
       [&](int turn, Acc(&value)[VEC]) {
         Pack<W, VEC> g = {};
         Pack<B, VEC> b = {};
@@ -151,8 +152,8 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
       [&](int column, Acc(&value)[VEC]) {
         Pack<W, VEC> g = {};
         Pack<B, VEC> b = {};
-        if constexpr (HAS_GAMMA) g = load_column<true>(gamma, column);
-        if constexpr (HAS_BETA) b = load_column<true>(beta, column);
+        if constexpr (HAS_GAMMA) g = load_column(gamma, column);
+        if constexpr (HAS_BETA) b = load_column(beta, column);
         return affine(value, m, g, b);
       });
   if (rstd_out != nullptr && place.lane == 0 && place.exists) {
@@ -163,9 +164,10 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
 }
 
 #if HAS_RESIDUAL
-KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>>)
     add_layer_norm(X* y, T* residual_out, Acc* mean_out, Acc* rstd_out, const X* x,
-                   const T* residual, const W* gamma, const B* beta, const LayerNorm norm) {
+                   const T* residual, const W* __restrict__ gamma, const B* __restrict__ beta,
+                   const LayerNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();
@@ -173,9 +175,9 @@ KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
             here, norm);
 }
 #else
-KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
-    layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* gamma, const B* beta,
-                   const LayerNorm norm) {
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>>)
+    layer_norm_fwd(X* y, Acc* mean_out, Acc* rstd_out, const X* x, const W* __restrict__ gamma,
+                   const B* __restrict__ beta, const LayerNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();

@@ -24,7 +24,8 @@ KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
 #if HAS_DRESIDUAL
                    const X* dresidual,
 #endif
-                   const W* gamma, const Acc* mean, const Acc* rstd, const Backward given) {
+                   const W* __restrict__ gamma, const Acc* mean, const Acc* rstd,
+                   const Backward given) {
 #if !HAS_DRESIDUAL
   const X* const dresidual = nullptr;
 #endif

@@ -113,7 +113,7 @@ __device__ inline void sum_row(const Pairs& pairs, const Arrays& arrays, const P
   for (int turn = 0; turn < TAIL_TURNS; ++turn) {
     if (!place.has_tail(turn)) continue;
     Pack<W, VEC> gamma = {};
-    if constexpr (HAS_GAMMA) gamma = load_column<true>(arrays.gamma, place.tail_column(turn));
+    if constexpr (HAS_GAMMA) gamma = load_column(arrays.gamma, place.tail_column(turn));
     pairs.tail(turn, x, dy);
     weigh(dy, gamma, gamma_offset, other);
     row.normalise(x, x);
@@ -161,7 +161,7 @@ class Beside {
  public:
 #if HAS_DRESIDUAL
   __device__ Beside(const Arrays& arrays, const Backward& given, const Place& place)
-      : row_(arrays.dresidual + offset(place.at, given.rows.dresidual)), reader_(row_, place) {}
+      : row_(row_at(arrays.dresidual, place.at, given.rows.dresidual)), reader_(row_, place) {}
 
   // Asks for what take() returns, and for the first packet after those.
   __device__ void ask() {
@@ -182,7 +182,7 @@ class Beside {
     return taken;
   }
 
-  __device__ Pack<X, VEC> tail(int column) const { return load_column<false>(row_, column); }
+  __device__ Pack<X, VEC> tail(int column) const { return load_column(row_, column); }
 
  private:
   const X* row_;
@@ -201,8 +201,8 @@ class Beside {
 // One row of a group: sums, dx, and what its columns give to dgamma and dbeta.
 __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
                                        const Backward& given, int buffer, ColumnSums& columns) {
-  const Pairs pairs(arrays.x + offset(place.at, given.rows.x),
-                    arrays.dy + offset(place.at, given.rows.dy), place);
+  const Pairs pairs(row_at(arrays.x, place.at, given.rows.x),
+                    row_at(arrays.dy, place.at, given.rows.dy), place);
   // Asked for now, dresidual is on its way while the row is summed.
   Beside beside(arrays, given, place);
   if (ASKS_EARLY) beside.ask();
@@ -214,7 +214,7 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
   Kept kept;
   sum_row(pairs, arrays, place, given.gamma_offset, buffer, kept, row);
 
-  X* const dx = arrays.dx + offset(place.at, given.rows.dx);
+  X* const dx = row_at(arrays.dx, place.at, given.rows.dx);
   Writer<X, DX_ACCESS, OF_DX> out(dx, place);
   const auto weighted_again = [&](int turn, const Acc(&dy)[VEC], Acc(&weighted)[VEC]) {
     Pack<W, VEC> gamma = {};
@@ -251,7 +251,7 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
     if (!place.has_tail(turn)) continue;
     const int column = place.tail_column(turn);
     Pack<W, VEC> gamma = {};
-    if constexpr (HAS_GAMMA) gamma = load_column<true>(arrays.gamma, column);
+    if constexpr (HAS_GAMMA) gamma = load_column(arrays.gamma, column);
     pairs.tail(turn, x, dy);
     weigh(dy, gamma, given.gamma_offset, weighted);
     row.normalise(x, x);

@@ -100,8 +100,7 @@ class ColumnSums {
       for (int q = 0; q < QUADS; ++q) quads[q] = *parking(2 + kind * QUADS + q, turn);
       memcpy(&pack, quads, sizeof(pack));
     } else if (place_.has_packet(turn)) {
-      pack =
-          load<PARTIAL_ALIGNED, false, VEC>(column(partial_ + kind * gridDim.x * PITCH, turn), VEC);
+      pack = load<PARTIAL_ALIGNED, VEC>(column(partial_ + kind * gridDim.x * PITCH, turn), VEC);
     }
     unpack(pack, sums);
   }
@@ -136,7 +135,7 @@ class ColumnSums {
   __device__ bool owns(int turn) const { return place_.first_packet() + turn * SPAN < WHOLE; }
 
   __device__ Acc* column(Acc* row, int turn) const {
-    return row + place_.first_packet() * VEC + turn * TURN_COLS;
+    return packet_at(row, place_.first_packet()) + turn * TURN_COLS;
   }
 
   Acc* partial_;

@@ -58,7 +58,7 @@ template <int THREADS>
 constexpr int MIN_BLOCKS = PACKETS > 4 || THREADS < LANES* ROWS ? 1 : THREADS / (LANES * ROWS);
 
 // `count` rows in up to three strided levels, extent[0] by extent[1] in the inner two. Strides are
-// in elements, outermost first, of which the last LEVELS are used.
+// in bytes, outermost first, of which the last LEVELS are used.
 struct Rows {
   long long count;
   long long extent[2];
@@ -103,11 +103,20 @@ __device__ inline Coordinates coordinates(long long row, const Rows& rows) {
   return c;
 }
 
-__device__ inline long long offset(const Coordinates& c, const long long (&stride)[3]) {
-  long long elements = 0;
+// The row at `c` of an array whose first is `first`.
+template <typename E>
+__device__ inline E* row_at(E* first, const Coordinates& c, const long long (&stride)[3]) {
+  long long bytes = 0;
 #pragma unroll
-  for (int level = 3 - LEVELS; level < 3; ++level) elements += c.at[level] * stride[level];
-  return elements;
+  for (int level = 3 - LEVELS; level < 3; ++level) bytes += c.at[level] * stride[level];
+  return (E*)((char*)first + bytes);
+}
+
+// Where a packet begins in a row, or in a parameter beside it. Arrays of one element size share the
+// product.
+template <typename E>
+__device__ inline E* packet_at(E* row, unsigned packet) {
+  return (E*)((char*)row + static_cast<size_t>(packet) * (VEC * sizeof(E)));
 }
 
 // A thread's row, and its place in it. A block's rows past the last have no columns: where they
@@ -121,8 +130,13 @@ struct Place {
   // The warp of a row past the last has nothing to do.
   __device__ bool is_idle_warp() const { return LANES == 32 && !exists; }
 
+  __device__ unsigned lane_of_warp() const { return SHARES == 1 ? lane : lane % SPAN; }
+
+  // The first packet of the share.
+  __device__ unsigned first_of_share() const { return SHARES == 1 ? 0 : lane / SPAN * SHARE; }
+
   // The lane's packet of turn 0.
-  __device__ int first_packet() const { return lane / SPAN * SHARE + lane % SPAN; }
+  __device__ unsigned first_packet() const { return first_of_share() + lane_of_warp(); }
 
   // Whether the lane has a packet in `turn`. Constant wherever every lane has.
   __device__ bool has_packet(int turn) const {
@@ -133,8 +147,9 @@ struct Place {
 
   // How many packets the warp's share has.
   __device__ int share_packets() const {
-    const int before = lane / SPAN * SHARE;
-    return SHARES == 1 ? WHOLE : max(0, min(WHOLE - before, SHARE));
+    constexpr bool ALL_FULL = SHARES * SHARE == WHOLE;
+    return SHARES == 1 || ALL_FULL ? WHOLE / SHARES
+                                   : max(0, min(WHOLE - static_cast<int>(first_of_share()), SHARE));
   }
 
   __device__ bool has_tail(int turn) const {

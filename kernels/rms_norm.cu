@@ -23,9 +23,11 @@
 // Instructions  PTX, of a warp, for each 32 packets of x, without mov and cvta; float16 with a
 //              float16 gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions
 //              and 8 products with rstd, 4 roundings, 4 products with gamma, 3 accesses), the others
-//              for addresses, the sum and rstd, once a row: 61 in all at N=128, 60 at 1024, 62 at
-//              4096, 65 at 8192, 61 at 32768; 37 in float32 at 4096; 137 at N=769, where packets
-//              are shifted in and out.
+//              for addresses, the sum and rstd, once a row: 59 in all at N=128, 56 at 1024, 61 at
+//              4096, 63 at 8192, 61 at 32768; 36 in float32 at 4096. 89 at N=769, where 768 take 53:
+//              10 move words in and out, between lanes and within them, 5 tell the eight shifts
+//              apart, twice a row, 11 are for the seams and 5 for the last column, once a row, the
+//              others for addresses and conditions.
 //
 // Preconditions  (_check.py, _launch.py) Columns have unit stride. y is x, and residual_out is
 //              residual, or overlaps nothing; gamma overlaps nothing that is written. *_ACCESS
@@ -38,12 +40,8 @@ using W = GAMMA_TYPE;
 // Gamma is loaded before the sum is known where 16 registers hold it: its latency hides in x's.
 constexpr bool GAMMA_EARLY = HAS_GAMMA && IN_REGISTERS && PACKETS * Pack<W, VEC>::WORDS <= 16;
 
-// Registers are spread over 768 threads of a multiprocessor, 80 each: in 64, which half of the 2048
-// that most hold would have, rows that are shifted or converted spilled up to 80 bytes. With a
-// residual, 640 threads with 96 each. Of blocks of 512 then one may have the multiprocessor to
-// itself. Even so 32 KiB of x are on their way, more than bandwidth times latency asks for
-// (3.35 TB/s times 0.7 us, over 132 multiprocessors, are 18 KiB).
-constexpr int RESIDENT_THREADS = HAS_RESIDUAL ? 640 : 768;
+constexpr bool WIDE_PARAMETERS = sizeof(W) > sizeof(T);
+constexpr bool CROWDED = GAMMA_ACCESS != ALIGNED;
 
 // Two passes convert 16-bit packets twice. Up to 3 packets there are registers to keep them
 // converted; from 4 on gamma has those.
@@ -117,7 +115,7 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
 
   const Acc rstd = rstd_of(row, place, norm.eps);
   write_row(
-      y + offset(place.at, norm.rows.y), row, place,
+      row_at(y, place.at, norm.rows.y), row, place,
       [&](int turn, Acc(&value)[VEC]) {
         Pack<W, VEC> g = {};
         if constexpr (GAMMA_EARLY) {
@@ -129,7 +127,7 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
       },
       [&](int column, Acc(&value)[VEC]) {
         Pack<W, VEC> g = {};
-        if constexpr (HAS_GAMMA) g = load_column<true>(gamma, column);
+        if constexpr (HAS_GAMMA) g = load_column(gamma, column);
         return scale(value, rstd, g, norm.gamma_offset);
       });
   if (rstd_out != nullptr && place.lane == 0 && place.exists) rstd_out[place.row] = rstd;
@@ -137,17 +135,17 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
 }
 
 #if HAS_RESIDUAL
-KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>>)
     add_rms_norm(X* y, T* residual_out, Acc* rstd_out, const X* x, const T* residual,
-                 const W* gamma, const RmsNorm norm) {
+                 const W* __restrict__ gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();
   normalise(y, rstd_out, sources(residual_out, x, residual, here, norm.rows), gamma, here, norm);
 }
 #else
-KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
-    rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* gamma, const RmsNorm norm) {
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>>)
+    rms_norm_fwd(X* y, Acc* rstd_out, const X* x, const W* __restrict__ gamma, const RmsNorm norm) {
   const Place here = place(norm.rows);
   if (here.is_idle_warp()) return;
   wait_for_kernel_before();

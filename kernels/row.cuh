@@ -17,6 +17,26 @@ __device__ constexpr int chunk_end(int turn) {
   return turn < FIRST_CHUNK ? FIRST_CHUNK : turn + CHUNK - (turn - FIRST_CHUNK) % CHUNK;
 }
 
+#if HAS_RESIDUAL
+constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED &&
+                              RESIDUAL_ACCESS == ALIGNED && RESIDUAL_OUT_ACCESS == ALIGNED;
+#else
+constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
+#endif
+
+// Threads over which a multiprocessor's registers are spread: 64 each for 1024, half of what most
+// hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
+// more than 64: there shifted rows spilled up to 250 bytes, and with a residual 36 in 80. Four
+// packets of bfloat16 spilled up to 250 in 64, and 8 in LayerNorm's 80: their conversions take
+// registers of their own. Even 512 threads have 32 KiB of x on their way
+// (tests/test_registers.py says how much that must be).
+constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
+template <bool CROWDED, bool WIDE_PARAMETERS>
+constexpr int RESIDENT_THREADS =
+    CROWDED || (HAS_RESIDUAL && !ROWS_ALIGNED)                                       ? 512
+    : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4 || (BFLOAT16 && PACKETS > 3) ? 768
+                                                                                     : 1024;
+
 // Where the row begins in the arrays that make it.
 struct Sources {
   const X* x;
@@ -27,12 +47,12 @@ struct Sources {
 #if HAS_RESIDUAL
 __device__ inline Sources sources(T* residual_out, const X* x, const T* residual,
                                   const Place& place, const Rows& rows) {
-  return {x + offset(place.at, rows.x), residual + offset(place.at, rows.residual),
-          residual_out + offset(place.at, rows.residual_out)};
+  return {row_at(x, place.at, rows.x), row_at(residual, place.at, rows.residual),
+          row_at(residual_out, place.at, rows.residual_out)};
 }
 #else
 __device__ inline Sources sources(const X* x, const Place& place, const Rows& rows) {
-  return {x + offset(place.at, rows.x), nullptr, nullptr};
+  return {row_at(x, place.at, rows.x), nullptr, nullptr};
 }
 #endif
 
@@ -157,8 +177,7 @@ class RowOfLane {
   }
 
   __device__ static Acc fetch_column(const Sources& from, int column) {
-    const Pack<T, VEC> h =
-        sum(load_column<false>(from.x, column), load_column<false>(from.residual, column));
+    const Pack<T, VEC> h = sum(load_column(from.x, column), load_column(from.residual, column));
     store_column(from.residual_out, column, h);
     Acc value[VEC];
     unpack(h, value);
@@ -178,7 +197,7 @@ class RowOfLane {
 
   __device__ static Acc fetch_column(const Sources& from, int column) {
     Acc value[VEC];
-    unpack(load_column<false>(from.x, column), value);
+    unpack(load_column(from.x, column), value);
     return value[0];
   }
 #endif
@@ -247,13 +266,15 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
 template <typename Row, typename Finish, typename FinishColumn>
 __device__ inline void write_row(X* y, const Row& row, const Place& place, Finish finish,
                                  FinishColumn finish_column) {
-  constexpr int AT_ONCE = Y_ACCESS == SHIFTED ? PACKETS : 1;
+  // Where packets are shifted, as many as there may be in flight share the work.
+  constexpr int AT_ONCE = Y_ACCESS != SHIFTED ? 1 : PACKETS < 4 ? PACKETS : 4;
   Writer<X, Y_ACCESS, OF_Y> out(y, place);
 #pragma unroll
   for (int first = 0; first < PACKETS; first += AT_ONCE) {
     Pack<X, VEC> made[AT_ONCE];
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i >= PACKETS) continue;
       Acc value[VEC];
       row.in_register(first + i, value);
       made[i] = finish(first + i, value);

@@ -39,8 +39,8 @@ class Pairs {
 #pragma unroll
     for (int turn = 0; turn < TAIL_TURNS; ++turn) {
       if (!place.has_tail(turn)) continue;
-      x_tail_[turn] = load_column<false>(x, place.tail_column(turn));
-      dy_tail_[turn] = load_column<false>(dy, place.tail_column(turn));
+      x_tail_[turn] = load_column(x, place.tail_column(turn));
+      dy_tail_[turn] = load_column(dy, place.tail_column(turn));
     }
   }
 

@@ -142,8 +142,8 @@ MUTATIONS = [
     (
         "wrong stride: offsets of 32 bits",
         "place.cuh",
-        "  long long elements = 0;",
-        "  int elements = 0;",
+        "  long long bytes = 0;",
+        "  int bytes = 0;",
         "2^31 apart",
     ),
     (
@@ -156,30 +156,37 @@ MUTATIONS = [
     (
         "shifted rows: the words of the next chunk come from the wrong turn",
         "shift.cuh",
-        "lane_ == 0 ? following[w] : word[w]",
-        "word[w]",
+        "at_end ? beyond[w] : here[w]",
+        "here[w]",
         "rms_norm float32 (3, 769) base + 1 element",
     ),
     (
         "shifted rows: a share stores a whole chunk at its end",
         "shift.cuh",
-        "offset(turn) + 16 <= bytes_",
-        "offset(turn) < bytes_",
+        "chunk + static_cast<int>(lane_) < packets_",
+        "chunk + static_cast<int>(lane_) <= packets_",
         "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
     (
         "shifted rows: half a word too few",
         "shift.cuh",
-        "(shift_ & 2) * 8",
-        "(shift_ & 1) * 8",
+        "part[w] = BYTES % 4 == 0",
+        "part[w] = BYTES % 2 == 0",
         "layer_norm bfloat16 (3, 769) base + 1 element",
     ),
     (
-        "shifted rows: edges are read before all lanes have brought them",
+        "shifted rows: the seam is read before all lanes have brought it",
         "shift.cuh",
-        "if (slot != nullptr) *slot = owns_unit() ? *unit_in_memory() : Unit(0);",
-        "if (slot != nullptr && lane_ < 16) *slot = owns_unit() ? *unit_in_memory() : Unit(0);",
+        "if (lane_ < UNITS) reinterpret_cast",
+        "if (lane_ < UNITS - 1) reinterpret_cast",
         "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: the end of a share is stored from its beginning",
+        "shift.cuh",
+        "seam_ + (is_of_end(by) && !joined)",
+        "seam_",
+        "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
     (
         "missing eps",
@@ -360,8 +367,8 @@ MUTATIONS = [
     (
         "backward: gamma of the tail is that of the column before",
         "norm_bwd.cuh",
-        "load_column<true>(arrays.gamma, column)",
-        "load_column<true>(arrays.gamma, column - 1)",
+        "load_column(arrays.gamma, column)",
+        "load_column(arrays.gamma, column - 1)",
         "layer_norm_bwd float16 (300, 769) backward",
     ),
     (

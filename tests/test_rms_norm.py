@@ -12,7 +12,7 @@ import torch
 from arrays import EVERY, NARROW, assert_matches, bits, random, to_numpy, to_torch
 
 import cunorm
-from cunorm import _reference
+from cunorm import _kernels, _launch, _plan, _reference
 from cunorm._layouts import GUARD, GUARDS, place
 
 SIZES = [
@@ -260,6 +260,34 @@ def test_offsets_past_two_to_the_31_elements():
     buffer[stride:] = cupy.asarray(x[1])
     rows = cupy.lib.stride_tricks.as_strided(buffer, (2, 128), (2 * stride, 2))
     assert_matches(cunorm.rms_norm(rows), _reference.rms_norm(x))
+
+
+@pytest.mark.parametrize("inner", [2**20, 2**31])
+def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
+    """One row over and over: its launch is prepared, and not made."""
+    asked = {}
+    load = _kernels.load
+
+    def asking(plan, access, device):
+        asked.update(access)
+        return load(plan, access, device)
+
+    monkeypatch.setattr(_kernels, "load", asking)
+    plan = _plan.rms_norm_fwd(
+        64, "float32", None, cast_before=False, gamma_offset=False, arch=_kernels.arch(0)
+    )
+    rows = cupy.lib.stride_tricks.as_strided(
+        cupy.empty(64 * 3, "float32"), (3, inner, 64), (256, 0, 4)
+    )
+    arrays, scalars = {"y": rows, "x": rows}, {"eps": 0.0, "gamma_offset": 0.0}
+    launch = _launch.prepare(plan, 1, arrays, {"gamma": None}, scalars, ("y", "x"), {})
+    assert launch.grid == (3 * inner // 32,)
+    assert asked["LEVELS"] == 2
+    assert asked["ROW_INDEX"] == ("unsigned" if inner == 2**20 else "unsigned long long")
+    numbers = _launch._numbers((3, inner), (("x", (256, 0)),), "float32", ())
+    assert numbers["count"] == 3 * inner
+    assert numbers["extent"].tolist() == [3, inner]
+    assert numbers["x"].tolist() == [0, 256, 0]
 
 
 def test_no_rows_give_no_rows():
