@@ -11,12 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import cupy
 import numpy as np
 from cupy.cuda import runtime
+
+from ._plan import ITEMSIZE
 
 # Takes what turns arrays that CuPy made into another library's, and returns all arrays.
 Work = Callable[[Callable[[cupy.ndarray], Any]], Sequence[Any]]
@@ -28,6 +30,7 @@ def can_cross(tensor: Any) -> bool:
         tensor.is_cuda
         and not tensor.requires_grad
         and tensor.layout is sys.modules["torch"].strided
+        and tensor.dtype in _dtypes()
         and not tensor.is_neg()
     )
 
@@ -47,6 +50,9 @@ def refuse(op: str, name: str, tensor: Any) -> None:
             f"{name} must not require a gradient, which would be lost here: cunorm.torch.{norm} is "
             f"differentiable; pass {name}.detach() where no gradient is wanted"
         )
+    if tensor.dtype not in _dtypes():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {dtype}")
     raise ValueError(
         f"{name} must hold its numbers as they are, but is a view whose negation is only noted: "
         f"pass {name}.resolve_neg()"
@@ -96,9 +102,15 @@ class TensorMemory:
         return tensor.set_(storage, 0, array.shape)
 
 
-@lru_cache(maxsize=16)
+@cache
 def _dtype(dtype: np.dtype[Any]) -> Any:
     return getattr(sys.modules["torch"], dtype.name)
+
+
+@cache
+def _dtypes() -> frozenset[Any]:
+    """Return the dtypes of the ops. Beside them are some that DLPack or CuPy has no words for."""
+    return frozenset(getattr(sys.modules["torch"], name) for name in ITEMSIZE)
 
 
 def run(work: Work, x: Any, has_cupy: bool) -> Sequence[Any]:

@@ -227,6 +227,12 @@ def test_a_sparse_tensor_is_refused(put):
     ("wrong", "error", "message"),
     [
         ({"x": torch.ones(2, 8, dtype=torch.int32)}, TypeError, "x must be float16, .* is int32"),
+        ({"x": torch.ones(2, 8).to(torch.float8_e4m3fn)}, TypeError, "x must .* is float8_e4m3fn"),
+        (
+            {"gamma": torch.ones(8, dtype=torch.int8)},
+            TypeError,
+            "gamma must be float16, .* is int8",
+        ),
         ({"gamma": torch.ones(7)}, ValueError, r"gamma must have .* but has \(7,\)"),
         ({"gamma": np.ones(8, "f4")}, TypeError, "gamma must be a cupy.ndarray.* but is a numpy"),
         ({"out": torch.ones(2, 8).half()}, TypeError, "out must have the dtype of x, float32"),
