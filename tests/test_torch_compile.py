@@ -33,6 +33,23 @@ def test_forward_operators_pass_opcheck(put, op, grad):
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_forward_operators_pass_opcheck_of_mixed_dtypes_strides_and_options(put, op):
+    own = {"residual": "float32", "gamma": "float16"}
+    tensors = arguments(op, (2, 3, 16), "bfloat16", put=put, grad=False, **own)
+    packed = [t.transpose(0, 1) if t.ndim == 3 else t for t in tensors]
+    given = [t.requires_grad_() for t in packed]
+    options = (1e-3, 1.0, "after") if "rms" in op else (1e-3,)
+    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*given, *options))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_forward_operators_pass_opcheck_without_parameters(put, op):
+    without = dict.fromkeys(("gamma", "beta"))
+    tensors = arguments(op, (3, 8), "float64", put=put, **without)
+    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*tensors, *numbers(op)))
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_operators_in_place_pass_opcheck(put, op):
     tensors = arguments(op, (3, 8), "bfloat16", put=put, grad=False)
     torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_"), (*tensors, *numbers(op)))
@@ -108,21 +125,35 @@ def test_the_compiler_keeps_what_is_written_in_place(put, op):
 # libraries of machine code refuse that. On the CPU, since PyTorch may have no CUDA.
 MODEL = """
 import torch, cunorm.torch
-gamma, weight = torch.nn.Parameter(torch.randn(16)), torch.nn.Parameter(torch.randn(16, 16))
 
-def model(x):
-    return torch.nn.functional.silu(cunorm.torch.rms_norm(x, gamma) @ weight) + x
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = cunorm.torch.RMSNorm(16), cunorm.torch.LayerNorm(16)
+        self.first, self.second = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)
+        self.gamma, self.beta = (torch.nn.Parameter(torch.randn(16)) for _ in range(2))
 
-x = torch.randn(4, 16)
-found, expected = torch.compile(model, fullgraph=True)(x), model(x)
+    def forward(self, x):
+        y, h = cunorm.torch.add_rms_norm(self.first(self.norm(x)), x, self.gamma)
+        y = self.second(torch.nn.functional.silu(y))
+        y, h = cunorm.torch.add_layer_norm(y, h, self.gamma, self.beta)
+        return self.last(h) * y
+
+torch.manual_seed(0)
+model, x = Block(), torch.randn(4, 16)
+compiled = torch.compile(model, fullgraph=True)
+parameters = list(model.parameters())
+found, expected = (
+    torch.autograd.grad(call(x).square().mean(), parameters) for call in (compiled, model)
+)
 torch.testing.assert_close(found, expected)
-grads = [torch.autograd.grad(y.square().sum(), (gamma, weight)) for y in (found, expected)]
-torch.testing.assert_close(*grads)
+with torch.inference_mode():
+    torch.testing.assert_close(compiled(x), model(x))
 print("equal")
 """
 
 
-def test_inductor_compiles_a_model_around_the_op():
+def test_inductor_compiles_a_block_around_the_ops_and_its_training():
     run = subprocess.run([sys.executable, "-c", MODEL], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "equal\n"

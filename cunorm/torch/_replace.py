@@ -134,7 +134,11 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
 
     Where the op does not compute what the original does, the original's forward is called: float64
     for Hugging Face's classes, which compute in float32 then, devices that are neither CPU nor
-    CUDA, and nested tensors. As with the ops, a second derivative is refused.
+    CUDA, and nested tensors. As with the ops, a second derivative is refused. In eval mode without
+    gradients ``torch.nn.TransformerEncoderLayer`` calls no norm: PyTorch computes the layer whole.
+
+    ``torch.compile`` and ``torch.export`` take a swapped model, ``torch.jit.script`` and
+    ``torch.fx.symbolic_trace`` do not.
 
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
     quantized or distributed; and norms with a ``forward`` of their own on the instance, as
