@@ -23,9 +23,9 @@ constexpr int CHUNK = 8;
 
 // Whether registers have room for more than they must hold: for g * dy until dx is made of it, and
 // for dresidual from before the row's sums are there. With the one LayerNorm spilled up to 36 bytes
-// of float64 rows, with the other 4 of float32 rows that are partly in shared memory.
+// of float64 rows, with the other both ops up to 8 of float32 rows that are partly in shared memory.
 constexpr bool KEEPS_WEIGHTED = !CENTERED || sizeof(X) < 8;
-constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (!CENTERED || sizeof(X) < 4 || SHARED == 0);
+constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (sizeof(X) < 4 || SHARED == 0);
 
 struct Backward {
   Rows rows;
