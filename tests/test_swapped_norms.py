@@ -84,6 +84,21 @@ def test_tensors_that_the_ops_do_not_know_reach_the_original():
     assert same_bits(norm(nested).values(), expected.values())
 
 
+@pytest.mark.parametrize("cls", [torch.nn.LayerNorm, torch.nn.RMSNorm, Qwen2RMSNorm, GemmaRMSNorm])
+def test_a_functional_call_takes_the_parameters_that_it_is_given(cls):
+    norm, x = cls(8), to_torch(random((4, 8), "float32"))
+    own = {name: p.detach().clone() for name, p in norm.named_parameters()}
+    weight = to_torch(random((8,), "float32", seed=1)).requires_grad_()
+    replace_norms(norm)
+    y = torch.func.functional_call(norm, {**own, "weight": weight}, (x,))
+    (found,) = torch.autograd.grad(y.sum(), weight)
+    norm.weight.data.copy_(weight.detach())
+    expected = norm(x)
+    expected.sum().backward()
+    assert same_bits(y, expected)
+    assert same_bits(found, norm.weight.grad)
+
+
 def test_eps_is_read_when_it_is_needed():
     norm = Qwen2RMSNorm(8)
     replace_norms(norm)

@@ -1,6 +1,7 @@
-"""The checks of the CuPy ops on tensors that do not go there: those on the CPU, and fake ones.
+"""The checks of arguments, with the words of the CuPy ops.
 
-Errors have the same words. CUDA tensors are checked by the CuPy ops themselves.
+What a user gives meets `tensors`, `number` and `rms_numbers`; CPU tensors and the compiler's fake
+ones meet `checked` and `apart`, which do what the CuPy ops do with those on CUDA.
 """
 
 from __future__ import annotations
@@ -9,9 +10,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._described import Described, Memory, Named, Placed
+
+
+def tensors(**given: object) -> None:
+    """Refuse what is no tensor, or has a tangent. The parameters may be None."""
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            # PyTorch drops the tangents of a custom operator's arguments without a word.
+            if unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+                raise RuntimeError(
+                    f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
+                    "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
+                )
+        elif value is not None or name in ("x", "residual"):
+            raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
+
+
+def number(name: str, value: Any) -> float:
+    """Return a real number as the float that operators take."""
+    return value if type(value) is float else _check.real(name, value)
+
+
+def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, float, str]:
+    """Return the options of RMSNorm as operators take them."""
+    _check.cast(cast)
+    return number("eps", eps), number("gamma_offset", gamma_offset), cast
 
 
 def checked(
@@ -21,10 +48,8 @@ def checked(
     gamma_offset: float = 0.0,
 ) -> int:
     """Check arguments as the CuPy ops do, and return how many trailing axes are normalised."""
-    for name, tensor in {
-        **dict(zip(("x", "residual"), arrays, strict=False)),
-        **parameters,
-    }.items():
+    rows = dict(zip(("x", "residual"), arrays, strict=False))
+    for name, tensor in (*rows.items(), *parameters.items()):
         if tensor is not None and tensor.layout is not torch.strided:
             raise TypeError(f"{name} must be a strided tensor, but has layout {tensor.layout}")
     x, *residual = map(_described, arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._ops import number, rms_numbers, tensors
+from ._checks import number, rms_numbers, tensors
 
 _operators = torch.ops.cunorm
 

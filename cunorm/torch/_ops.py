@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-from .. import _check
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
+from ._checks import number, rms_numbers, tensors
 
 _operators = torch.ops.cunorm
 
@@ -184,26 +181,3 @@ def add_layer_norm(
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
     y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, number("eps", eps))
     return y, h
-
-
-def tensors(**given: object) -> None:
-    """Refuse what is no tensor, or has a tangent. The parameters may be None."""
-    for name, value in given.items():
-        if isinstance(value, Tensor):
-            # PyTorch drops the tangents of a custom operator's arguments without a word.
-            if unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
-                raise RuntimeError(
-                    f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
-                    "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
-                )
-        elif value is not None or name in ("x", "residual"):
-            raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
-
-
-def number(name: str, value: Any) -> float:
-    return value if type(value) is float else _check.real(name, value)
-
-
-def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, float, str]:
-    _check.cast(cast)
-    return number("eps", eps), number("gamma_offset", gamma_offset), cast
