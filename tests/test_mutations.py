@@ -14,7 +14,7 @@ import pytest
 from arrays import random
 
 import cunorm
-from cunorm import _calls, _kernels, _reference, _selfcheck
+from cunorm import _calls, _kernels, _reference, _selfcheck, simgpu
 from cunorm._selfcheck import Check, Outcome
 
 pytestmark = pytest.mark.simgpu  # on hardware these would write wherever they happen to
@@ -43,6 +43,14 @@ def far_apart(check):
     buffer[:128], buffer[2**31 :] = cupy.asarray(x[0]), cupy.asarray(x[1])
     rows = cupy.lib.stride_tricks.as_strided(buffer, x.shape, (2**31 * x.itemsize, x.itemsize))
     off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(rows).get())
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def warps_out_of_step(check):
+    """RMSNorm where lanes of a warp are ordered by ``__syncwarp`` alone."""
+    x = random(check.shape, check.dtype)
+    with simgpu.warp_races():
+        off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(cupy.asarray(x)).get())
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
@@ -78,6 +86,7 @@ PROBES = {str(check): check for check in _selfcheck.grid()} | {
     "rms_norm of 1e30": Check("rms_norm", "float32", (3, 96), "1e30", huge),
     "layer_norm of 1e30": Check("layer_norm", "float32", (3, 96), "1e30", huge),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
+    "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
 }
 PROBES |= {str(check): check for check in BACKWARD}
 
@@ -110,6 +119,21 @@ MUTATIONS = [
         "store<false>(row + column, pack, 1);",
         "store<false>(row + column, pack, VEC);",
         "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "missing order in a warp: the seam is read before it is there",
+        "shift.cuh",
+        "      if (lane_ < UNITS) reinterpret_cast<Unit*>(seam_)[lane_] = unit;\n"
+        "      __syncwarp();\n",
+        "      if (lane_ < UNITS) reinterpret_cast<Unit*>(seam_)[lane_] = unit;\n",
+        "warps out of step",
+    ),
+    (
+        "missing order in a warp: the seam is stored before it is whole",
+        "shift.cuh",
+        "write_seam(By by) {\n    __syncwarp();\n",
+        "write_seam(By by) {\n",
+        "warps out of step",
     ),
     (
         "missing barrier: sums of other warps are read before they are written",
