@@ -30,8 +30,10 @@ from ._plan import (
 # hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are on their way. Wider rows spilled
 # up to 48 bytes there; they have 384 threads of 168 registers, and 72 KiB on their way. So have
 # rows that more than 256 lanes share, with packets in shared memory: 512 lanes spilled up to 272
-# bytes.
-RESIDENT_THREADS, MOST_LANES = 512, 384
+# bytes. The assembler of sm_120 takes more registers: shifted rows spilled up to 44 bytes in these.
+# By architecture: threads that an SM holds of 16-bit rows, and of others, which is also most lanes.
+RESIDENT_THREADS = {120: (384, 256), 121: (384, 256)}
+RESIDENT_THREADS_ELSEWHERE = (512, 384)
 # Each block writes and reads again a row of sums, so it should have more rows of data than that.
 GROUPS_OF_BLOCK = 8
 # 32 lanes read 128 bytes of sums at once; 16 warps share out up to some hundred rows of them.
@@ -111,7 +113,8 @@ def _share(cols: int, dtype: str, arch: int, parameters: int) -> tuple[Share, in
     if packets <= WARP * most:
         lanes = 4 if packets <= 4 * most else 8 if packets <= 8 * most else WARP
         return Share(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes), beside
-    lanes = min(-(-packets // (WARP * most)) * WARP, MOST_LANES)
+    _, most_lanes = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
+    lanes = min(-(-packets // (WARP * most)) * WARP, most_lanes)
     turns = -(-packets // lanes)
     room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
     shared = min(max(turns - most, 0), room // (lanes * beside))
@@ -130,7 +133,8 @@ def _plan(
     share, beside = _share(cols, x, arch, parameters if flags["SUMS"] else 0)
     defines: dict[str, str | int] = {"X_TYPE": C_TYPE[x], "ROW_TYPE": C_TYPE[x], "COLS": cols}
     defines |= {name.upper(): number for name, number in asdict(share).items()}
-    resident = RESIDENT_THREADS if ITEMSIZE[x] == 2 else MOST_LANES
+    of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
+    resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     defines["RESIDENT_THREADS"] = resident
     defines |= parameter("GAMMA", gamma, x) | flags
     return BackwardPlan(
