@@ -1,7 +1,7 @@
 """What the assembler makes of the kernels: no spills, no local memory, and enough at work at once.
 
 NVRTC assembles each kernel here, for real architectures and without a device. By default a sample
-that has the most to keep; `pytest tests/test_registers.py --every-kernel` takes about an hour.
+that has the most to keep; `pytest tests/test_registers.py --every-kernel` takes some hours.
 """
 
 from __future__ import annotations
