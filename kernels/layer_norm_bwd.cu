@@ -19,7 +19,7 @@
 
 #include "norm_bwd.cuh"
 
-KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT_THREADS>)
+KERNEL __launch_bounds__(LANES* ROWS, MIN_BLOCKS<RESIDENT>)
     layer_norm_bwd(X* dx, Acc* partial, const X* x, const X* dy,
 #if HAS_DRESIDUAL
                    const X* dresidual,

@@ -27,6 +27,16 @@ constexpr int CHUNK = 8;
 constexpr bool KEEPS_WEIGHTED = !CENTERED || sizeof(X) < 8;
 constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (sizeof(X) < 4 || SHARED == 0);
 
+// The assembler of sm_100 takes more registers for shifted rows than those before it: 16-bit ones
+// spilled up to 116 bytes in the 128 that 512 threads have, and have those of 384.
+#if __CUDA_ARCH__ >= 1000
+constexpr bool CROWDED =
+    sizeof(X) == 2 && (X_ACCESS != ALIGNED || DY_ACCESS != ALIGNED || DX_ACCESS != ALIGNED);
+#else
+constexpr bool CROWDED = false;
+#endif
+constexpr int RESIDENT = CROWDED && RESIDENT_THREADS > 384 ? 384 : RESIDENT_THREADS;
+
 struct Backward {
   Rows rows;
   Acc gamma_offset;

@@ -152,5 +152,7 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
     assert of_block <= REGISTERS
     threads = min(REGISTERS // of_block * plan.lanes * plan.rows, THREADS[arch])
     arrays = 2 if op.startswith("add_") or op in BACKWARD else 1
+    if op in BACKWARD and dtype in ("float16", "bfloat16"):
+        arrays = 3  # dresidual is asked for with x and dy
     in_flight = threads * min(plan.packets, _plan.PACKETS_IN_FLIGHT) * _plan.PACKET_BYTES * arrays
     assert threads >= THREADS[arch] / 2 or in_flight >= ENOUGH[arch] * 1024
