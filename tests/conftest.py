@@ -26,9 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu: needs the software GPU in this process")
-    os.environ["HF_HUB_OFFLINE"] = (
-        "1"  # transformers' models are built here, and nothing is fetched
-    )
+    # The models of transformers are built here, and nothing is fetched.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     if simgpu.installed():  # by `python -m cunorm.simgpu -m pytest`
         return
     arch = config.getoption("--simgpu-arch")

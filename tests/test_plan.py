@@ -184,3 +184,17 @@ def test_an_absent_parameter_is_compiled_away():
     assert defines["HAS_GAMMA"] == 0
     assert defines["HAS_BETA"] == 1
     assert defines["BETA_TYPE"] == "float"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backward_rows_up_to_the_promised_length_are_kept_whole(dtype, arch):
+    cols = 9216 if dtype != "float64" else 4608
+    if arch == 90:
+        cols = {2: 24576, 4: 19456, 8: 9216}[_plan.ITEMSIZE[dtype]]
+    rms = _plan_backward.rms_norm_bwd(
+        cols, dtype, dtype, gamma_offset=True, dresidual=True, arch=arch
+    )
+    layer = _plan_backward.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
+    for plan in (rms, layer):
+        assert (plan.packets + plan.shared) * plan.lanes * plan.vec >= cols

@@ -174,30 +174,28 @@ def profile(registers: bool = True) -> Profile:
     return Profile(registers)
 
 
-@contextmanager
-def warp_races() -> Iterator[None]:
+def warp_races() -> AbstractContextManager[None]:
     """Return a context in which lanes of one warp race where no ``__syncwarp`` orders them."""
-    if _machine is None:
-        raise RuntimeError("simgpu is not installed")
-    memory = _machine.memory
-    before, memory.warp_races = memory.warp_races, True
-    try:
-        yield
-    finally:
-        memory.warp_races = before
+    return _switched_on("warp_races")
+
+
+def uninitialised() -> AbstractContextManager[None]:
+    """Return a context in which kernels may read memory that nothing has written."""
+    return _switched_on("uninitialised")
 
 
 @contextmanager
-def uninitialised() -> Iterator[None]:
-    """Return a context in which kernels may read memory that nothing has written."""
+def _switched_on(switch: str) -> Iterator[None]:
+    """Set one of the memory's switches, and leave it as it was."""
     if _machine is None:
         raise RuntimeError("simgpu is not installed")
     memory = _machine.memory
-    before, memory.uninitialised = memory.uninitialised, True
+    before = getattr(memory, switch)
+    setattr(memory, switch, True)
     try:
         yield
     finally:
-        memory.uninitialised = before
+        setattr(memory, switch, before)
 
 
 def hardware_devices() -> int:

@@ -29,6 +29,7 @@ BACKWARD_COMMAND = (
     *("bench", "--op", *BACKWARD_OPS, "--dtype", *BACKWARD_DTYPES),
     *("--cols", *map(str, BACKWARD_COLS)),
 )
+COSTS = ("barriers / row", "registers", "spilled bytes", "occupancy")
 SYSTEMS = ("TransformerEngine", "PyTorch", "OneFlow", "FlashInfer", "vLLM")
 # Instructions for each packet of the kernels that these systems run, in the order of SYSTEMS. They
 # were counted on the software GPU as those of cunorm are, over whole launches of about 2 MB.
@@ -143,15 +144,12 @@ def _of_rms_norm(measured):
                 f"{max(m.reads for m in of):.2f}",
                 " · ".join(f"{m.sectors_per_request:.1f}" for m in of),
                 " · ".join(f"{m.instructions_per_packet:.1f}" for m in of),
-                " · ".join(f"{m.barriers_per_row:.0f}" for m in of),
-                " · ".join(f"{m.registers}" for m in of),
-                " · ".join(f"{m.spill_bytes}" for m in of),
-                " · ".join(f"{m.occupancy:.0%}".replace("%", " %") for m in of),
+                *_costs(of),
             )
         )
     head = (
         *("N", "sectors of x, y over the floor", "x read", "sectors / request"),
-        *("instructions / packet", "barriers / row", "registers", "spilled bytes", "occupancy"),
+        *("instructions / packet", *COSTS),
     )
     return table(head, lines)
 
@@ -192,6 +190,16 @@ def _beside_others(measured):
     return table(("op", "dtype", "N", "cunorm", *SYSTEMS), lines)
 
 
+def _costs(of):
+    """Return the cells under `COSTS`, each with a figure of every dtype."""
+    return (
+        " · ".join(f"{m.barriers_per_row:.0f}" for m in of),
+        " · ".join(f"{m.registers}" for m in of),
+        " · ".join(f"{m.spill_bytes}" for m in of),
+        " · ".join(f"{m.occupancy:.0%}".replace("%", " %") for m in of),
+    )
+
+
 def _of_backward(measured):
     lines = []
     for op, cols in dict.fromkeys((m.op, m.cols) for m in measured):
@@ -204,15 +212,12 @@ def _of_backward(measured):
                 " · ".join(f"{worst_ratio(m):.2f}" for m in of),
                 " · ".join(f"{m.sums:.2f}" for m in of),
                 " · ".join(f"{m.instructions_per_packet:.0f}" for m in of),
-                " · ".join(f"{m.barriers_per_row:.0f}" for m in of),
-                " · ".join(f"{m.registers}" for m in of),
-                " · ".join(f"{m.spill_bytes}" for m in of),
-                " · ".join(f"{m.occupancy:.0%}".replace("%", " %") for m in of),
+                *_costs(of),
             )
         )
     head = (
         *("op", "N", "sectors of x, dy, dresidual, dx over the floor", "sums"),
-        *("instructions / packet", "barriers / row", "registers", "spilled bytes", "occupancy"),
+        *("instructions / packet", *COSTS),
     )
     return table(head, lines)
 
