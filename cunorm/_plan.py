@@ -46,12 +46,14 @@ SHARED_BYTES = {
 SHARED_BYTES_ELSEWHERE = 48 << 10
 SUMS_BYTES = 3 << 10
 
+# Each block costs an SM this much more than it may have itself.
+RESERVED_BYTES = 1 << 10
+
 # Where blocks can form clusters, they share a row before its shared memory keeps a second block off
-# the SM: half of its 228 KiB, less 1 KiB that each block costs. Eight blocks are what every such
-# device allows; past them a block takes all the shared memory that it may have.
+# the SM. Eight blocks are what every such device allows; past them a block takes all the shared
+# memory that it may have.
 CLUSTER_ARCHS = (90, 100, 103)
 MOST_BLOCKS = 8
-HALF_OF_SHARED_BYTES = 113 << 10
 
 # The four dtypes by their names in NumPy and ml_dtypes: size in bytes and type in CUDA C.
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -134,6 +136,12 @@ class Plan:
         return (-(-rows // self.rows) * self.cluster,)
 
 
+def _half_of_shared_bytes(arch: int) -> int:
+    """Return the bytes that a block may have if another like it is to share its SM."""
+    of_sm = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) + RESERVED_BYTES
+    return of_sm // 2 - RESERVED_BYTES
+
+
 @dataclass(frozen=True)
 class Share:
     """How a row is shared out: see the attributes of `Plan` of the same names."""
@@ -169,7 +177,7 @@ def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> Share:
 
     cluster = 1
     if arch in CLUSTER_ARCHS:
-        beside = PACKETS_IN_FLIGHT + (HALF_OF_SHARED_BYTES - SUMS_BYTES) // turn
+        beside = PACKETS_IN_FLIGHT + (_half_of_shared_bytes(arch) - SUMS_BYTES) // turn
         cluster = min(-(-packets // (lanes * beside)), MOST_BLOCKS)
     turns = -(-packets // (lanes * cluster))
     room = SHARED_BYTES.get(arch, SHARED_BYTES_ELSEWHERE) - SUMS_BYTES
@@ -198,6 +206,8 @@ def _plan(
         "COLS": cols,
     }
     common |= {name.upper(): number for name, number in asdict(share).items()}
+    shared_bytes = share.shared * share.lanes * PACKET_BYTES + SUMS_BYTES
+    common["ALONE"] = int(shared_bytes > _half_of_shared_bytes(arch))
     return Plan(kernel, source, row, cols, **asdict(share), defines=(*(common | defines).items(),))
 
 

@@ -23,18 +23,19 @@ constexpr int CHUNK = 8;
 
 // Whether registers have room for more than they must hold: for g * dy until dx is made of it, and
 // for dresidual from before the row's sums are there. With the one LayerNorm spilled up to 36 bytes
-// of float64 rows, with the other both ops up to 8 of float32 rows that are partly in shared memory.
+// of float64 rows, with the other both ops up to 8 of float32 rows that are partly in shared memory,
+// and up to 116 of shifted ones.
 constexpr bool KEEPS_WEIGHTED = !CENTERED || sizeof(X) < 8;
-constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (sizeof(X) < 4 || SHARED == 0);
+constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (sizeof(X) < 4 || (SHARED == 0 && !ROWS_SHIFTED));
 
-// The assembler of sm_100 takes more registers for shifted rows than those before it: 16-bit ones
-// spilled up to 116 bytes in the 128 that 512 threads have, and have those of 384.
-#if __CUDA_ARCH__ >= 1000
+// Some of LayerNorm's 16-bit rows spilled up to 44 bytes in the 128 registers that 512 threads have,
+// and have those of 384: those whose gamma comes one element at a time, and shifted ones, where gamma
+// is wide or the assembler is that of sm_75 or of sm_100 and later, which takes more registers.
+constexpr bool WIDE_GAMMA = sizeof(W) > sizeof(X);
 constexpr bool CROWDED =
-    sizeof(X) == 2 && (X_ACCESS != ALIGNED || DY_ACCESS != ALIGNED || DX_ACCESS != ALIGNED);
-#else
-constexpr bool CROWDED = false;
-#endif
+    CENTERED && sizeof(X) == 2 &&
+    (GAMMA_ACCESS != ALIGNED ||
+     (ROWS_SHIFTED && (WIDE_GAMMA || __CUDA_ARCH__ < 800 || __CUDA_ARCH__ >= 1000)));
 constexpr int RESIDENT = CROWDED && RESIDENT_THREADS > 384 ? 384 : RESIDENT_THREADS;
 
 struct Backward {
@@ -234,18 +235,19 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
   Acc x[VEC];
   Acc dy[VEC];
   Acc weighted[VEC];
-  // Turns come in order, and all lanes take part.
+  // Turns come in order, and all lanes take part. What is shifted is shifted once for all packets.
+  Pack<X, VEC> of_kept[PACKETS];
 #pragma unroll
   for (int turn = 0; turn < PACKETS; ++turn) {
     pairs.in_register(turn, x, dy);
     const Acc(&normal)[VEC] = kept.normal[turn];
     if (!KEEPS_WEIGHTED) weighted_again(turn, dy, weighted);
-    const Pack<X, VEC> made[1] = {
+    of_kept[turn] =
         gradient(normal, KEEPS_WEIGHTED ? kept.weighted[KEEPS_WEIGHTED ? turn : 0] : weighted,
-                 beside.take(turn), row)};
-    out.write(turn, TURNS, made);
+                 beside.take(turn), row);
     columns.add_kept(turn, dy, normal);
   }
+  out.write(0, TURNS, of_kept);
 #pragma unroll 1
   for (int turn = PACKETS; turn < TURNS; ++turn) {
     const Pack<X, VEC> added = beside.take_past_registers(turn);

@@ -26,16 +26,21 @@ constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
 
 // Threads over which a multiprocessor's registers are spread: 64 each for 1024, half of what most
 // hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
-// more than 64: there shifted rows spilled up to 250 bytes, and with a residual 36 in 80. Four
-// packets of bfloat16 spilled up to 250 in 64, and 8 in LayerNorm's 80: their conversions take
-// registers of their own. Even 512 threads have 32 KiB of x on their way
-// (tests/test_registers.py says how much that must be).
+// more than 64: there shifted rows spilled up to 250 bytes, and 8 in 80 where 64-bit numbers of rows
+// are divided; with a residual 36 in 80. Four packets of bfloat16 spilled up to 250 in 64, and 8 in
+// LayerNorm's 80: their conversions take registers of their own. float16 rows past the registers
+// spilled up to 12 in 64 where they have a tail. Even 512 threads have 32 KiB of x on their way
+// (tests/test_registers.py says how much that must be). A block that shared memory leaves ALONE on
+// its multiprocessor may have all registers.
 constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
+constexpr bool WIDE_INDEX = LEVELS > 1 && sizeof(ROW_INDEX) > 4 && !ROWS_ALIGNED;
+constexpr bool LONG_TAIL = !IN_REGISTERS && TAIL > 0;
 template <bool CROWDED, bool WIDE_PARAMETERS>
-constexpr int RESIDENT_THREADS =
-    CROWDED || (HAS_RESIDUAL && !ROWS_ALIGNED)                                       ? 512
-    : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4 || (BFLOAT16 && PACKETS > 3) ? 768
-                                                                                     : 1024;
+constexpr int RESIDENT_THREADS = ALONE                                                      ? LANES
+                                 : CROWDED || WIDE_INDEX || (HAS_RESIDUAL && !ROWS_ALIGNED) ? 512
+                                 : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4        ? 768
+                                 : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL) ? 768
+                                                                                            : 1024;
 
 // Where the row begins in the arrays that make it.
 struct Sources {
@@ -70,6 +75,13 @@ __device__ inline void let_kernel_after_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// Packets that a lane asks for before it needs the first, and shifted ones of y that it makes before
+// it stores the first; with a residual twice as many, for which rows past the registers have no room.
+// The assembler of sm_120 has room for fewer of shifted ones: two spilled up to 32 bytes.
+constexpr int AT_ONCE = !HAS_RESIDUAL || IN_REGISTERS          ? 4
+                        : ROWS_ALIGNED || __CUDA_ARCH__ < 1200 ? 2
+                                                               : 1;
 
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 parked[];
@@ -139,10 +151,6 @@ class RowOfLane {
   __device__ Acc tail(int turn) const { return tail_[turn]; }
 
  private:
-  // Packets that a lane asks for before it needs the first; with a residual twice as many, for
-  // which rows past the registers have no room.
-  static constexpr int AT_ONCE = HAS_RESIDUAL && SHARED > 0 ? 2 : 4;
-
   __device__ uint4* parking(int turn) const {
     return parked + (turn - PACKETS) * LANES + threadIdx.x;
   }
@@ -266,14 +274,14 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
 template <typename Row, typename Finish, typename FinishColumn>
 __device__ inline void write_row(X* y, const Row& row, const Place& place, Finish finish,
                                  FinishColumn finish_column) {
-  // Where packets are shifted, as many as there may be in flight share the work.
-  constexpr int AT_ONCE = Y_ACCESS != SHIFTED ? 1 : PACKETS < 4 ? PACKETS : 4;
+  // Where packets are shifted, several share the work.
+  constexpr int STEP = Y_ACCESS != SHIFTED ? 1 : PACKETS < AT_ONCE ? PACKETS : AT_ONCE;
   Writer<X, Y_ACCESS, OF_Y> out(y, place);
 #pragma unroll
-  for (int first = 0; first < PACKETS; first += AT_ONCE) {
-    Pack<X, VEC> made[AT_ONCE];
+  for (int first = 0; first < PACKETS; first += STEP) {
+    Pack<X, VEC> made[STEP];
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
+    for (int i = 0; i < STEP; ++i) {
       if (first + i >= PACKETS) continue;
       Acc value[VEC];
       row.in_register(first + i, value);

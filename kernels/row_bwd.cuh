@@ -9,6 +9,8 @@
 
 #include "access.cuh"
 
+constexpr bool ROWS_SHIFTED = X_ACCESS != ALIGNED || DY_ACCESS != ALIGNED || DX_ACCESS != ALIGNED;
+
 // Dynamic shared memory: SHARED packets of x, as many of dy, then sums, each [packet][lane]. All
 // are their lane's own, and need no barrier.
 extern __shared__ uint4 parked[];
@@ -21,16 +23,26 @@ __device__ inline uint4* parking(int array, int turn) {
 class Pairs {
  public:
   __device__ Pairs(const X* x, const X* dy, const Place& place) : x_(x, place), dy_(dy, place) {
-    x_.read(0, PACKETS, x_kept_);
-    dy_.read(0, PACKETS, dy_kept_);
+#pragma unroll
+    for (int first = 0; first < PACKETS; first += KEPT_AT_ONCE) {
+      Pack<X, VEC> packet[2][KEPT_AT_ONCE];
+      x_.read(first, PACKETS, packet[0]);
+      dy_.read(first, PACKETS, packet[1]);
+#pragma unroll
+      for (int i = 0; i < KEPT_AT_ONCE; ++i) {
+        if (first + i >= PACKETS) break;
+        x_kept_[first + i] = packet[0][i];
+        dy_kept_[first + i] = packet[1][i];
+      }
+    }
     constexpr int PARKED = PACKETS + SHARED;
 #pragma unroll 1
-    for (int first = PACKETS; first < PARKED; first += AT_ONCE) {
-      Pack<X, VEC> packet[2][AT_ONCE];
+    for (int first = PACKETS; first < PARKED; first += PARKED_AT_ONCE) {
+      Pack<X, VEC> packet[2][PARKED_AT_ONCE];
       x_.read(first, PARKED, packet[0]);
       dy_.read(first, PARKED, packet[1]);
 #pragma unroll
-      for (int i = 0; i < AT_ONCE; ++i) {
+      for (int i = 0; i < PARKED_AT_ONCE; ++i) {
         if (first + i >= PARKED) break;
         *parking(0, first + i) = bits<uint4>(packet[0][i]);
         *parking(1, first + i) = bits<uint4>(packet[1][i]);
@@ -68,8 +80,15 @@ class Pairs {
   }
 
  private:
-  // Packets of each array that a lane asks for before it parks the first.
-  static constexpr int AT_ONCE = 2;
+  // Packets of each array that a lane asks for before it keeps, or parks, the first. With twice as
+  // many, rows that are partly in shared memory spilled up to 68 bytes: shifted ones but RMSNorm's of
+  // 16 bits, and LayerNorm's of float64. So did shifted wide ones with gamma one element at a time.
+  static constexpr bool WIDE = sizeof(X) >= 4;
+  static constexpr bool FEWER =
+      SHARED > 0 ? (ROWS_SHIFTED && (WIDE || CENTERED)) || (CENTERED && sizeof(X) == 8)
+                 : ROWS_SHIFTED && WIDE && GAMMA_ACCESS != ALIGNED;
+  static constexpr int KEPT_AT_ONCE = FEWER ? 2 : PACKETS;
+  static constexpr int PARKED_AT_ONCE = FEWER ? 1 : 2;
 
   Reader<X, X_ACCESS, OF_X> x_;
   Reader<X, DY_ACCESS, OF_DY> dy_;

@@ -97,6 +97,17 @@ def test_clusters_serve_rows_that_would_keep_a_second_block_off_the_multiprocess
     assert rms(262144, "bfloat16", arch=80).cluster == 1
 
 
+# Of a multiprocessor, of which each block costs 1 KiB besides what it asks for.
+@pytest.mark.parametrize(
+    ("arch", "kib"), [(75, 64), (80, 164), (86, 100), (89, 100), (90, 228), (100, 228), (120, 100)]
+)
+@pytest.mark.parametrize("cols", SIZES)
+def test_a_block_is_alone_where_a_multiprocessor_cannot_hold_two(cols, arch, kib):
+    plan = rms(cols, "float16", arch)
+    of_block = plan.shared_bytes + _plan.SUMS_BYTES + 1024
+    assert dict(plan.defines)["ALONE"] == (2 * of_block > kib << 10)
+
+
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (32, 1), (33, 2), (2**33, 2**28)])
 def test_the_grid_covers_the_rows(rows, blocks):
     plan = rms(64, "float32")

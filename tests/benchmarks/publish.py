@@ -80,7 +80,8 @@ sums for each parameter, and a second kernel adds those up: there are as many bl
 holds at once, however many rows there are. *Sums* are their bytes, written and read, over those of
 2 MiB of x; over 64 MiB, 8,192 rows of 4,096 in float16, they are a 16th of that. Registers set the
 occupancy: a multiprocessor has 512 threads of 16-bit rows or 384 of wider ones, each with 96 or 192
-bytes of x, dy and dresidual on their way. LayerNorm's rows of 4,096 float32 have 256 of those.
+bytes of x, dy and dresidual on their way. LayerNorm's rows of 4,096 float32 have 256 of those. Rows
+that start off 16 bytes have fewer on their way: they wait for x before they ask for dy.
 
 ```bash
 python -m cunorm {backward_command}
