@@ -26,21 +26,22 @@ constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
 
 // Threads over which a multiprocessor's registers are spread: 64 each for 1024, half of what most
 // hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
-// more than 64: there shifted rows spilled up to 250 bytes, and 8 in 80 where 64-bit numbers of rows
-// are divided; with a residual 36 in 80. Four packets of bfloat16 spilled up to 250 in 64, and 8 in
-// LayerNorm's 80: their conversions take registers of their own. float16 rows past the registers
-// spilled up to 12 in 64 where they have a tail. Even 512 threads have 32 KiB of x on their way
-// (tests/test_registers.py says how much that must be). A block that shared memory leaves ALONE on
-// its multiprocessor may have all registers.
+// more than 64: there shifted rows spilled up to 250 bytes, and in 80 with a residual 36, with wide
+// parameters 20, and 8 where 64-bit numbers of rows are divided. Four packets of bfloat16 spilled up
+// to 250 in 64, and 8 in LayerNorm's 80: their conversions take registers of their own. float16 rows
+// past the registers spilled up to 12 in 64 where they have a tail. Even 512 threads have 32 KiB of
+// x on their way (tests/test_registers.py says how much that must be). A block that shared memory
+// leaves ALONE on its multiprocessor may have all registers.
 constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
-constexpr bool WIDE_INDEX = LEVELS > 1 && sizeof(ROW_INDEX) > 4 && !ROWS_ALIGNED;
+constexpr bool WIDE_INDEX = LEVELS > 1 && sizeof(ROW_INDEX) > 4;
 constexpr bool LONG_TAIL = !IN_REGISTERS && TAIL > 0;
 template <bool CROWDED, bool WIDE_PARAMETERS>
-constexpr int RESIDENT_THREADS = ALONE                                                      ? LANES
-                                 : CROWDED || WIDE_INDEX || (HAS_RESIDUAL && !ROWS_ALIGNED) ? 512
-                                 : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4        ? 768
-                                 : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL) ? 768
-                                                                                            : 1024;
+constexpr int RESIDENT_THREADS =
+    ALONE                                                                           ? LANES
+    : CROWDED || (!ROWS_ALIGNED && (HAS_RESIDUAL || WIDE_PARAMETERS || WIDE_INDEX)) ? 512
+    : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4                             ? 768
+    : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL)                      ? 768
+                                                                                    : 1024;
 
 // Where the row begins in the arrays that make it.
 struct Sources {
