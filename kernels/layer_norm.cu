@@ -130,6 +130,8 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
                                  const LayerNorm& norm) {
   const Row row(sources, place);
   let_kernel_after_start();
+  gamma = between_stores(gamma);
+  beta = between_stores(beta);
   Pack<W, VEC> gamma_kept[PACKETS] = {};
   Pack<B, VEC> beta_kept[PACKETS] = {};
   if constexpr (EARLY) {

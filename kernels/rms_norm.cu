@@ -105,6 +105,7 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
                                  const Place& place, const RmsNorm& norm) {
   const Row row(sources, place);
   let_kernel_after_start();
+  gamma = between_stores(gamma);
   Pack<W, VEC> early[PACKETS] = {};
   if constexpr (GAMMA_EARLY) {
 #pragma unroll

@@ -27,21 +27,20 @@ constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
 // Threads over which a multiprocessor's registers are spread: 64 each for 1024, half of what most
 // hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
 // more than 64: there shifted rows spilled up to 250 bytes, and in 80 with a residual 36, with wide
-// parameters 20, and 8 where 64-bit numbers of rows are divided. Four packets of bfloat16 spilled up
+// parameters 20. Four packets of bfloat16 spilled up
 // to 250 in 64, and 8 in LayerNorm's 80: their conversions take registers of their own. float16 rows
 // past the registers spilled up to 12 in 64 where they have a tail. Even 512 threads have 32 KiB of
 // x on their way (tests/test_registers.py says how much that must be). A block that shared memory
 // leaves ALONE on its multiprocessor may have all registers.
 constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
-constexpr bool WIDE_INDEX = LEVELS > 1 && sizeof(ROW_INDEX) > 4;
 constexpr bool LONG_TAIL = !IN_REGISTERS && TAIL > 0;
 template <bool CROWDED, bool WIDE_PARAMETERS>
 constexpr int RESIDENT_THREADS =
-    ALONE                                                                           ? LANES
-    : CROWDED || (!ROWS_ALIGNED && (HAS_RESIDUAL || WIDE_PARAMETERS || WIDE_INDEX)) ? 512
-    : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4                             ? 768
-    : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL)                      ? 768
-                                                                                    : 1024;
+    ALONE                                                             ? LANES
+    : CROWDED || (!ROWS_ALIGNED && (HAS_RESIDUAL || WIDE_PARAMETERS)) ? 512
+    : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4               ? 768
+    : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL)        ? 768
+                                                                      : 1024;
 
 // Where the row begins in the arrays that make it.
 struct Sources {
@@ -78,9 +77,12 @@ __device__ inline void let_kernel_after_start() {
 }
 
 // Packets that a lane asks for before it needs the first, and shifted ones of y that it makes before
-// it stores the first; with a residual twice as many, for which rows past the registers have no room.
-// The assembler of sm_120 has room for fewer of shifted ones: two spilled up to 32 bytes.
-constexpr int AT_ONCE = !HAS_RESIDUAL || IN_REGISTERS          ? 4
+// it stores the first; with a residual twice as many, for which rows past the registers have no room,
+// nor have shifted ones that keep MANY: four spilled up to 360 bytes. The assembler of sm_120 has
+// room for fewer of shifted ones with a residual: two spilled up to 32 bytes.
+constexpr bool MANY = PACKETS > 4;
+constexpr int AT_ONCE = MANY && !ROWS_ALIGNED                  ? 2
+                        : !HAS_RESIDUAL || IN_REGISTERS        ? 4
                         : ROWS_ALIGNED || __CUDA_ARCH__ < 1200 ? 2
                                                                : 1;
 
@@ -270,13 +272,26 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
   cluster_sums<SITE>(total);
 }
 
+// A parameter of which a lane loads what it needs for its next packets, where it keeps MANY, once it
+// has stored those before. The assembler asked for more at once, and spilled up to 24 bytes; without
+// __restrict__, of which this makes the compiler lose sight, loads stay behind stores.
+template <typename P>
+__device__ inline const P* between_stores(const P* parameter) {
+  if constexpr (MANY) asm volatile("" : "+l"(parameter));
+  return parameter;
+}
+
 // Writes the row: finish(turn, value) makes the packet of y beside a packet of the row, and
 // finish_column(column, value) a column of the tail, in the first element.
 template <typename Row, typename Finish, typename FinishColumn>
 __device__ inline void write_row(X* y, const Row& row, const Place& place, Finish finish,
                                  FinishColumn finish_column) {
-  // Where packets are shifted, several share the work.
-  constexpr int STEP = Y_ACCESS != SHIFTED ? 1 : PACKETS < AT_ONCE ? PACKETS : AT_ONCE;
+  // Where packets are shifted, several share the work; where a lane keeps many, two at a time have
+  // their parameters on the way.
+  constexpr int SHIFTED_STEP = MANY ? 1 : PACKETS < AT_ONCE ? PACKETS : AT_ONCE;
+  constexpr int ALIGNED_STEP = MANY ? 2 : 1;
+  constexpr int STEP = Y_ACCESS == SHIFTED ? SHIFTED_STEP : ALIGNED_STEP;
+  constexpr int PARKED_STEP = Y_ACCESS == SHIFTED ? 1 : ALIGNED_STEP;
   Writer<X, Y_ACCESS, OF_Y> out(y, place);
 #pragma unroll
   for (int first = 0; first < PACKETS; first += STEP) {
@@ -291,11 +306,16 @@ __device__ inline void write_row(X* y, const Row& row, const Place& place, Finis
     out.write(first, PACKETS, made);
   }
 #pragma unroll 2
-  for (int turn = PACKETS; turn < TURNS; ++turn) {
-    Acc value[VEC];
-    row.past_registers(turn, value);
-    const Pack<X, VEC> made[1] = {finish(turn, value)};
-    out.write(turn, TURNS, made);
+  for (int first = PACKETS; first < TURNS; first += PARKED_STEP) {
+    Pack<X, VEC> made[PARKED_STEP];
+#pragma unroll
+    for (int i = 0; i < PARKED_STEP; ++i) {
+      if (first + i >= TURNS) continue;
+      Acc value[VEC];
+      row.past_registers(first + i, value);
+      made[i] = finish(first + i, value);
+    }
+    out.write(first, TURNS, made);
   }
 #pragma unroll
   for (int turn = 0; turn < TAIL_TURNS; ++turn) {
