@@ -24,17 +24,25 @@ constexpr int CHUNK = 8;
 // Whether registers have room for more than they must hold: for g * dy until dx is made of it, and
 // for dresidual from before the row's sums are there. With the one LayerNorm spilled up to 36 bytes
 // of float64 rows, with the other both ops up to 8 of float32 rows that are partly in shared memory,
-// and up to 116 of shifted ones.
+// and up to 116 of shifted ones; LayerNorm up to 32 of shifted 16-bit rows partly in shared memory.
 constexpr bool KEEPS_WEIGHTED = !CENTERED || sizeof(X) < 8;
-constexpr bool ASKS_EARLY = KEEPS_WEIGHTED && (sizeof(X) < 4 || (SHARED == 0 && !ROWS_SHIFTED));
+constexpr bool ASKS_EARLY =
+    KEEPS_WEIGHTED &&
+    (sizeof(X) < 4 ? !CENTERED || SHARED == 0 || !ROWS_SHIFTED : SHARED == 0 && !ROWS_SHIFTED);
+
+// Gamma is the same for all of a block's rows, and is kept from one to the next but where registers
+// are too few: with the assembler of sm_100 LayerNorm's 16-bit rows spilled up to 8 bytes.
+constexpr bool LOADS_GAMMA_AGAIN =
+    CENTERED && HAS_GAMMA && sizeof(X) == 2 && !ROWS_SHIFTED && __CUDA_ARCH__ >= 1000;
 
 // Some of LayerNorm's 16-bit rows spilled up to 44 bytes in the 128 registers that 512 threads have,
-// and have those of 384: those whose gamma comes one element at a time, and shifted ones, where gamma
-// is wide or the assembler is that of sm_75 or of sm_100 and later, which takes more registers.
+// and have those of 384: those whose gamma comes one element at a time, or whose arrays are not all
+// reached alike, and shifted ones, where gamma is wide or the assembler is that of sm_75 or of sm_100
+// and later, which takes more registers.
 constexpr bool WIDE_GAMMA = sizeof(W) > sizeof(X);
 constexpr bool CROWDED =
     CENTERED && sizeof(X) == 2 &&
-    (GAMMA_ACCESS != ALIGNED ||
+    (GAMMA_ACCESS != ALIGNED || ROWS_DIFFER ||
      (ROWS_SHIFTED && (WIDE_GAMMA || __CUDA_ARCH__ < 800 || __CUDA_ARCH__ >= 1000)));
 constexpr int RESIDENT = CROWDED && RESIDENT_THREADS > 384 ? 384 : RESIDENT_THREADS;
 
@@ -276,6 +284,7 @@ __device__ inline void backward_of_row(const Arrays& arrays, const Place& place,
 // All rows of a block.
 __device__ inline void backward_of_block(const Arrays& arrays, const Backward& given) {
   const long long groups = (given.rows.count + ROWS - 1) / ROWS;
+  Arrays of_row = arrays;
   ColumnSums columns(arrays.partial, place(given.rows));
   int buffer = 0;
 #pragma unroll 1
@@ -283,7 +292,8 @@ __device__ inline void backward_of_block(const Arrays& arrays, const Backward& g
     const Place here = place(given.rows, group);
     if (here.is_idle_warp()) break;
     __syncwarp();  // the ends of shifted rows are in shared memory: those of the last row are done
-    backward_of_row(arrays, here, given, buffer, columns);
+    if constexpr (LOADS_GAMMA_AGAIN) of_row.gamma = in_order(arrays.gamma);
+    backward_of_row(of_row, here, given, buffer, columns);
     buffer ^= 1;
   }
   columns.finish();

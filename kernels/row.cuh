@@ -272,15 +272,6 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
   cluster_sums<SITE>(total);
 }
 
-// A parameter of which a lane loads what it needs for its next packets, where it keeps MANY, once it
-// has stored those before. The assembler asked for more at once, and spilled up to 24 bytes; without
-// __restrict__, of which this makes the compiler lose sight, loads stay behind stores.
-template <typename P>
-__device__ inline const P* between_stores(const P* parameter) {
-  if constexpr (MANY) asm volatile("" : "+l"(parameter));
-  return parameter;
-}
-
 // Writes the row: finish(turn, value) makes the packet of y beside a packet of the row, and
 // finish_column(column, value) a column of the tail, in the first element.
 template <typename Row, typename Finish, typename FinishColumn>

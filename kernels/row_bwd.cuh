@@ -10,6 +10,12 @@
 #include "access.cuh"
 
 constexpr bool ROWS_SHIFTED = X_ACCESS != ALIGNED || DY_ACCESS != ALIGNED || DX_ACCESS != ALIGNED;
+#if HAS_DRESIDUAL
+constexpr bool ROWS_DIFFER =
+    X_ACCESS != DY_ACCESS || X_ACCESS != DX_ACCESS || X_ACCESS != DRESIDUAL_ACCESS;
+#else
+constexpr bool ROWS_DIFFER = X_ACCESS != DY_ACCESS || X_ACCESS != DX_ACCESS;
+#endif
 
 // Dynamic shared memory: SHARED packets of x, as many of dy, then sums, each [packet][lane]. All
 // are their lane's own, and need no barrier.

@@ -6,7 +6,9 @@ that has the most to keep; `pytest tests/test_registers.py --every-kernel` takes
 
 from __future__ import annotations
 
+import random
 import re
+from collections import defaultdict
 
 from cuda import pathfinder
 from cupy_backends.cuda.libs import nvrtc
@@ -18,8 +20,6 @@ OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
 BACKWARD = ["rms_norm_bwd", "layer_norm_bwd"]
 ACCESS = ["ALIGNED", "SHIFTED"]
 ARRAYS = ["X", "Y", "RESIDUAL", "RESIDUAL_OUT", "DY", "DX", "DRESIDUAL"]
-# For each way of keeping a row (see _plan._share) whole turns, and a last one in part with a tail.
-SIZES = [64, 250, 1024, 1025, 2531, 4096, 6847, 8192, 16380, 20001, 65536, 216337]
 DTYPES = [
     ("float16", "float16"),
     ("float16", "float32"),
@@ -55,6 +55,20 @@ HARDEST = (
         for cols in (1024, 4000, 16380, 20000)
     ]
     + [
+        # Rows that keep most packets in registers, in a block that is alone on a multiprocessor.
+        *(
+            ("rms_norm_fwd", a, 86622, "bfloat16", "float32", "SHIFTED", "ALIGNED")
+            for a in (86, 120)
+        ),
+        ("rms_norm_fwd", 75, 67281, "float16", "float32", "SHIFTED", "ALIGNED"),
+        ("rms_norm_fwd", 80, 59923, "float32", "float32", "SHIFTED", "ELEMENTS"),
+        ("layer_norm_fwd", 86, 88834, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
+        ("layer_norm_fwd", 80, 120659, "float16", "float32", "ALIGNED", "ALIGNED"),
+        ("layer_norm_fwd", 120, 84425, "float16", "float32", "ALIGNED", "ALIGNED"),
+        *(
+            ("layer_norm_fwd", 90, 1241292, "float16", "float32", a, "ALIGNED")
+            for a in ("ALIGNED", "SHIFTED")
+        ),
         # Each spilled in an earlier version of its kernel, and few of its neighbours did.
         *(("layer_norm_fwd", 120, 6847, "float16", "float16", a, "ALIGNED") for a in ACCESS),
         ("rms_norm_fwd", 89, 20001, "float16", "float16", "ALIGNED", "ALIGNED"),
@@ -64,6 +78,11 @@ HARDEST = (
         ("add_rms_norm", 120, 216337, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
         ("add_layer_norm", 120, 262144, "bfloat16", "float32", "SHIFTED", "ALIGNED"),
         ("layer_norm_bwd", 90, 2531, "bfloat16", "float32", "ALIGNED", "ELEMENTS"),
+        *(
+            ("layer_norm_bwd", 100, n, "float16", "float32", "ALIGNED", "ALIGNED")
+            for n in (2048, 4096)
+        ),
+        ("layer_norm_bwd", 100, 33461, "bfloat16", "float32", "SHIFTED", "ALIGNED"),
         *(
             ("layer_norm_bwd", a, 16380, "bfloat16", "float32", "SHIFTED", "ALIGNED")
             for a in (86, 89)
@@ -86,16 +105,6 @@ HARDEST = (
         for dtype in dtypes
     ]
 )
-EVERY = [
-    (op, arch, cols, dtype, parameter, access, of_parameters)
-    for op in OPS + BACKWARD
-    for arch in ARCHS
-    for cols in SIZES
-    for dtype, parameter in DTYPES
-    for access in ACCESS
-    for of_parameters in ("ALIGNED", "ELEMENTS")
-]
-
 REGISTERS = 65536  # of a multiprocessor, everywhere
 THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
 # Where registers leave room for less than half of those threads, this is why that is enough: the
@@ -110,8 +119,45 @@ def pytest_generate_tests(metafunc):
     every = metafunc.config.getoption("--every-kernel")
     metafunc.parametrize(
         ("op", "arch", "cols", "dtype", "parameter", "access", "of_parameters"),
-        EVERY if every else HARDEST,
+        every_kernel() if every else HARDEST,
     )
+
+
+def every_kernel():
+    """Return each op, architecture, kind of data and of access for each way of keeping a row."""
+    return [
+        (op, arch, cols, dtype, parameter, access, of_parameters)
+        for op in OPS + BACKWARD
+        for arch in ARCHS
+        for dtype, parameter in DTYPES
+        for cols in sizes(op, arch, dtype, parameter)
+        for access in ACCESS
+        for of_parameters in ("ALIGNED", "ELEMENTS")
+    ]
+
+
+def sizes(op, arch, dtype, parameter):
+    """Return a length for each way of keeping a row, with whole packets only and with a tail.
+
+    One is drawn, the same every time, among those that keep most packets in registers.
+    """
+    ways = defaultdict(list)
+    for turn in range(1, 480):
+        for odd in (0, 1, 3, 5):
+            cols = int(1.03**turn) * 8 + odd
+            plan = plan_of(op, arch, cols, dtype, parameter)
+            alone = dict(plan.defines).get("ALONE")
+            kept = (plan.packets + plan.shared) * plan.lanes * plan.cluster
+            read_again, tail = cols // plan.vec > kept, cols % plan.vec > 0
+            lanes = plan.lanes if plan.lanes <= 32 or plan.lanes == _plan.MOST_LANES else "warps"
+            many = plan.packets > _plan.PACKETS_IN_FLIGHT
+            way = (lanes, many, plan.shared > 0, alone, plan.cluster > 1, read_again, tail)
+            ways[way].append((plan.packets, cols))
+    draw = random.Random(f"{op} {arch} {dtype} {parameter}")
+    return [
+        draw.choice([cols for packets, cols in found if packets == max(found)[0]])
+        for found in ways.values()
+    ]
 
 
 def plan_of(op, arch, cols, dtype, parameter):
@@ -135,7 +181,7 @@ def plan_of(op, arch, cols, dtype, parameter):
     return _plan.layer_norm_fwd(cols, dtype, parameter, parameter, arch=arch, residual=residual)
 
 
-def assemble(plan, arch, access, of_parameters):
+def assemble(plan, arch, access, of_parameters, levels):
     """Return registers, bytes spilled and bytes of local memory."""
     if access == "SHIFTED" and plan.lanes < 32:
         access = "ELEMENTS"  # as _launch chooses
@@ -151,8 +197,9 @@ def assemble(plan, arch, access, of_parameters):
         f"-DGAMMA_ACCESS={of_parameters}",
         f"-DBETA_ACCESS={of_parameters}",
         "-DPARTIAL_ACCESS=ALIGNED",
-        "-DLEVELS=3",
-        "-DROW_INDEX=unsigned",
+        f"-DLEVELS={levels}",
+        # 2^32 rows of more than some 256 bytes are more than any device holds.
+        f"-DROW_INDEX={'unsigned long long' if plan.lanes < 8 else 'unsigned'}",
         *(f"-D{name}={value}" for name, value in plan.defines),
     ]
     program = nvrtc.createProgram((folder / plan.source).read_text(), plan.source, [], [])
@@ -169,7 +216,9 @@ def assemble(plan, arch, access, of_parameters):
 
 def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, of_parameters):
     plan = plan_of(op, arch, cols, dtype, parameter)
-    registers, spilled, local = assemble(plan, arch, access, of_parameters)
+    # Contiguous rows have kernels of their own, with less to keep and fewer conditions.
+    levels = random.Random(f"{plan} {access} {of_parameters}").choice((1, 3))
+    registers, spilled, local = assemble(plan, arch, access, of_parameters, levels)
     assert spilled == 0
     assert local == 0
     # Allocated in units of 8 for each thread; a block that asks for more would not start.
