@@ -40,10 +40,10 @@ constexpr bool CROWDED = GAMMA_ACCESS != ALIGNED || BETA_ACCESS != ALIGNED ||
                          (PACKETS > 3 && (BFLOAT16 || WIDE_PARAMETERS));
 
 // Four packets of float16 spilled up to 24 bytes in the 64 registers that 1024 threads have; 896 have
-// 72, or, where 512 share a row, 128. Shifted ones spilled up to 8 in 80, and with the assembler of
-// sm_120 all up to 24 in 72.
+// 72, or, where 512 share a row, 128. Shifted ones spilled up to 8 in 80, those of rows with a
+// tail up to 8 in 72, and with the assembler of sm_120 all up to 24.
 constexpr int ALLOWED = RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>;
-constexpr int OF_FOUR = !ROWS_ALIGNED || __CUDA_ARCH__ >= 1200 ? 640 : 896;
+constexpr int OF_FOUR = !ROWS_ALIGNED || TAIL > 0 || __CUDA_ARCH__ >= 1200 ? 640 : 896;
 constexpr int RESIDENT = sizeof(T) == 2 && PACKETS > 3 && ALLOWED > OF_FOUR ? OF_FOUR : ALLOWED;
 
 // Three passes would convert 16-bit packets three times.
@@ -131,9 +131,9 @@ __device__ inline void normalise(X* y, Acc* mean_out, Acc* rstd_out, const Sourc
                                  const LayerNorm& norm) {
   const Row row(sources, place);
   let_kernel_after_start();
-  // Those of many packets spilled up to 24 bytes when they were loaded early.
-  if constexpr (MANY && HAS_GAMMA) gamma = in_order(gamma);
-  if constexpr (MANY && HAS_BETA) beta = in_order(beta);
+  // Where there is little room, they spilled up to 24 bytes when they were loaded early.
+  if constexpr (FULL && HAS_GAMMA) gamma = in_order(gamma);
+  if constexpr (FULL && HAS_BETA) beta = in_order(beta);
   Pack<W, VEC> gamma_kept[PACKETS] = {};
   Pack<B, VEC> beta_kept[PACKETS] = {};
   if constexpr (EARLY) {

@@ -105,8 +105,8 @@ __device__ inline void normalise(X* y, Acc* rstd_out, const Sources& sources, co
                                  const Place& place, const RmsNorm& norm) {
   const Row row(sources, place);
   let_kernel_after_start();
-  // That of many packets spilled up to 8 bytes when it was loaded early.
-  if constexpr (MANY && HAS_GAMMA) gamma = in_order(gamma);
+  // Where there is little room, it spilled up to 8 bytes when it was loaded early.
+  if constexpr (FULL && HAS_GAMMA) gamma = in_order(gamma);
   Pack<W, VEC> early[PACKETS] = {};
   if constexpr (GAMMA_EARLY) {
 #pragma unroll

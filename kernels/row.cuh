@@ -76,15 +76,18 @@ __device__ inline void let_kernel_after_start() {
 #endif
 }
 
+// Lanes with little room: those that keep more packets than most, and those of a shifted row whose
+// block is ALONE. Four packets at once spilled up to 360 bytes there.
+constexpr bool FULL = PACKETS > 4 || (ALONE && !ROWS_ALIGNED);
+
 // Packets that a lane asks for before it needs the first, and shifted ones of y that it makes before
-// it stores the first; with a residual twice as many, for which rows past the registers have no room,
-// nor have shifted ones that keep MANY: four spilled up to 360 bytes. The assembler of sm_120 has
-// room for fewer of shifted ones with a residual: two spilled up to 32 bytes.
-constexpr bool MANY = PACKETS > 4;
-constexpr int AT_ONCE = MANY && !ROWS_ALIGNED                  ? 2
-                        : !HAS_RESIDUAL || IN_REGISTERS        ? 4
-                        : ROWS_ALIGNED || __CUDA_ARCH__ < 1200 ? 2
-                                                               : 1;
+// it stores the first; with a residual twice as many, for which rows past the registers have no room.
+// The assemblers of sm_100 and later have room for fewer of shifted ones with a residual: two spilled
+// up to 32 bytes.
+constexpr int AT_ONCE = HAS_RESIDUAL && !IN_REGISTERS
+                            ? (ROWS_ALIGNED || __CUDA_ARCH__ < 1000 ? 2 : 1)
+                        : PACKETS > 4 && !ROWS_ALIGNED ? 2
+                                                       : 4;
 
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 parked[];
@@ -277,10 +280,10 @@ __device__ inline void sum_columns(const Row& row, const Place& place, Acc (&tot
 template <typename Row, typename Finish, typename FinishColumn>
 __device__ inline void write_row(X* y, const Row& row, const Place& place, Finish finish,
                                  FinishColumn finish_column) {
-  // Where packets are shifted, several share the work; where a lane keeps many, two at a time have
-  // their parameters on the way.
-  constexpr int SHIFTED_STEP = MANY ? 1 : PACKETS < AT_ONCE ? PACKETS : AT_ONCE;
-  constexpr int ALIGNED_STEP = MANY ? 2 : 1;
+  // Where packets are shifted, several share the work; where a lane has little room, two at a time
+  // have their parameters on the way.
+  constexpr int SHIFTED_STEP = FULL ? 1 : PACKETS < AT_ONCE ? PACKETS : AT_ONCE;
+  constexpr int ALIGNED_STEP = FULL ? 2 : 1;
   constexpr int STEP = Y_ACCESS == SHIFTED ? SHIFTED_STEP : ALIGNED_STEP;
   constexpr int PARKED_STEP = Y_ACCESS == SHIFTED ? 1 : ALIGNED_STEP;
   Writer<X, Y_ACCESS, OF_Y> out(y, place);
