@@ -77,8 +77,10 @@ __device__ inline void let_kernel_after_start() {
 }
 
 // Lanes with little room: those that keep more packets than most, and those of a shifted row whose
-// block is ALONE. Four packets at once spilled up to 360 bytes there.
-constexpr bool FULL = PACKETS > 4 || (ALONE && !ROWS_ALIGNED);
+// block is ALONE: four packets at once spilled up to 360 bytes there. Also those of 16-bit rows past
+// the registers that have a residual, and a last turn for some lanes only: up to 12 in 64 registers.
+constexpr bool FULL = PACKETS > 4 || (ALONE && !ROWS_ALIGNED) ||
+                      (HAS_RESIDUAL && !IN_REGISTERS && sizeof(T) == 2 && WHOLE % SPAN != 0);
 
 // Packets that a lane asks for before it needs the first, and shifted ones of y that it makes before
 // it stores the first; with a residual twice as many, for which rows past the registers have no room.

@@ -75,6 +75,10 @@ HARDEST = (
         *(("rms_norm_fwd", a, 7193, "float16", "float32", "SHIFTED", "ALIGNED") for a in (80, 90)),
         ("add_rms_norm", 75, 65536, "float16", "float16", "ALIGNED", "ALIGNED"),
         ("add_rms_norm", 89, 20001, "float16", "float16", "ALIGNED", "ALIGNED"),
+        *(
+            ("add_rms_norm", a, 22048, "float16", "float16", "ALIGNED", "ALIGNED")
+            for a in (75, 86, 90)
+        ),
         ("add_rms_norm", 120, 216337, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
         ("add_layer_norm", 120, 262144, "bfloat16", "float32", "SHIFTED", "ALIGNED"),
         ("layer_norm_bwd", 90, 2531, "bfloat16", "float32", "ALIGNED", "ELEMENTS"),
