@@ -27,11 +27,11 @@ constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
 // Threads over which a multiprocessor's registers are spread: 64 each for 1024, half of what most
 // hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
 // more than 64: there shifted rows spilled up to 250 bytes, and in 80 with a residual 36, with wide
-// parameters 20. Four packets of bfloat16 spilled up
-// to 250 in 64, and 8 in LayerNorm's 80: their conversions take registers of their own. float16 rows
-// past the registers spilled up to 12 in 64 where they have a tail. Even 512 threads have 32 KiB of
-// x on their way (tests/test_registers.py says how much that must be). A block that shared memory
-// leaves ALONE on its multiprocessor may have all registers.
+// parameters 20. Four packets of bfloat16 spilled up to 250 in 64, and 8 in LayerNorm's 80: their
+// conversions take registers of their own. float16 rows past the registers spilled up to 12 in 64
+// where they have a tail. Even 512 threads have 32 KiB of x on their way (tests/test_registers.py says
+// how much that must be). A block that shared memory leaves ALONE on its multiprocessor may have all
+// registers.
 constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
 constexpr bool LONG_TAIL = !IN_REGISTERS && TAIL > 0;
 template <bool CROWDED, bool WIDE_PARAMETERS>
