@@ -5,9 +5,13 @@
 As in test_host_time.py, kernels are enqueued and not executed on the software GPU, and both calls
 take turns. The bridge that passes CPU tensors off as CUDA ones adds 0.5 us for each array: two
 numbers written into its capsule.
+
+Times are told and not judged: PyTorch's part of them doubles where something else uses the caches.
+What is judged is the number of functions that Python calls, which is the same on any machine.
 """
 
 import contextlib
+import sys
 
 import cupy
 import pytest
@@ -18,38 +22,38 @@ from test_host_time import ROUNDS, best_times, enqueue_only
 import cunorm.torch
 from cunorm import simgpu
 
-# The call on tensors, the same on CuPy's arrays, and the most microseconds that lie between them:
-# what README tells, and half of that again for the noise of a machine that does other work.
+# The call on tensors, the same on CuPy's arrays, and the most function calls that lie between them:
+# a sixth above what CPython 3.11 and PyTorch 2.13 take, for the ways of others.
 CASES = {
     "rms_norm(x, gamma, out=y)": (
         lambda x, r, y, gamma: cunorm.rms_norm(x, gamma, out=y),
         lambda x, r, y, gamma: cunorm.rms_norm(x, gamma, out=y),
-        45,
+        135,
     ),
     "rms_norm(x, gamma)": (
         lambda x, r, y, gamma: cunorm.rms_norm(x, gamma),
         lambda x, r, y, gamma: cunorm.rms_norm(x, gamma),
-        60,
+        130,
     ),
     "add_rms_norm(x, r, gamma, out=x, residual_out=r)": (
         lambda x, r, y, gamma: cunorm.add_rms_norm(x, r, gamma, out=x, residual_out=r),
         lambda x, r, y, gamma: cunorm.add_rms_norm(x, r, gamma, out=x, residual_out=r),
-        60,
+        170,
     ),
     "torch.rms_norm_(x, gamma)": (
         lambda x, r, y, gamma: cunorm.torch.rms_norm_(x, gamma),
         lambda x, r, y, gamma: cunorm.rms_norm(x, gamma, out=x),
-        100,
+        225,
     ),
     "torch.rms_norm(x, gamma)": (
         lambda x, r, y, gamma: cunorm.torch.rms_norm(x, gamma),
         lambda x, r, y, gamma: cunorm.rms_norm_fwd(x, gamma),
-        120,
+        200,
     ),
     "torch.rms_norm(x, gamma), recorded": (
         lambda x, r, y, gamma: cunorm.torch.rms_norm(x, gamma.requires_grad_()),
         lambda x, r, y, gamma: cunorm.rms_norm_fwd(x, gamma),
-        160,
+        250,
     ),
 }
 
@@ -69,10 +73,36 @@ def tensors():
             yield [torch.zeros(shape, dtype=torch.float16) for shape in shapes], arrays
 
 
+def functions_called(call):
+    """Return how many functions a repeated call makes Python call, its own and compiled ones."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    call()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_crossing_calls(case):
+    on_tensors, on_arrays, most = CASES[case]
+    with enqueue_only(), tensors() as (given, arrays):
+        crossed = functions_called(lambda: on_tensors(*given))
+        plain = functions_called(lambda: on_arrays(*arrays))
+    assert 0 < crossed - plain < most
+
+
 @pytest.mark.parametrize("what", ["tensors", "arrays"])
 @pytest.mark.parametrize("case", CASES)
 def test_crossing_time(benchmark, case, what):
-    on_tensors, on_arrays, most = CASES[case]
+    on_tensors, on_arrays, _ = CASES[case]
     with enqueue_only(), tensors() as (given, arrays):
         calls = {"tensors": lambda: on_tensors(*given), "arrays": lambda: on_arrays(*arrays)}
         crossed, plain = best_times(*calls.values())
@@ -85,4 +115,3 @@ def test_crossing_time(benchmark, case, what):
         )
     benchmark.extra_info["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     benchmark.extra_info["microseconds of the crossing"] = 1e6 * (crossed - plain)
-    assert 1e6 * (crossed - plain) < most
