@@ -134,7 +134,7 @@ def _backward(
     statistics = {"rstd": rstd} if op == "rms_norm_bwd" else {"mean": mean, "rstd": rstd}
     for name, value in statistics.items():
         _check.statistic(name, value, x, axes)
-    offset = _check.gamma_offset(gamma_offset, gamma)
+    offset = _check.gamma_offset(gamma_offset, gamma, x)
     read = {"x": x, "dy": dy}
     if dresidual is not None:
         _check.like_x("dresidual", dresidual, x)

@@ -6,7 +6,6 @@ argument, what it must be and what it was. All checks come before anything is wr
 
 from __future__ import annotations
 
-import math
 import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,12 @@ def array(name: str, value: object) -> None:
         elif is_dask(value):
             hint = "; only rms_norm and layer_norm take dask arrays, and then x must be one"
         raise TypeError(f"{name} must be a {wanted}, but is a {type_name(value)}{hint}")
+    steps = [step for step, extent in zip(value.strides, value.shape, strict=True) if extent > 1]
+    if any(place % value.itemsize for place in (value.data.ptr, *steps)):
+        raise ValueError(
+            f"{name} must start at and step by multiples of its itemsize, {value.itemsize}, "
+            f"but is at {value.data.ptr:#x} with strides {value.strides}"
+        )
 
 
 def data(name: str, value: Any) -> None:
@@ -144,27 +149,37 @@ def normalised_axes(x: Any, **given: Any) -> int:
 def real(name: str, value: object) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a real number, but is a {type_name(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, but is too large for a float") from None
 
 
 def eps(value: object, x: Any) -> float:
     """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
     number = real("eps", value)
-    if not 0 <= number <= float(np.finfo(accumulator(x.dtype.name)).max):
+    if not 0 <= number <= _largest(x):
         raise ValueError(
             f"eps must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
         )
     return number
 
 
-def gamma_offset(value: object, gamma: object) -> float:
-    """Refuse an offset that is not a finite number, or that has no gamma to be added to."""
+def gamma_offset(value: object, gamma: object, x: Any) -> float:
+    """Refuse an offset that is not finite as it is added, or that has no gamma to be added to."""
     number = real("gamma_offset", value)
-    if not math.isfinite(number):
-        raise ValueError(f"gamma_offset must be finite, but is {value}")
+    if not abs(number) <= _largest(x):
+        raise ValueError(
+            f"gamma_offset must be finite in {accumulator(x.dtype.name)}, but is {value}"
+        )
     if gamma is None and number != 0:
         raise ValueError(f"gamma_offset must be 0 where gamma is None, but is {value}")
     return number
+
+
+def _largest(x: Any) -> float:
+    """Return the largest number in which rows of x are computed."""
+    return float(np.finfo(accumulator(x.dtype.name)).max)
 
 
 def cast(value: object) -> None:
@@ -232,7 +247,9 @@ def written(
     """
     if value is None:
         return
-    array(name, value)
+    for argument, memory in {name: value, **others}.items():
+        if memory is not None:
+            array(argument, memory)
     if value.dtype != like.dtype:
         raise TypeError(
             f"{name} must have the dtype of {twin}, {like.dtype.name}, but has {value.dtype.name}"
@@ -261,8 +278,14 @@ def written(
             )
 
 
+def laid_out_alike(a: cupy.ndarray, b: cupy.ndarray) -> bool:
+    """Return whether arrays of one shape step alike; an axis of one element has no step."""
+    axes = zip(a.shape, a.strides, b.strides, strict=True)
+    return all(extent == 1 or step == other for extent, step, other in axes)
+
+
 def _is_same(a: cupy.ndarray, b: cupy.ndarray) -> bool:
-    return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
+    return bool(a.data.ptr == b.data.ptr) and laid_out_alike(a, b)
 
 
 class _Addresses:

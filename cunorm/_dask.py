@@ -94,7 +94,7 @@ def _settings(op: str, options: tuple[Any, ...], x: Any, gamma: object) -> dict[
     settings: dict[str, Any] = {"eps": _check.eps(eps, x)}
     if op == "rms_norm":
         gamma_offset, cast = others
-        settings["gamma_offset"] = _check.gamma_offset(gamma_offset, gamma)
+        settings["gamma_offset"] = _check.gamma_offset(gamma_offset, gamma, x)
         _check.cast(cast)
         settings["cast"] = cast
     return settings

@@ -199,7 +199,8 @@ def _forward(
     if op.startswith("add_"):
         _check.residual(residual, x)
     axes = _check.parameters(x, gamma=gamma)
-    scalars = {"eps": _check.eps(eps, x), "gamma_offset": _check.gamma_offset(gamma_offset, gamma)}
+    offset = _check.gamma_offset(gamma_offset, gamma, x)
+    scalars = {"eps": _check.eps(eps, x), "gamma_offset": offset}
     _check.cast(cast)
     _check.written("out", out, "x", x, residual=residual, residual_out=residual_out, gamma=gamma)
     if residual is not None:
@@ -216,7 +217,7 @@ def _forward(
                 x.dtype.name,
                 _launch.dtype_name(gamma),
                 cast_before=cast == "before",
-                gamma_offset=scalars["gamma_offset"] != 0,
+                gamma_offset=offset != 0,
                 arch=_kernels.arch(x.device.id),
                 residual=_launch.dtype_name(residual),
             )

@@ -80,7 +80,10 @@ def steps_on_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Return whether two indices may be the same element, as in a broadcast array.
 
     Axes are taken from the smallest stride up: each must step over all that the smaller ones cover.
+    An array without elements has no such indices, whatever its strides.
     """
+    if 0 in shape:
+        return False
     covered = 1
     for stride, extent in sorted(
         (abs(stride), extent) for extent, stride in zip(shape, strides, strict=True)

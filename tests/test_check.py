@@ -14,6 +14,12 @@ import cunorm
 OPS = [cunorm.rms_norm, cunorm.rms_norm_fwd, cunorm.layer_norm, cunorm.layer_norm_fwd]
 RMS_OPS = OPS[:2]
 LAYER_OPS = OPS[2:]
+ADD_OPS = [
+    cunorm.add_rms_norm,
+    cunorm.add_rms_norm_fwd,
+    cunorm.add_layer_norm,
+    cunorm.add_layer_norm_fwd,
+]
 
 
 def x_of(shape=(4, 8), dtype=np.float32):
@@ -112,6 +118,12 @@ def test_eps_that_is_negative_or_not_finite_in_float32(op, eps):
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_eps_that_no_float_holds(op):
+    with pytest.raises(ValueError, match="eps must be finite, but is too large for a float"):
+        op(x_of(), eps=10**400)
+
+
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("eps", [0, 1, 0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
 def test_eps_may_be_any_real_number(op, eps):
     first, second = (
@@ -131,7 +143,9 @@ def test_eps_of_float64_data_may_be_larger_than_float32_goes():
     ("offset", "error", "message"),
     [
         ("1", TypeError, "gamma_offset must be a real number, but is a str"),
-        (float("nan"), ValueError, "gamma_offset must be finite, but is nan"),
+        (float("nan"), ValueError, "gamma_offset must be finite in float32, but is nan"),
+        (-1e39, ValueError, r"gamma_offset must be finite in float32, but is -1e\+39"),
+        (10**400, ValueError, "gamma_offset must be finite, but is too large for a float"),
     ],
 )
 def test_gamma_offset(op, offset, error, message):
@@ -224,6 +238,109 @@ def test_out_interleaved_with_x_overlaps_in_bounds_only_and_is_fine(op):
     y, expected_y = (r[0] if isinstance(r, tuple) else r for r in (result, expected))
     assert y is out
     assert np.array_equal(cupy.asnumpy(y), cupy.asnumpy(expected_y))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("shape", [(0, 8), (4, 0), (2, 0, 8)])
+def test_out_without_elements_is_fine(op, shape):
+    x = x_of(shape)
+    for out in (x, cupy.empty(shape, np.float32)):
+        result = op(x, out=out)
+        assert (result[0] if isinstance(result, tuple) else result) is out
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_out_is_x_whatever_the_stride_of_an_axis_of_one_element(op):
+    x = cupy.arange(1, 9, dtype=np.float32)[None]
+    out = cupy.lib.stride_tricks.as_strided(x, x.shape, (4, 4))
+    first, again = (op(x.copy()), op(x, out=out))
+    y, expected = (r[0] if isinstance(r, tuple) else r for r in (again, first))
+    assert y is out
+    assert bytes(cupy.asnumpy(x)) == bytes(cupy.asnumpy(expected))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_memory_that_elements_straddle(op):
+    memory = cupy.zeros(1024, np.uint8)
+    between = memory[1:257].view(np.float32).reshape(4, 16)[:, :8]
+    message = r"{} must start at and step by multiples of its itemsize, 4, but is at 0x.* strides"
+    stepping = cupy.ndarray((4, 8), np.float32, memory.data, strides=(34, 4))
+    for x in (between, stepping):
+        with pytest.raises(ValueError, match=message.format("x")):
+            op(x)
+        with pytest.raises(ValueError, match=message.format("out")):
+            op(x_of(), out=x)
+    with pytest.raises(ValueError, match=message.format("gamma")):
+        op(x_of(), between[0])
+    assert not memory.any()
+
+
+@pytest.mark.parametrize("op", ADD_OPS)
+@pytest.mark.parametrize(
+    ("residual", "error", "message"),
+    [
+        (None, TypeError, r"residual must be a cupy\.ndarray, but is a NoneType"),
+        (np.ones((4, 8)), TypeError, r"residual must be a .* cupy\.asarray\(residual\) copies it"),
+        (cupy.ones((4, 8), "int32"), TypeError, "residual must be float16.* but is int32"),
+        (cupy.ones((4, 8)), TypeError, "residual must be float16, .* x is float32, but is float64"),
+        (cupy.ones(8, "float32"), ValueError, r"residual must have the shape of x, \(4, 8\), but"),
+    ],
+    ids=["None", "NumPy", "int32", "float64", "shape"],
+)
+def test_residual(op, residual, error, message):
+    with pytest.raises(error, match=message):
+        op(x_of(), residual)
+
+
+def residual_out_cases():
+    """`residual_out` made from x, residual and out, and what is said of it."""
+    return {
+        "another type": (
+            lambda x, residual, out: np.empty((4, 8), np.float32),
+            TypeError,
+            r"residual_out must be a cupy\.ndarray or None, but is a numpy\.ndarray",
+        ),
+        "a list": (
+            lambda x, residual, out: [1.0],
+            TypeError,
+            r"residual_out must be a cupy\.ndarray or None, but is a list",
+        ),
+        "another dtype": (
+            lambda x, residual, out: cupy.empty((4, 8), np.float16),
+            TypeError,
+            "residual_out must have the dtype of residual, float32, but has float16",
+        ),
+        "another shape": (
+            lambda x, residual, out: cupy.empty((8, 4), np.float32),
+            ValueError,
+            r"residual_out must have the shape of residual, \(4, 8\), but has \(8, 4\)",
+        ),
+        "x": (lambda x, residual, out: x, ValueError, "residual_out must not overlap x"),
+        "out": (lambda x, residual, out: out, ValueError, "out must not overlap residual_out"),
+        "reversed": (
+            lambda x, residual, out: residual[::-1],
+            ValueError,
+            "residual_out must be residual itself or not overlap it",
+        ),
+    }
+
+
+@pytest.mark.parametrize("op", ADD_OPS)
+@pytest.mark.parametrize("case", residual_out_cases())
+def test_residual_out_beside_a_proper_out(op, case):
+    make, error, message = residual_out_cases()[case]
+    x, residual, out = (cupy.full((4, 8), n, np.float32) for n in (1, 2, 3))
+    with pytest.raises(error, match=message):
+        op(x, residual, out=out, residual_out=make(x, residual, out))
+    assert all((a == n).all() for n, a in enumerate((x, residual, out), 1))
+
+
+@pytest.mark.parametrize("op", ADD_OPS)
+def test_residual_out_without_elements_is_fine(op):
+    x, residual = x_of((0, 8)), x_of((0, 8))
+    y, h, *_ = op(x, residual, out=x, residual_out=residual)
+    assert y is x
+    assert h is residual
 
 
 @pytest.mark.parametrize("op", OPS)

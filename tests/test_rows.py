@@ -74,6 +74,8 @@ def test_a_row_is_one_run_at_unit_stride(shape, strides, expected):
         ((4, 8), (0, 1), True),
         ((4, 8), (4, 1), True),
         ((1, 8), (0, 1), False),
+        ((0, 8), (0, 0), False),
+        ((4, 0), (0, 1), False),
         ((5, 2, 4), (4, 16, 1), True),
         ((2, 4, 4), (16, 4, 1), False),
     ],

@@ -58,7 +58,7 @@ def checked(
         _check.residual(residual[0], x)
     axes = _check.parameters(x, **{name: _described(p) for name, p in parameters.items()})
     _check.eps(eps, x)
-    _check.gamma_offset(gamma_offset, parameters["gamma"])
+    _check.gamma_offset(gamma_offset, parameters["gamma"], x)
     return axes
 
 
