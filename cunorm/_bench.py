@@ -51,6 +51,8 @@ def obstacle(options: Options) -> str | None:
     for file in (options.csv, options.png):
         if file is not None and not file.absolute().parent.is_dir():
             return f"{file} cannot be written: there is no folder {file.absolute().parent}"
+        if file is not None and file.is_dir():
+            return f"{file} cannot be written: it is a folder"
     if options.png is not None:
         if options.png.suffix != ".png":
             return f"--png must name a file that ends in .png, not {options.png}"

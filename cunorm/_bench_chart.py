@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from ._bench_counters import Counters
+from ._plan import ITEMSIZE, PACKET_BYTES
 
 if TYPE_CHECKING:
     from ._bench_report import Measurement
@@ -122,7 +123,8 @@ def _draw(
 
 def _misaligned(measurement: Measurement) -> bool:
     """Return whether some rows do not start on a boundary of 16 bytes."""
-    return measurement.offset > 0 or measurement.cols % 8 > 0
+    row_bytes = measurement.cols * ITEMSIZE[measurement.dtype]
+    return measurement.offset > 0 or row_bytes % PACKET_BYTES > 0
 
 
 def _dress(axes: Any, op: str, is_share: bool) -> None:

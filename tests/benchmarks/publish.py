@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cunorm._bench_cases import BACKWARD_OPS
 from cunorm._bench_counters import Counters
+from cunorm._plan import ITEMSIZE, PACKET_BYTES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -65,8 +66,9 @@ instructions for each packet.
 python -m cunorm bench --odd --csv {csv} --png {png}
 ```
 
-Instructions for each packet beside those of other systems' kernels, which were counted in the same
-way, over whole launches of about 2 MB. A blank was not counted.
+Instructions for each packet beside those of other systems' kernels, which were counted once in
+the same way, over whole launches of about 2 MB; what they take now was not looked at again. A blank
+was not counted.
 
 {others}
 The backward pass, with a gradient of the residual: x, dy and dresidual are read, dx is written.
@@ -106,7 +108,8 @@ def stored(file=CSV):
 
 
 def is_aligned(counters):
-    return counters.offset == 0 and counters.cols % 8 == 0
+    row_bytes = counters.cols * ITEMSIZE[counters.dtype]
+    return counters.offset == 0 and row_bytes % PACKET_BYTES == 0
 
 
 def worst_ratio(counters):
