@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 import pytest
-from arrays import EVERY, NARROW, assert_matches, bits, random
+from arrays import EVERY, NARROW, READ_TWICE, assert_matches, bits, random
 
 import cunorm
 from cunorm import _reference
@@ -79,10 +79,9 @@ def test_rows_without_columns_have_statistics_that_are_no_numbers(op):
     assert all(cupy.isnan(a).all() for a in statistics)
 
 
-@pytest.mark.parametrize("dtype", EVERY)
 @ops
-def test_rows_read_twice_may_be_written_in_place(op, dtype):
-    x, residual = random((1, 140000), dtype), random((1, 140000), dtype, seed=4)
+def test_rows_read_twice_may_be_written_in_place(op):
+    x, residual = (random((2, READ_TWICE), "float16", seed=seed) for seed in (1, 4))
     apart = [bits(a) for a in FUSED[op](cupy.asarray(x), cupy.asarray(residual))]
     x, residual = cupy.asarray(x), cupy.asarray(residual)
     together = FUSED[op](x, residual, out=x, residual_out=residual)

@@ -5,7 +5,7 @@ import re
 import cupy
 import numpy as np
 import pytest
-from arrays import EVERY, bits, random
+from arrays import EVERY, READ_TWICE, bits, random
 from cuda import pathfinder
 from cupy.cuda.compiler import _NVRTCProgram
 
@@ -64,15 +64,26 @@ def test_in_place_equals_out_of_place_bit_for_bit(op, dtype, layout):
     assert [bits(output) for output in together] == apart
 
 
-@dtypes
 @ops
-def test_rows_read_twice_may_be_written_in_place(op, dtype):
-    # Past the registers a row is read again after its sum; each lane must read before it writes.
-    norm, (gamma, beta) = OPS[op], parameters(140000, dtype)
-    x = random((1, 140000), dtype)
+def test_rows_read_twice_may_be_written_in_place(op):
+    # Past what it keeps a row is read again after its sum; each lane must read before it writes.
+    norm, (gamma, beta) = OPS[op], parameters(READ_TWICE, "float16")
+    x = random((2, READ_TWICE), "float16")
     apart = [bits(output) for output in norm(cupy.asarray(x), gamma, beta)]
     _, view = place(x, "contiguous")
     assert [bits(output) for output in norm(view, gamma, beta, out=view)] == apart
+
+
+@pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 100, 120])
+def test_what_is_called_read_twice_is(arch):
+    plans = (
+        _plan.rms_norm_fwd(
+            READ_TWICE, "float16", None, cast_before=True, gamma_offset=False, arch=arch
+        ),
+        _plan.layer_norm_fwd(READ_TWICE, "float16", None, None, arch=arch),
+    )
+    for plan in plans:
+        assert (plan.packets + plan.shared) * plan.lanes * plan.cluster < READ_TWICE // plan.vec
 
 
 @pytest.mark.parametrize("cols", [1, 7, 8, 769, 1024, 5125])
