@@ -21,9 +21,10 @@ PACKETS_IN_FLIGHT = 4
 # have 64 registers a lane and none to spare: at four packets LayerNorm spilled up to 458 bytes.
 MOST_LANES = 512
 # Where shared memory is too small for the rest of a row, a lane takes more packets into registers,
-# up to 40 of the 128 that each of 512 lanes may have. With a residual there is no room for them:
-# nine packets spilled 276 bytes, and to read again what was just written to L2 costs less.
-MOST_PACKETS = 10
+# up to 36 of the 128 that each of 512 lanes may have; with 40 they spilled up to 16 bytes. With a
+# residual there is no room for them: nine packets spilled 276 bytes, and to read again what was
+# just written to L2 costs less.
+MOST_PACKETS = 9
 # Rows that share a warp come 128 threads a block: the smallest block that fills an SM (16 blocks of
 # 128 are the 2048 threads of sm_80 and sm_90, 8 the 1024 of sm_75).
 THREADS_OF_SHARED_BLOCK = 128
@@ -163,7 +164,7 @@ def _share(cols: int, dtype: str, arch: int, *, residual: bool) -> Share:
     up to 2048                    up to 512 lanes, up to 4 packets each in registers
     while two blocks fit an SM    512 lanes: 4 packets in registers, the others in shared
     more, where there are some    a cluster of up to 8 such blocks
-    more                          all the shared memory and up to 10 packets in registers
+    more                          all the shared memory and up to 9 packets in registers
     more                          what is left over is read again
     ============================  =====================================================
     """

@@ -36,14 +36,18 @@ using B = BETA_TYPE;
 constexpr bool EARLY = IN_REGISTERS && PACKETS * (Pack<W, VEC>::WORDS + Pack<B, VEC>::WORDS) <= 16;
 
 constexpr bool WIDE_PARAMETERS = sizeof(W) > sizeof(T) || sizeof(B) > sizeof(T);
-constexpr bool CROWDED = GAMMA_ACCESS != ALIGNED || BETA_ACCESS != ALIGNED ||
-                         (PACKETS > 3 && (BFLOAT16 || WIDE_PARAMETERS));
+constexpr bool BY_ELEMENT = GAMMA_ACCESS != ALIGNED || BETA_ACCESS != ALIGNED;
+constexpr bool CROWDED = BY_ELEMENT || (PACKETS > 3 && (BFLOAT16 || WIDE_PARAMETERS));
 
 // Four packets of float16 spilled up to 24 bytes in the 64 registers that 1024 threads have; 896 have
 // 72, or, where 512 share a row, 128. Shifted ones spilled up to 8 in 80, those of rows with a
-// tail up to 8 in 72, and with the assembler of sm_120 all up to 24.
+// tail or a last turn for some lanes only up to 8 in 72, and with the assembler of sm_120 all up to
+// 24. With a residual and parameters that come one element at a time they spilled 4 in 128.
 constexpr int ALLOWED = RESIDENT_THREADS<CROWDED, WIDE_PARAMETERS>;
-constexpr int OF_FOUR = !ROWS_ALIGNED || TAIL > 0 || __CUDA_ARCH__ >= 1200 ? 640 : 896;
+constexpr int OF_FOUR = BY_ELEMENT && HAS_RESIDUAL ? 384
+                        : !ROWS_ALIGNED || TAIL > 0 || WHOLE % SPAN != 0 || __CUDA_ARCH__ >= 1200
+                            ? 640
+                            : 896;
 constexpr int RESIDENT = sizeof(T) == 2 && PACKETS > 3 && ALLOWED > OF_FOUR ? OF_FOUR : ALLOWED;
 
 // Three passes would convert 16-bit packets three times.

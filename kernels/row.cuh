@@ -28,10 +28,10 @@ constexpr bool ROWS_ALIGNED = X_ACCESS == ALIGNED && Y_ACCESS == ALIGNED;
 // hold, 80 for 768, 128 for 512, for those that a kernel calls CROWDED. What is not aligned needs
 // more than 64: there shifted rows spilled up to 250 bytes, and in 80 with a residual 36, with wide
 // parameters 20. Four packets of bfloat16 spilled up to 250 in 64, and 8 in LayerNorm's 80: their
-// conversions take registers of their own. float16 rows past the registers spilled up to 12 in 64
-// where they have a tail. Even 512 threads have 32 KiB of x on their way (tests/test_registers.py says
-// how much that must be). A block that shared memory leaves ALONE on its multiprocessor may have all
-// registers.
+// conversions take registers of their own, most on sm_75, which has no instruction for them: with a
+// residual up to 16 in 80. float16 rows past the registers spilled up to 12 in 64 where they have a
+// tail. Even 512 threads have 32 KiB of x on their way (tests/test_registers.py says how much that
+// must be). A block that shared memory leaves ALONE on its multiprocessor may have all registers.
 constexpr bool BFLOAT16 = SAME<X, __nv_bfloat16> || SAME<T, __nv_bfloat16>;
 constexpr bool LONG_TAIL = !IN_REGISTERS && TAIL > 0;
 template <bool CROWDED, bool WIDE_PARAMETERS>
@@ -39,8 +39,9 @@ constexpr int RESIDENT_THREADS =
     ALONE                                                             ? LANES
     : CROWDED || (!ROWS_ALIGNED && (HAS_RESIDUAL || WIDE_PARAMETERS)) ? 512
     : !ROWS_ALIGNED || WIDE_PARAMETERS || sizeof(T) > 4               ? 768
-    : sizeof(T) == 2 && PACKETS > 3 && (BFLOAT16 || LONG_TAIL)        ? 768
-                                                                      : 1024;
+    : sizeof(T) > 2 || PACKETS <= 3 || !(BFLOAT16 || LONG_TAIL)       ? 1024
+    : BFLOAT16 && HAS_RESIDUAL && __CUDA_ARCH__ < 800                 ? 640
+                                                                      : 768;
 
 // Where the row begins in the arrays that make it.
 struct Sources {
@@ -77,10 +78,10 @@ __device__ inline void let_kernel_after_start() {
 }
 
 // Lanes with little room: those that keep more packets than most, and those of a shifted row whose
-// block is ALONE: four packets at once spilled up to 360 bytes there. Also those of 16-bit rows past
-// the registers that have a residual, and a last turn for some lanes only: up to 12 in 64 registers.
+// block is ALONE: four packets at once spilled up to 360 bytes there. Also those of rows past the
+// registers that have a residual, and a last turn for some lanes only: up to 12 in 64 registers.
 constexpr bool FULL = PACKETS > 4 || (ALONE && !ROWS_ALIGNED) ||
-                      (HAS_RESIDUAL && !IN_REGISTERS && sizeof(T) == 2 && WHOLE % SPAN != 0);
+                      (HAS_RESIDUAL && !IN_REGISTERS && sizeof(T) <= 4 && WHOLE % SPAN != 0);
 
 // Packets that a lane asks for before it needs the first, and shifted ones of y that it makes before
 // it stores the first; with a residual twice as many, for which rows past the registers have no room.

@@ -57,22 +57,23 @@ HARDEST = (
     + [
         # Rows that keep most packets in registers, in a block that is alone on a multiprocessor.
         *(
-            ("rms_norm_fwd", a, 86622, "bfloat16", "float32", "SHIFTED", "ALIGNED")
+            ("rms_norm_fwd", a, 86013, "bfloat16", "float32", "SHIFTED", "ALIGNED")
             for a in (86, 120)
         ),
-        ("rms_norm_fwd", 75, 67281, "float16", "float32", "SHIFTED", "ALIGNED"),
-        ("rms_norm_fwd", 80, 59923, "float32", "float32", "SHIFTED", "ELEMENTS"),
-        ("layer_norm_fwd", 86, 88834, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
-        ("layer_norm_fwd", 80, 120659, "float16", "float32", "ALIGNED", "ALIGNED"),
+        ("rms_norm_fwd", 75, 65541, "float16", "float32", "SHIFTED", "ALIGNED"),
+        ("rms_norm_fwd", 80, 59391, "float32", "float32", "SHIFTED", "ELEMENTS"),
+        ("layer_norm_fwd", 86, 85999, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
+        ("layer_norm_fwd", 80, 118783, "float16", "float32", "ALIGNED", "ALIGNED"),
         ("layer_norm_fwd", 120, 84425, "float16", "float32", "ALIGNED", "ALIGNED"),
         *(
-            ("layer_norm_fwd", 90, 1241292, "float16", "float32", a, "ALIGNED")
+            ("layer_norm_fwd", 90, 1212411, "float16", "float32", a, "ALIGNED")
             for a in ("ALIGNED", "SHIFTED")
         ),
         # Each spilled in an earlier version of its kernel, and few of its neighbours did.
         *(("layer_norm_fwd", 120, 6847, "float16", "float16", a, "ALIGNED") for a in ACCESS),
         ("rms_norm_fwd", 89, 20001, "float16", "float16", "ALIGNED", "ALIGNED"),
         *(("rms_norm_fwd", a, 7193, "float16", "float32", "SHIFTED", "ALIGNED") for a in (80, 90)),
+        ("add_rms_norm", 75, 10531, "bfloat16", "bfloat16", "ALIGNED", "ALIGNED"),
         ("add_rms_norm", 75, 65536, "float16", "float16", "ALIGNED", "ALIGNED"),
         ("add_rms_norm", 89, 20001, "float16", "float16", "ALIGNED", "ALIGNED"),
         *(
@@ -80,6 +81,19 @@ HARDEST = (
             for a in (75, 86, 90)
         ),
         ("add_rms_norm", 120, 216337, "bfloat16", "float32", "SHIFTED", "ELEMENTS"),
+        *(
+            ("add_layer_norm", a, n, "float16", "float16", "ALIGNED", "ALIGNED")
+            for a in (80, 86, 90)
+            for n in (104, 208)
+        ),
+        *(
+            ("add_layer_norm", a, 200, "float16", "float16", "ALIGNED", "ELEMENTS")
+            for a in (86, 89)
+        ),
+        *(
+            ("add_layer_norm", a, n, "float32", "float32", "ALIGNED", "ALIGNED")
+            for a, n in ((90, 9320), (90, 11504), (120, 15467))
+        ),
         ("add_layer_norm", 120, 262144, "bfloat16", "float32", "SHIFTED", "ALIGNED"),
         ("layer_norm_bwd", 90, 2531, "bfloat16", "float32", "ALIGNED", "ELEMENTS"),
         *(
