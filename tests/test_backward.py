@@ -387,7 +387,7 @@ def test_mean_is_checked_like_rstd():
 @pytest.mark.parametrize(
     ("gamma", "offset", "error", "message"),
     [
-        (True, float("inf"), ValueError, "gamma_offset must be finite, but is inf"),
+        (True, float("inf"), ValueError, "gamma_offset must be finite in float32, but is inf"),
         (True, "1", TypeError, "gamma_offset must be a real number, but is a str"),
         (False, 1.0, ValueError, r"gamma_offset must be 0 where gamma is None, but is 1\.0"),
     ],
