@@ -67,7 +67,7 @@ def test_blocks_are_whole_warps_that_every_device_can_launch(cols, dtype):
     ("dtype", "longest"),
     [("float16", 65536), ("bfloat16", 65536), ("float32", 32768), ("float64", 16384)],
 )
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [*ARCHS, 87, 103, 121])
 def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype, longest, arch):
     plan = rms(longest, dtype, arch)
     assert kept_bytes(plan) >= longest * _plan.ITEMSIZE[dtype]
