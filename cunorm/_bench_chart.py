@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from ._bench_counters import Counters
-from ._plan import ITEMSIZE, PACKET_BYTES
+from ._bench_report import is_aligned
 
 if TYPE_CHECKING:
     from ._bench_report import Measurement
@@ -96,7 +96,7 @@ def _draw(
     """Draw a line through the aligned rows of each dtype, and a ring for each of the others."""
     for dtype, (colour, width) in LOOKS.items():
         mine = [m for m in measured if m.dtype == dtype]
-        aligned = sorted((m for m in mine if not _misaligned(m)), key=lambda m: m.cols)
+        aligned = sorted((m for m in mine if is_aligned(m)), key=lambda m: m.cols)
         axes.plot(
             [m.cols for m in aligned],
             [value(m) for m in aligned],
@@ -107,7 +107,7 @@ def _draw(
             markeredgewidth=0,
             solid_capstyle="round",
         )
-        others = [m for m in mine if _misaligned(m)]
+        others = [m for m in mine if not is_aligned(m)]
         axes.plot(
             [m.cols for m in others],
             [value(m) for m in others],
@@ -119,12 +119,6 @@ def _draw(
             markeredgewidth=1.4,
             zorder=4,
         )
-
-
-def _misaligned(measurement: Measurement) -> bool:
-    """Return whether some rows do not start on a boundary of 16 bytes."""
-    row_bytes = measurement.cols * ITEMSIZE[measurement.dtype]
-    return measurement.offset > 0 or row_bytes % PACKET_BYTES > 0
 
 
 def _dress(axes: Any, op: str, is_share: bool) -> None:
@@ -158,7 +152,7 @@ def _head(figure: Figure, left: float, measured: Sequence[Measurement], device: 
         Line2D([], [], color=LOOKS[dtype][0], linewidth=LINE, marker="o", label=dtype)
         for dtype in present
     ]
-    if any(_misaligned(m) for m in measured):
+    if not all(is_aligned(m) for m in measured):
         ring: dict[str, Any] = {
             "markerfacecolor": "white",
             "markeredgecolor": PALE,

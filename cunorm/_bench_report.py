@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._plan import ITEMSIZE, PACKET_BYTES
+
 if TYPE_CHECKING:
     from ._bench_counters import Counters
     from ._bench_times import Times
@@ -61,6 +63,12 @@ than the L2 cache together. warm: one buffer. GB/s: of the bytes that must move.
 cupy.fuse: a device-to-device copy of those bytes, and the same result by CuPy's operators and by
 functions under cupy.fuse, cold. Rows "N + 1" lie one element past a boundary of 16 bytes."""
 COUNTED, TIMED = (_COUNTED, _COUNTED_LEGEND), (_TIMED, _TIMED_LEGEND)
+
+
+def is_aligned(measurement: Measurement) -> bool:
+    """Return whether every row starts on a boundary of 16 bytes."""
+    row_bytes = measurement.cols * ITEMSIZE[measurement.dtype]
+    return measurement.offset == 0 and row_bytes % PACKET_BYTES == 0
 
 
 def table(measured: Sequence[Measurement], columns: Sequence[Column]) -> str:

@@ -40,7 +40,7 @@ def is_dask(value: object) -> bool:
 
 
 def array(name: str, value: object) -> None:
-    """Refuse what is neither a CuPy array nor the description of another."""
+    """Refuse what is neither a CuPy array of whole elements nor the description of another."""
     if isinstance(value, Described):
         return
     import cupy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cunorm._bench_cases import BACKWARD_OPS
 from cunorm._bench_counters import Counters
-from cunorm._plan import ITEMSIZE, PACKET_BYTES
+from cunorm._bench_report import is_aligned
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -105,11 +105,6 @@ def stored(file=CSV):
             Counters(**{name: value(name, text) for name, text in line.items()})
             for line in csv.DictReader(stream)
         ]
-
-
-def is_aligned(counters):
-    row_bytes = counters.cols * ITEMSIZE[counters.dtype]
-    return counters.offset == 0 and row_bytes % PACKET_BYTES == 0
 
 
 def worst_ratio(counters):

@@ -16,6 +16,7 @@ import pytest
 from cunorm import _bench_cases
 from cunorm._bench_cases import Case
 from cunorm._bench_counters import count
+from cunorm._bench_report import is_aligned
 
 STORED = {(m.op, m.dtype, m.cols, m.rows, m.offset): m for m in publish.stored()}
 BACKWARD = {(m.op, m.dtype, m.cols, m.rows, 0): m for m in publish.stored(publish.BACKWARD_CSV)}
@@ -50,7 +51,7 @@ def name(case):
 
 def holds(counters):
     """Assert what is promised of every launch."""
-    most = MOST_ALIGNED if publish.is_aligned(counters) else MOST_SHIFTED
+    most = MOST_ALIGNED if is_aligned(counters) else MOST_SHIFTED
     assert 1 <= publish.worst_ratio(counters) <= most
     assert counters.reads == pytest.approx(1, abs=0.005)
     assert 0 < counters.sectors_per_request <= 17
