@@ -65,9 +65,11 @@ def rms_norm_bwd(
     block (``BackwardPlan.rows``; 1 where a row is a block), and block b of B adds up groups b,
     b + B, b + 2 B, ... one after the other; then 16 sums, of blocks s, s + 16, ..., are added up in
     turn. B follows from the number of groups and of the device's multiprocessors
-    (``BackwardPlan.persistent_grid``). There are no atomics. Up to eight groups for each
-    multiprocessor, further rows whose dy is 0 change no bit of dgamma: those of padding, say. No
-    rounding of ``cast="before"`` is differentiated. The work is enqueued on CuPy's current stream.
+    (``BackwardPlan.persistent_grid``). There are no atomics. Rows of padding, whose dy is 0, add
+    nothing, whatever finite y they have. After all other rows they change no bit of dgamma, up to
+    eight groups for each multiprocessor; in front of others, or between them, they move those to
+    other blocks, which may change the last bits. No rounding of ``cast="before"`` is
+    differentiated. The work is enqueued on CuPy's current stream.
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, None, rstd)
     dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset, sums))

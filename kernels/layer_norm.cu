@@ -16,9 +16,8 @@
 //              37, 1983): `center` is the mean as summed in float32, and d = x - center is exact or
 //              nearly so. Then correction = mean(d) is what center missed, and
 //              var = mean(d^2) - correction^2, where the subtrahend is a rounding error squared.
-//              So rows like 1000 + noise keep the digits that x has. A row whose squares overflow
-//              is done again, scaled by a power of two: y is right up to values of 8e37 in float32
-//              and bfloat16. float16 cannot overflow. One rounding to X, at the end.
+//              So rows like 1000 + noise keep the digits that x has. A row whose squares leave
+//              the range is done again, scaled, as in rms_norm.cu. One rounding to X, at the end.
 //
 // Instructions  Counted as in rms_norm.cu, in float16 at N=4096: 112, of them 88 for the data (8
 //              conversions, 8 additions, 24 about the mean, 16 to normalise, 16 conversions of gamma
@@ -65,43 +64,50 @@ struct Moments {
   Acc rstd;
 };
 
-// The moments of scale * x. The two sites are those of its sums.
+// Makes all moments but rstd, of scale * x where SCALED, and returns 1 / rstd^2. The two sites are
+// those of its sums.
 template <int SITE, bool SCALED>
-__device__ inline Moments moments_of(const Row& x, const Place& place, Acc eps) {
+__device__ inline Acc sum_moments(const Row& x, const Place& place, Acc eps, Acc scale,
+                                  Moments& made) {
   constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
-  constexpr Acc SCALE = SCALED ? Numeric<T>::RESCUE : Acc(1);
-  const auto scaled = [](Acc v) { return SCALED ? mul(v, SCALE) : v; };
+  const auto scaled = [&](Acc v) { return SCALED ? mul(v, scale) : v; };
 
   Acc sum[1];
   sum_columns<SITE>(x, place, sum, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
-  const Acc center = mul(sum[0], PER_COLUMN);
+  made.center = mul(sum[0], PER_COLUMN);
 
   Acc about[2];  // sums of d and of d^2
   sum_columns<SITE + 1>(x, place, about, [&](Acc v, Acc(&s)[2]) {
-    const Acc d = sub(scaled(v), center);
+    const Acc d = sub(scaled(v), made.center);
     s[0] = add(s[0], d);
     s[1] = fma_rn(d, d, s[1]);
   });
-  const Acc correction = mul(about[0], PER_COLUMN);
+  made.correction = mul(about[0], PER_COLUMN);
   const Acc square = mul(about[1], PER_COLUMN);
-  const Acc subtrahend = mul(correction, correction);
+  const Acc subtrahend = mul(made.correction, made.correction);
   // A comparison that lets NaN through, which max would not.
   const Acc variance = subtrahend > square ? Acc(0) : sub(square, subtrahend);
-  return {center, correction, reciprocal_sqrt(add(variance, mul(mul(eps, SCALE), SCALE)))};
+  return add(variance, SCALED ? mul(mul(eps, scale), scale) : eps);
 }
 
 __device__ inline Moments moments_of(const Row& x, const Place& place, Acc eps) {
-  Moments m = moments_of<0, false>(x, place, eps);
-  if constexpr (Numeric<T>::MAY_OVERFLOW) {
-    // Where a sum overflowed, rstd is 0 or NaN. Rows of one warp decide together, since they share
-    // shuffles.
-    const bool overflow = !(m.rstd > Acc(0));
-    if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
-      constexpr Acc SCALE = Numeric<T>::RESCUE;
-      const Moments s = moments_of<2, true>(x, place, eps);
-      if (overflow)
-        m = {mul(s.center, 1 / SCALE), mul(s.correction, 1 / SCALE), mul(s.rstd, SCALE)};
-    }
+  Moments m;
+  const Acc mean_square = sum_moments<0, false>(x, place, eps, 1, m);
+  if constexpr (!Numeric<T>::NEEDS_RESCUE) {
+    m.rstd = reciprocal_sqrt(mean_square);
+    return m;
+  }
+  m.rstd = reciprocal_sqrt_of_normal(mean_square);
+  // As in rms_norm.cu.
+  const bool lost = out_of_range<T>(mean_square);
+  if (LANES < 32 ? __any_sync(FULL_WARP, lost) : lost) {
+    const Acc scale = rescue<T>(mean_square);
+    Moments s;
+    s.rstd = reciprocal_sqrt(sum_moments<2, true>(x, place, eps, scale, s));
+    // Of a tiny mean in two parts the smaller one would be lost.
+    const Acc mean = add(s.center, s.correction);
+    const Acc rest = add(sub(s.center, mean), s.correction);
+    if (lost) m = {mul(mean, 1 / scale), mul(rest, 1 / scale), mul(s.rstd, scale)};
   }
   return m;
 }

@@ -16,9 +16,9 @@
 //              long for registers read x, or h, once more.
 //
 // Numerics     Squares, their sum and rstd are float32 (float64 for float64). A row whose squares
-//              overflow is summed again, scaled by a power of two, so that y is right wherever rstd
-//              is a normal number: up to a root mean square of 8e37 in float32 and bfloat16.
-//              float16 cannot overflow.
+//              overflow, or fall below the normal numbers, is summed again, scaled by a power of
+//              two, so that y is right wherever rstd is a normal number: up to a root mean square of
+//              8e37 in float32 and bfloat16. The squares of float16 stay in range.
 //
 // Instructions  PTX, of a warp, for each 32 packets of x, without mov and cvta; float16 with a
 //              float16 gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions
@@ -53,24 +53,27 @@ struct RmsNorm {
   Acc gamma_offset;
 };
 
-__device__ inline Acc rstd_of(const Row& x, const Place& place, Acc eps) {
-  constexpr Acc PER_COLUMN = Acc(1.0 / COLS);
+// mean(x^2) + eps, of scale * x where SCALED.
+template <int SITE, bool SCALED>
+__device__ inline Acc mean_square_of(const Row& x, const Place& place, Acc eps, Acc scale) {
   Acc squares[1];
-  sum_columns<0>(x, place, squares, [](Acc v, Acc(&sum)[1]) { sum[0] = fma_rn(v, v, sum[0]); });
-  Acc rstd = reciprocal_sqrt(fma_rn(squares[0], PER_COLUMN, eps));
-  if constexpr (Numeric<T>::MAY_OVERFLOW) {
-    // Rows of one warp decide together, since they share shuffles; each keeps its own answer.
-    const bool overflow = !isfinite(squares[0]);
-    if (LANES < 32 ? __any_sync(FULL_WARP, overflow) : overflow) {
-      constexpr Acc SCALE = Numeric<T>::RESCUE;
-      sum_columns<1>(x, place, squares, [](Acc v, Acc(&sum)[1]) {
-        const Acc scaled = mul(v, SCALE);
-        sum[0] = fma_rn(scaled, scaled, sum[0]);
-      });
-      const Acc scaled_eps = mul(mul(eps, SCALE), SCALE);
-      const Acc scaled_rstd = reciprocal_sqrt(fma_rn(squares[0], PER_COLUMN, scaled_eps));
-      if (overflow) rstd = mul(scaled_rstd, SCALE);
-    }
+  sum_columns<SITE>(x, place, squares, [&](Acc v, Acc(&sum)[1]) {
+    const Acc scaled = SCALED ? mul(v, scale) : v;
+    sum[0] = fma_rn(scaled, scaled, sum[0]);
+  });
+  return fma_rn(squares[0], Acc(1.0 / COLS), SCALED ? mul(mul(eps, scale), scale) : eps);
+}
+
+__device__ inline Acc rstd_of(const Row& x, const Place& place, Acc eps) {
+  const Acc mean_square = mean_square_of<0, false>(x, place, eps, 1);
+  if constexpr (!Numeric<T>::NEEDS_RESCUE) return reciprocal_sqrt(mean_square);
+  Acc rstd = reciprocal_sqrt_of_normal(mean_square);
+  // Rows of one warp decide together, since they share shuffles; each keeps its own answer.
+  const bool lost = out_of_range<T>(mean_square);
+  if (LANES < 32 ? __any_sync(FULL_WARP, lost) : lost) {
+    const Acc scale = rescue<T>(mean_square);
+    const Acc scaled = reciprocal_sqrt(mean_square_of<1, true>(x, place, eps, scale));
+    if (lost) rstd = mul(scaled, scale);
   }
   return rstd;
 }

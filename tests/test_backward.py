@@ -305,6 +305,20 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
         assert [bits(a) for a in actual[1:]] == expected
 
 
+@pytest.mark.parametrize("cols", [32, 128, 512, 4096])
+@ops
+def test_rows_without_a_gradient_add_nothing_wherever_they_are(op, cols):
+    """Padding in front of other rows moves those, but what it holds does not matter."""
+    x, dy = (random((300, cols), "float32", seed=seed) for seed in range(2))
+    gamma = random(cols, "float32", seed=3)
+    padding = [0, 1, 37, 38, 150, 299]
+    dy[padding] = 0
+    expected = backward(op, dy, x, gamma, *(k.get() for k in statistics(op, x)))[1:]
+    x[padding] = random((len(padding), cols), "float32", seed=4, scale=1e3)
+    actual = backward(op, dy, x, gamma, *(k.get() for k in statistics(op, x)))[1:]
+    assert [bits(a) for a in actual] == [bits(a) for a in expected]
+
+
 @ops
 def test_rows_may_lie_2_to_the_31_elements_apart(op):
     """Offsets of 64 bits: x, dy and dresidual, each within one buffer of 4 GiB."""

@@ -27,11 +27,11 @@ def far_from_zero(check):
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
 
-def huge(check):
-    """RMSNorm and LayerNorm of rows whose squares overflow float32."""
-    x = random(check.shape, check.dtype, scale=1e30)
-    off = ~getattr(_reference, check.op)(x).accepts(
-        getattr(cunorm, check.op)(cupy.asarray(x)).get()
+def out_of_range(check):
+    """RMSNorm and LayerNorm of rows whose squares leave float32's range, at either end."""
+    x = random(check.shape, check.dtype, scale=float(check.where))
+    off = ~getattr(_reference, check.op)(x, eps=0).accepts(
+        getattr(cunorm, check.op)(cupy.asarray(x), eps=0).get()
     )
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
 
@@ -83,8 +83,11 @@ BACKWARD = [
 ]
 PROBES = {str(check): check for check in _selfcheck.grid()} | {
     "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
-    "rms_norm of 1e30": Check("rms_norm", "float32", (3, 96), "1e30", huge),
-    "layer_norm of 1e30": Check("layer_norm", "float32", (3, 96), "1e30", huge),
+    **{
+        f"{op} of {size}": Check(op, "float32", (3, 96), size, out_of_range)
+        for op in ("rms_norm", "layer_norm")
+        for size in ("1e30", "1e-20")
+    },
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
 }
@@ -264,16 +267,30 @@ MUTATIONS = [
     (
         "missing rescue of rows that overflow",
         "rms_norm.cu",
-        "overflow = !isfinite(squares[0]);",
-        "overflow = false;",
+        "lost = out_of_range<T>(mean_square);",
+        "lost = exponent_word(mean_square) < Numeric<T>::SMALLEST;",
         "rms_norm of 1e30",
+    ),
+    (
+        "missing rescue of rows that underflow",
+        "vec.cuh",
+        ">= N::INFINITE - N::SMALLEST",
+        ">= N::INFINITE - N::SMALLEST && exponent_word(mean_square) >= N::SMALLEST",
+        "rms_norm of 1e-20",
     ),
     (
         "missing rescue of rows that overflow, in LayerNorm",
         "layer_norm.cu",
-        "overflow = !(m.rstd > Acc(0));",
-        "overflow = false;",
+        "lost = out_of_range<T>(mean_square);",
+        "lost = false;",
         "layer_norm of 1e30",
+    ),
+    (
+        "rows that underflow are scaled down, as those that overflow",
+        "vec.cuh",
+        "1 / N::RESCUE : N::RESCUE",
+        "N::RESCUE : N::RESCUE",
+        "layer_norm of 1e-20",
     ),
     (
         "backward: sums of the next row are written where others still read",

@@ -19,9 +19,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-# As in kernels/vec.cuh: a power of two that brings any float64's square back into range. Nothing
-# narrower overflows a sum in float64.
+# As in kernels/vec.cuh: a power of two that brings any float64's square back into range, and the
+# mean square from which on no square was lost. Squares of what is narrower stay in float64's range.
 RESCUE = 2.0**-560
+SMALLEST = 2.0**-960
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -157,39 +158,53 @@ def layer_norm_bwd(
 def _rstd(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """Return rstd of RMSNorm, with axes of length 1."""
     data = x.to(torch.float64)
-    rstd = (data.square().mean(axes, keepdim=True) + eps).rsqrt()
-    if x.dtype == torch.float64 and not (rstd > 0).all():
-        scaled = (data * RESCUE).square().mean(axes, keepdim=True) + eps * RESCUE * RESCUE
-        rstd = torch.where(rstd > 0, rstd, scaled.rsqrt() * RESCUE)
+    mean_square = data.square().mean(axes, keepdim=True) + eps
+    rstd = mean_square.rsqrt()
+    if x.dtype == torch.float64:
+        lost, scale = _rescue(mean_square)
+        if lost.any():
+            scaled = (data * scale).square().mean(axes, keepdim=True) + eps * scale * scale
+            rstd = torch.where(lost, scaled.rsqrt() * scale, rstd)
     return rstd.to(accumulator(x.dtype))
+
+
+def _rescue(mean_square: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which rows' squares left float64's range, and what to multiply those rows with."""
+    lost = ~((mean_square >= SMALLEST) & mean_square.isfinite())
+    scale = torch.full_like(mean_square, RESCUE)
+    return lost, torch.where(mean_square < SMALLEST, 1 / RESCUE, scale)
 
 
 def _moments(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean in two parts, and rstd, all with axes of length 1."""
     data = x.to(torch.float64)
     if x.dtype == torch.float64 or x.numel() == 0:
-        moments: tuple[Tensor, ...] = _moments_of(data, axes, eps)
-        fine = moments[2] > 0
-        if not fine.all():
-            scaled = _moments_of(data * RESCUE, axes, eps * RESCUE * RESCUE)
-            back = (1 / RESCUE, 1 / RESCUE, RESCUE)
-            moments = tuple(
-                torch.where(fine, m, s * b) for m, s, b in zip(moments, scaled, back, strict=True)
+        center, correction, mean_square = _moments_of(data, axes, eps)
+        rstd = mean_square.rsqrt()
+        lost, scale = _rescue(mean_square)
+        if lost.any():
+            *scaled, square = _moments_of(data * scale, axes, eps * scale * scale)
+            center, correction = (
+                torch.where(lost, s / scale, m)
+                for m, s in zip((center, correction), scaled, strict=True)
             )
-        center, correction, rstd = (m.to(accumulator(x.dtype)) for m in moments)
-        return center, correction, rstd
+            rstd = torch.where(lost, square.rsqrt() * scale, rstd)
+        wide = accumulator(x.dtype)
+        return center.to(wide), correction.to(wide), rstd.to(wide)
     variance, mean = torch.var_mean(data, axes, correction=0, keepdim=True)
     center = mean.to(torch.float32)
     return center, (mean - center).to(torch.float32), (variance + eps).rsqrt().to(torch.float32)
 
 
-def _moments_of(data: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return center, correction and rstd by the corrected two-pass algorithm, in float64."""
+def _moments_of(
+    data: Tensor, axes: tuple[int, ...], eps: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return center, correction and 1 / rstd^2 by the corrected two-pass algorithm, in float64."""
     center = data.mean(axes, keepdim=True)
     about = data - center
     correction = about.mean(axes, keepdim=True)
     variance = about.square().mean(axes, keepdim=True) - correction.square()
-    return center, correction, (variance.clamp(min=0) + eps).rsqrt()
+    return center, correction, variance.clamp(min=0) + eps
 
 
 def _over_columns(statistic: Tensor, axes: tuple[int, ...]) -> Tensor:
