@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._backward import layer_norm_bwd, rms_norm_bwd
     from ._layer_norm import add_layer_norm, add_layer_norm_fwd, layer_norm, layer_norm_fwd
     from ._rms_norm import add_rms_norm, add_rms_norm_fwd, rms_norm, rms_norm_fwd
+    from ._warm_up import warm_up
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
+    "warm_up",
 ]
 
 _HOME = {
@@ -46,6 +48,7 @@ _HOME = {
     "rms_norm": "._rms_norm",
     "rms_norm_bwd": "._backward",
     "rms_norm_fwd": "._rms_norm",
+    "warm_up": "._warm_up",
 }
 
 

@@ -6,6 +6,11 @@ import cupy
 
 from . import _calls, _check, _kernels, _launch, _launch_backward, _plan_backward
 
+ARRAYS = (
+    *("dx", "dgamma", "dbeta", "partial"),
+    *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
+)
+
 
 def rms_norm_bwd(
     dy: cupy.ndarray,
@@ -119,14 +124,10 @@ def layer_norm_bwd(
     return dx, dgamma, dbeta
 
 
-@_calls.remembered(
-    *("dx", "dgamma", "dbeta", "partial"),
-    *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
-)
-def _backward(
-    op: str, arrays: _calls.Arrays, gamma_offset: float, sums: bool
+def work(
+    op: str, arrays: _calls.Arrays, gamma_offset: float, sums: bool, *, enqueue: bool = True
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     *_, x, dy, dresidual, gamma, mean, rstd = arrays
     _check.data("x", x)
     _check.like_x("dy", dy, x)
@@ -148,10 +149,13 @@ def _backward(
             plan = _planned(op, x, axes, gamma, offset != 0, dresidual is not None, sums)
             partial = _launch_backward.partial(plan, x, made)
             launches = _launch_backward.backward(
-                plan, axes, made, partial, read, gamma, statistics, offset
+                plan, axes, made, partial, read, gamma, statistics, offset, enqueue=enqueue
             )
     totals = (made.get("dgamma"), made.get("dbeta"))
     return (made["dx"], *totals, partial, x, dy, dresidual, gamma, mean, rstd), launches
+
+
+_backward = _calls.remembered(*ARRAYS)(work)
 
 
 def _planned(

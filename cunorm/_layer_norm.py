@@ -6,6 +6,8 @@ import cupy
 
 from . import _calls, _check, _kernels, _launch, _plan
 
+ARRAYS = ("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
+
 
 def layer_norm(
     x: cupy.ndarray,
@@ -181,11 +183,10 @@ def add_layer_norm_fwd(
     return y, h, mean, rstd
 
 
-@_calls.remembered("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
-def _forward(
-    op: str, arrays: _calls.Arrays, eps: float
+def work(
+    op: str, arrays: _calls.Arrays, eps: float, *, enqueue: bool = True
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     out, residual_out, mean, rstd, x, residual, gamma, beta = arrays
     parameters = {"gamma": gamma, "beta": beta}
     _check.data("x", x)
@@ -212,6 +213,11 @@ def _forward(
                 residual=_launch.dtype_name(residual),
             )
             statistics = {"mean": mean, "rstd": rstd}
-            launches = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
+            launches = _launch.forward(
+                plan, axes, written, statistics, read, parameters, scalars, enqueue=enqueue
+            )
     arrays = (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta)
     return arrays, launches
+
+
+_forward = _calls.remembered(*ARRAYS)(work)

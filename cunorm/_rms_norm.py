@@ -6,6 +6,8 @@ import cupy
 
 from . import _calls, _check, _kernels, _launch, _plan
 
+ARRAYS = ("y", "residual_out", "rstd", "x", "residual", "gamma")
+
 
 def rms_norm(
     x: cupy.ndarray,
@@ -189,11 +191,16 @@ def add_rms_norm_fwd(
     return y, h, rstd
 
 
-@_calls.remembered("y", "residual_out", "rstd", "x", "residual", "gamma")
-def _forward(
-    op: str, arrays: _calls.Arrays, eps: float, gamma_offset: float, cast: str
+def work(
+    op: str,
+    arrays: _calls.Arrays,
+    eps: float,
+    gamma_offset: float,
+    cast: str,
+    *,
+    enqueue: bool = True,
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     out, residual_out, rstd, x, residual, gamma = arrays
     _check.data("x", x)
     if op.startswith("add_"):
@@ -222,6 +229,16 @@ def _forward(
                 residual=_launch.dtype_name(residual),
             )
             launches = _launch.forward(
-                plan, axes, written, {"rstd": rstd}, read, {"gamma": gamma}, scalars
+                plan,
+                axes,
+                written,
+                {"rstd": rstd},
+                read,
+                {"gamma": gamma},
+                scalars,
+                enqueue=enqueue,
             )
     return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launches
+
+
+_forward = _calls.remembered(*ARRAYS)(work)
