@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import cupy
 
 from . import _calls, _check, _kernels, _launch, _launch_backward, _plan_backward
+from ._typing import DeviceArray, DeviceArrayT
 
 ARRAYS = (
     *("dx", "dgamma", "dbeta", "partial"),
@@ -12,16 +15,42 @@ ARRAYS = (
 )
 
 
+@overload
 def rms_norm_bwd(
-    dy: cupy.ndarray,
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None,
-    rstd: cupy.ndarray,
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def rms_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None]: ...
+
+
+def rms_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
     *,
     gamma_offset: float = 0.0,
-    dresidual: cupy.ndarray | None = None,
+    dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[cupy.ndarray, cupy.ndarray | None]:
+) -> tuple[DeviceArrayT, DeviceArrayT | None]:
     """Return the gradients of `rms_norm` with respect to x and gamma.
 
     With ``g = gamma + gamma_offset`` and ``n = x * rstd``:
@@ -79,16 +108,42 @@ def rms_norm_bwd(
     return dx, dgamma
 
 
+@overload
 def layer_norm_bwd(
-    dy: cupy.ndarray,
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None,
-    mean: cupy.ndarray,
-    rstd: cupy.ndarray,
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    mean: DeviceArray,
+    rstd: DeviceArray,
     *,
-    dresidual: cupy.ndarray | None = None,
+    dresidual: DeviceArray | None = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def layer_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]: ...
+
+
+def layer_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
+) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]:
     """Return the gradients of `layer_norm` with respect to x, gamma and beta.
 
     With ``n = (x - mean) * rstd``:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import cupy
-
 from . import _calls, _check, _kernels, _launch, _plan
+from ._typing import Array, ArrayT, DeviceArray, DeviceArrayT
 
 ARRAYS = ("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
 
 
 def layer_norm(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: ArrayT,
+    gamma: Array | None = None,
+    beta: Array | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-) -> cupy.ndarray:
+    out: ArrayT | None = None,
+) -> ArrayT:
     """Normalise rows to zero mean and unit variance.
 
     ``y = (x - mean) / sqrt(var + eps) * gamma + beta``, mean and biased variance over the
@@ -65,17 +64,18 @@ def layer_norm(
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
     arrays = (out, None, None, None, x, None, gamma, beta)
-    return _forward("layer_norm", arrays, (eps,))[0]
+    y: ArrayT = _forward("layer_norm", arrays, (eps,))[0]
+    return y
 
 
 def layer_norm_fwd(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Normalise rows to zero mean and unit variance, and keep what a backward pass needs.
 
     Parameters
@@ -103,15 +103,15 @@ def layer_norm_fwd(
 
 
 def add_layer_norm(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
 
     ``h = x + residual``, rounded to residual's dtype and written once;
@@ -149,15 +149,15 @@ def add_layer_norm(
 
 
 def add_layer_norm_fwd(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import cupy
-
 from . import _calls, _check, _kernels, _launch, _plan
+from ._typing import Array, ArrayT, Cast, DeviceArray, DeviceArrayT
 
 ARRAYS = ("y", "residual_out", "rstd", "x", "residual", "gamma")
 
 
 def rms_norm(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: ArrayT,
+    gamma: Array | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-) -> cupy.ndarray:
+    cast: Cast = "before",
+    out: ArrayT | None = None,
+) -> ArrayT:
     """Normalise rows by their root mean square.
 
     ``y = x / sqrt(mean(x**2) + eps) * (gamma + gamma_offset)``, the mean over the normalised axes:
@@ -72,18 +71,19 @@ def rms_norm(
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     arrays = (out, None, None, x, None, gamma)
-    return _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
+    y: ArrayT = _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
+    return y
 
 
 def rms_norm_fwd(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Normalise rows by their root mean square, and keep what a backward pass needs.
 
     Parameters
@@ -109,16 +109,16 @@ def rms_norm_fwd(
 
 
 def add_rms_norm(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
 
     ``h = x + residual``, rounded to residual's dtype and written once;
@@ -156,16 +156,16 @@ def add_rms_norm(
 
 
 def add_rms_norm_fwd(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters

@@ -20,6 +20,7 @@ import cunorm
 
 from . import _backward, _check, _layer_norm, _rms_norm
 from ._plan import ITEMSIZE, accumulator
+from ._typing import Cast
 
 OPS = tuple(name for name in cunorm.__all__ if name != "warm_up")
 
@@ -36,7 +37,7 @@ def warm_up(
     gamma: Any = "x",
     beta: Any = "x",
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
     dresidual: bool = False,
     sums: bool = True,
     devices: Iterable[int] | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._typing import Cast
 from ._checks import number, rms_numbers, tensors
 
 _operators = torch.ops.cunorm
@@ -16,7 +17,7 @@ def rms_norm_(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> Tensor:
     """Write over x what `rms_norm` returns, and return x.
 
@@ -78,7 +79,7 @@ def add_rms_norm_(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Write over x and residual the y and h that `add_rms_norm` returns, and return both.
 

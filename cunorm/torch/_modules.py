@@ -9,6 +9,7 @@ from numbers import Integral
 import torch
 
 from .. import _check
+from .._typing import Cast
 from ._ops import layer_norm, rms_norm
 
 
@@ -65,7 +66,7 @@ class RMSNorm(torch.nn.Module):
         elementwise_affine: bool = True,
         *,
         gamma_offset: float = 0.0,
-        cast: str = "before",
+        cast: Cast = "before",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

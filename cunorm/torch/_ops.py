@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._typing import Cast
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
 from ._checks import number, rms_numbers, tensors
 
@@ -17,7 +18,7 @@ def rms_norm(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> Tensor:
     """Normalise rows by their root mean square, differentiably.
 
@@ -108,7 +109,7 @@ def add_rms_norm(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Add a residual and normalise the sum, in one pass, differentiably.
 
