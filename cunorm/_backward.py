@@ -91,6 +91,12 @@ def rms_norm_bwd(
     ValueError
         For a wrong shape, device or value.
 
+    See Also
+    --------
+    rms_norm_fwd : What gives rstd.
+    add_rms_norm_fwd : What gives it of a sum.
+    layer_norm_bwd : The same of `layer_norm`.
+
     Notes
     -----
     Products and sums are float32, float64 for float64 data. dx of a row has the same bits alone and
@@ -102,6 +108,17 @@ def rms_norm_bwd(
     (``BackwardPlan.persistent_grid``). There are no atomics. Up to eight groups for each
     multiprocessor, further rows whose dy is 0 change no bit of dgamma: those of padding, say. No
     rounding of ``cast="before"`` is differentiated. The work is enqueued on CuPy's current stream.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0]], dtype="float32")
+    >>> gamma = cupy.ones(2, "float32")
+    >>> y, rstd = cunorm.rms_norm_fwd(x, gamma)
+    >>> dx, dgamma = cunorm.rms_norm_bwd(cupy.ones_like(y), x, gamma, rstd)
+    >>> dx.round(3), dgamma.round(3)
+    (array([[ 0.168, -0.024]], dtype=float32), array([0.2, 1.4], dtype=float32))
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, None, rstd)
     dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset, sums))
@@ -152,10 +169,12 @@ def layer_norm_bwd(
 
     Parameters
     ----------
-    dy, x, gamma, dresidual, sums
+    dy, x, gamma
         As in `rms_norm_bwd`.
     mean, rstd : cupy.ndarray, shape (...)
         What `layer_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
+    dresidual, sums
+        As in `rms_norm_bwd`.
 
     Returns
     -------
@@ -170,9 +189,29 @@ def layer_norm_bwd(
     TypeError, ValueError
         As `rms_norm_bwd`.
 
+    See Also
+    --------
+    layer_norm_fwd : What gives mean and rstd.
+    add_layer_norm_fwd : What gives them of a sum.
+    rms_norm_bwd : The same of `rms_norm`.
+
     Notes
     -----
     As those of `rms_norm_bwd`.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0, 1.0, 3.0]], dtype="float32")
+    >>> gamma = cupy.ones(4, "float32")
+    >>> y, mean, rstd = cunorm.layer_norm_fwd(x, gamma)
+    >>> dy = cupy.asarray([[1.0, 2.0, 3.0, 4.0]], dtype="float32")
+    >>> dx, dgamma, dbeta = cunorm.layer_norm_bwd(dy, x, gamma, mean, rstd)
+    >>> dgamma.round(3)
+    array([-1.,  2., -3.,  4.], dtype=float32)
+    >>> dbeta
+    array([1., 2., 3., 4.], dtype=float32)
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, mean, rstd)
     dx, dgamma, dbeta, *_ = _backward("layer_norm_bwd", arrays, (0.0, sums))

@@ -49,6 +49,13 @@ def layer_norm(
     ValueError
         For a wrong shape, device, value or overlap. Nothing is written then.
 
+    See Also
+    --------
+    layer_norm_fwd : Return the statistics too, for `layer_norm_bwd`.
+    add_layer_norm : Add a residual first.
+    rms_norm : Leave the mean where it is.
+    cunorm.torch.layer_norm : The same of tensors, with a gradient.
+
     Notes
     -----
     Statistics are float32, float64 for float64 data, by the corrected two-pass algorithm (Chan,
@@ -62,6 +69,17 @@ def layer_norm(
     then.
 
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0], [10.0, 14.0]], dtype="float32")
+    >>> gamma = cupy.asarray([1.0, 2.0], dtype="float32")
+    >>> beta = cupy.asarray([0.0, 3.0], dtype="float32")
+    >>> cunorm.layer_norm(x, gamma, beta).round(3)
+    array([[-1.,  5.],
+           [-1.,  5.]], dtype=float32)
     """
     arrays = (out, None, None, None, x, None, gamma, beta)
     y: ArrayT = _forward("layer_norm", arrays, (eps,))[0]
@@ -96,6 +114,22 @@ def layer_norm_fwd(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    layer_norm : Return y alone.
+    layer_norm_bwd : The gradients.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0], [10.0, 14.0]], dtype="float32")
+    >>> y, mean, rstd = cunorm.layer_norm_fwd(x)
+    >>> mean
+    array([ 2., 12.], dtype=float32)
+    >>> rstd.round(3)
+    array([1. , 0.5], dtype=float32)
     """
     arrays = (out, None, None, None, x, None, gamma, beta)
     y, _, mean, rstd, *_ = _forward("layer_norm_fwd", arrays, (eps,))
@@ -119,10 +153,12 @@ def add_layer_norm(
 
     Parameters
     ----------
-    x, gamma, beta, eps
+    x
         As in `layer_norm`.
     residual : cupy.ndarray, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    gamma, beta, eps
+        As in `layer_norm`.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
         argument.
@@ -142,6 +178,25 @@ def add_layer_norm(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    add_layer_norm_fwd : Return the statistics too, for `layer_norm_bwd`.
+    layer_norm : Of x alone.
+    add_rms_norm : Leave the mean where it is.
+    cunorm.torch.add_layer_norm : The same of tensors, with a gradient.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 1.0]], dtype="float32")
+    >>> y, h = cunorm.add_layer_norm(x, residual)
+    >>> h
+    array([[1., 3.]], dtype=float32)
+    >>> y.round(3)
+    array([[-1.,  1.]], dtype=float32)
     """
     arrays = (out, residual_out, None, None, x, residual, gamma, beta)
     y, h, *_ = _forward("add_layer_norm", arrays, (eps,))
@@ -177,6 +232,21 @@ def add_layer_norm_fwd(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    add_layer_norm : Return y and h alone.
+    layer_norm_bwd : The gradients, with h for x.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 1.0]], dtype="float32")
+    >>> y, h, mean, rstd = cunorm.add_layer_norm_fwd(x, residual)
+    >>> mean, rstd.round(3)
+    (array([2.], dtype=float32), array([1.], dtype=float32))
     """
     arrays = (out, residual_out, None, None, x, residual, gamma, beta)
     y, h, mean, rstd, *_ = _forward("add_layer_norm_fwd", arrays, (eps,))

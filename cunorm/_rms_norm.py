@@ -55,6 +55,13 @@ def rms_norm(
     ValueError
         For a wrong shape, device, value or overlap. Nothing is written then.
 
+    See Also
+    --------
+    rms_norm_fwd : Return the statistics too, for `rms_norm_bwd`.
+    add_rms_norm : Add a residual first.
+    layer_norm : Subtract the mean too.
+    cunorm.torch.rms_norm : The same of tensors, with a gradient.
+
     Notes
     -----
     Squares and sums are float32, float64 for float64 data. A row gives the same bits alone and in
@@ -66,9 +73,26 @@ def rms_norm(
 
     A PyTorch tensor, or another array that exports itself by DLPack, may stand for each array where
     it is on a CUDA device. Nothing is copied, the work is enqueued on its library's current stream,
-    and the result is what `x` is. `cunorm.torch.rms_norm` is the same with a gradient.
+    and the result is what `x` is. `cunorm.torch.rms_norm` is the same with a gradient. So may an
+    array that has ``__cuda_array_interface__`` alone, as Numba's: the work waits on the device for
+    the stream that it names, and the result is a CuPy array.
 
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0], [10.0, 10.0]], dtype="float32")
+    >>> gamma = cupy.asarray([1.0, 2.0], dtype="float32")
+    >>> cunorm.rms_norm(x, gamma).round(3)
+    array([[0.2, 2.8],
+           [1. , 2. ]], dtype=float32)
+
+    In place:
+
+    >>> cunorm.rms_norm(x, gamma, out=x) is x
+    True
     """
     arrays = (out, None, None, x, None, gamma)
     y: ArrayT = _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
@@ -102,6 +126,20 @@ def rms_norm_fwd(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    rms_norm : Return y alone.
+    rms_norm_bwd : The gradients.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0], [10.0, 10.0]], dtype="float32")
+    >>> y, rstd = cunorm.rms_norm_fwd(x)
+    >>> rstd.round(3)
+    array([0.2, 0.1], dtype=float32)
     """
     arrays = (out, None, None, x, None, gamma)
     y, _, rstd, *_ = _forward("rms_norm_fwd", arrays, (eps, gamma_offset, cast))
@@ -126,10 +164,12 @@ def add_rms_norm(
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast
+    x
         As in `rms_norm`.
     residual : cupy.ndarray, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    gamma, eps, gamma_offset, cast
+        As in `rms_norm`.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
         argument.
@@ -149,6 +189,31 @@ def add_rms_norm(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    add_rms_norm_fwd : Return the statistics too, for `rms_norm_bwd`.
+    rms_norm : Of x alone.
+    add_layer_norm : Subtract the mean too.
+    cunorm.torch.add_rms_norm : The same of tensors, with a gradient.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 5.0]], dtype="float32")
+    >>> y, h = cunorm.add_rms_norm(x, residual)
+    >>> h
+    array([[1., 7.]], dtype=float32)
+    >>> y.round(3)
+    array([[0.2, 1.4]], dtype=float32)
+
+    The residual stream stays where it is:
+
+    >>> y, h = cunorm.add_rms_norm(x, residual, out=x, residual_out=residual)
+    >>> y is x and h is residual
+    True
     """
     arrays = (out, residual_out, None, x, residual, gamma)
     y, h, *_ = _forward("add_rms_norm", arrays, (eps, gamma_offset, cast))
@@ -185,6 +250,21 @@ def add_rms_norm_fwd(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    add_rms_norm : Return y and h alone.
+    rms_norm_bwd : The gradients, with h for x.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 5.0]], dtype="float32")
+    >>> y, h, rstd = cunorm.add_rms_norm_fwd(x, residual)
+    >>> rstd.round(3)
+    array([0.2], dtype=float32)
     """
     arrays = (out, residual_out, None, x, residual, gamma)
     y, h, rstd, *_ = _forward("add_rms_norm_fwd", arrays, (eps, gamma_offset, cast))

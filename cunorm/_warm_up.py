@@ -58,16 +58,16 @@ def warm_up(
         kernel of its own.
     dtypes : iterable of dtype
         Dtypes of x, by name, or NumPy's or PyTorch's.
-    residual, gamma, beta : dtype or None, optional
+    residual, gamma, beta : dtype or None
         What the calls have these in, where `op` takes them: "x" stands for x's dtype, None for no
         such array.
-    gamma_offset : float, optional
+    gamma_offset : float
         As for the calls; each that is not 0 has the same kernels.
-    cast : {"before", "after"}, optional
+    cast : {"before", "after"}
         As for the calls.
-    dresidual : bool, optional
+    dresidual : bool
         Whether the calls have a `dresidual`.
-    sums : bool, optional
+    sums : bool
         As for the calls.
     devices : iterable of int, optional
         Ids of devices; the current one if left out.
@@ -81,8 +81,7 @@ def warm_up(
 
     See Also
     --------
-    rms_norm, add_rms_norm, layer_norm, add_layer_norm
-    rms_norm_bwd, layer_norm_bwd
+    rms_norm : An op whose kernels are compiled at its first call, as those of all.
 
     Notes
     -----
