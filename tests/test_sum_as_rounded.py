@@ -1,4 +1,4 @@
-"""What docs/coming-from.md says of norms of a sum that is not rounded first, as other libraries do."""
+"""What docs/coming-from.md says of norms of a sum that other libraries do not round first."""
 
 import ml_dtypes
 import numpy as np
