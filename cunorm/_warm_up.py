@@ -54,13 +54,13 @@ def warm_up(
         and that of `cunorm.torch` share their kernels.
     shapes : iterable of tuple of int
         Shapes of x; normalised axes count as one. The length of rows makes a kernel, and their
-        number does not but for this: where a row is no multiple of 16 bytes, a single row has a
-        kernel of its own.
+        number does not but for this: where a row of some array is no multiple of 16 bytes, a single
+        row has a kernel of its own.
     dtypes : iterable of dtype
         Dtypes of x, by name, or NumPy's or PyTorch's.
     residual, gamma, beta : dtype or None
-        What the calls have these in, where `op` takes them: "x" stands for x's dtype, None for no
-        such array.
+        What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
+        None for no such array.
     gamma_offset : float
         As for the calls; each that is not 0 has the same kernels.
     cast : {"before", "after"}
