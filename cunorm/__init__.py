@@ -3,18 +3,23 @@
 >>> y = cunorm.rms_norm(x, gamma)
 >>> y = cunorm.layer_norm(x, gamma, beta)
 
-Importing cunorm loads neither cupy nor torch; the first use of an op loads cupy.
+Importing cunorm loads neither cupy nor torch; the first use of an op loads cupy, that of
+`cunorm.torch` torch, and `cunorm.simgpu` is the software GPU.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import simgpu as simgpu
+    from . import torch as torch
     from ._backward import layer_norm_bwd, rms_norm_bwd
     from ._layer_norm import add_layer_norm, add_layer_norm_fwd, layer_norm, layer_norm_fwd
     from ._rms_norm import add_rms_norm, add_rms_norm_fwd, rms_norm, rms_norm_fwd
+    from ._warm_up import warm_up
 
 __version__ = "0.1.0"
 
@@ -29,6 +34,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
+    "warm_up",
 ]
 
 _HOME = {
@@ -42,16 +48,26 @@ _HOME = {
     "rms_norm": "._rms_norm",
     "rms_norm_bwd": "._backward",
     "rms_norm_fwd": "._rms_norm",
+    "warm_up": "._warm_up",
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name], __name__), name)
-    globals()[name] = value
-    return value
+# Attributes without an import of their own. Not in __all__: a star is not to import PyTorch.
+_MODULES = ("simgpu", "torch")
+
+if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name], __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What takes every name of a module, as help() does, is not to fail where there is no PyTorch.
+    modules = [name for name in _MODULES if name != "torch" or find_spec("torch") is not None]
+    return sorted(["__version__", *__all__, *modules])

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import cupy
 
 from . import _calls, _check, _kernels, _launch, _launch_backward, _plan_backward
+from ._typing import DeviceArray, DeviceArrayT
+
+ARRAYS = (
+    *("dx", "dgamma", "dbeta", "partial"),
+    *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
+)
+
+
+@overload
+def rms_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def rms_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None]: ...
 
 
 def rms_norm_bwd(
-    dy: cupy.ndarray,
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None,
-    rstd: cupy.ndarray,
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
     *,
     gamma_offset: float = 0.0,
-    dresidual: cupy.ndarray | None = None,
+    dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[cupy.ndarray, cupy.ndarray | None]:
+) -> tuple[DeviceArrayT, DeviceArrayT | None]:
     """Return the gradients of `rms_norm` with respect to x and gamma.
 
     With ``g = gamma + gamma_offset`` and ``n = x * rstd``:
@@ -57,6 +91,12 @@ def rms_norm_bwd(
     ValueError
         For a wrong shape, device or value.
 
+    See Also
+    --------
+    rms_norm_fwd : What gives rstd.
+    add_rms_norm_fwd : What gives it of a sum.
+    layer_norm_bwd : The same of `layer_norm`.
+
     Notes
     -----
     Products and sums are float32, float64 for float64 data. dx of a row has the same bits alone and
@@ -70,22 +110,59 @@ def rms_norm_bwd(
     eight groups for each multiprocessor; in front of others, or between them, they move those to
     other blocks, which may change the last bits. No rounding of ``cast="before"`` is
     differentiated. The work is enqueued on CuPy's current stream.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0]], dtype="float32")
+    >>> gamma = cupy.ones(2, "float32")
+    >>> y, rstd = cunorm.rms_norm_fwd(x, gamma)
+    >>> dx, dgamma = cunorm.rms_norm_bwd(cupy.ones_like(y), x, gamma, rstd)
+    >>> dx.round(3), dgamma.round(3)
+    (array([[ 0.168, -0.024]], dtype=float32), array([0.2, 1.4], dtype=float32))
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, None, rstd)
     dx, dgamma, *_ = _backward("rms_norm_bwd", arrays, (gamma_offset, sums))
     return dx, dgamma
 
 
+@overload
 def layer_norm_bwd(
-    dy: cupy.ndarray,
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None,
-    mean: cupy.ndarray,
-    rstd: cupy.ndarray,
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    mean: DeviceArray,
+    rstd: DeviceArray,
     *,
-    dresidual: cupy.ndarray | None = None,
+    dresidual: DeviceArray | None = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def layer_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]: ...
+
+
+def layer_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[cupy.ndarray, cupy.ndarray | None, cupy.ndarray | None]:
+) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]:
     """Return the gradients of `layer_norm` with respect to x, gamma and beta.
 
     With ``n = (x - mean) * rstd``:
@@ -94,10 +171,12 @@ def layer_norm_bwd(
 
     Parameters
     ----------
-    dy, x, gamma, dresidual, sums
+    dy, x, gamma
         As in `rms_norm_bwd`.
     mean, rstd : cupy.ndarray, shape (...)
         What `layer_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
+    dresidual, sums
+        As in `rms_norm_bwd`.
 
     Returns
     -------
@@ -112,23 +191,39 @@ def layer_norm_bwd(
     TypeError, ValueError
         As `rms_norm_bwd`.
 
+    See Also
+    --------
+    layer_norm_fwd : What gives mean and rstd.
+    add_layer_norm_fwd : What gives them of a sum.
+    rms_norm_bwd : The same of `rms_norm`.
+
     Notes
     -----
     As those of `rms_norm_bwd`.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0, 1.0, 3.0]], dtype="float32")
+    >>> gamma = cupy.ones(4, "float32")
+    >>> y, mean, rstd = cunorm.layer_norm_fwd(x, gamma)
+    >>> dy = cupy.asarray([[1.0, 2.0, 3.0, 4.0]], dtype="float32")
+    >>> dx, dgamma, dbeta = cunorm.layer_norm_bwd(dy, x, gamma, mean, rstd)
+    >>> dgamma.round(3)
+    array([-1.,  2., -3.,  4.], dtype=float32)
+    >>> dbeta
+    array([1., 2., 3., 4.], dtype=float32)
     """
     arrays = (None, None, None, None, x, dy, dresidual, gamma, mean, rstd)
     dx, dgamma, dbeta, *_ = _backward("layer_norm_bwd", arrays, (0.0, sums))
     return dx, dgamma, dbeta
 
 
-@_calls.remembered(
-    *("dx", "dgamma", "dbeta", "partial"),
-    *("x", "dy", "dresidual", "gamma", "mean", "rstd"),
-)
-def _backward(
-    op: str, arrays: _calls.Arrays, gamma_offset: float, sums: bool
+def work(
+    op: str, arrays: _calls.Arrays, gamma_offset: float, sums: bool, *, enqueue: bool = True
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     *_, x, dy, dresidual, gamma, mean, rstd = arrays
     _check.data("x", x)
     _check.like_x("dy", dy, x)
@@ -150,10 +245,13 @@ def _backward(
             plan = _planned(op, x, axes, gamma, offset != 0, dresidual is not None, sums)
             partial = _launch_backward.partial(plan, x, made)
             launches = _launch_backward.backward(
-                plan, axes, made, partial, read, gamma, statistics, offset
+                plan, axes, made, partial, read, gamma, statistics, offset, enqueue=enqueue
             )
     totals = (made.get("dgamma"), made.get("dbeta"))
     return (made["dx"], *totals, partial, x, dy, dresidual, gamma, mean, rstd), launches
+
+
+_backward = _calls.remembered(*ARRAYS)(work)
 
 
 def _planned(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import cupy
 
 CASTS = ("before", "after")
-OPTIONAL = ("gamma", "beta", "dresidual", "out", "residual_out")  # of all arrays
+RESULTS = ("out", "residual_out")  # that a user may give
+OPTIONAL = ("gamma", "beta", "dresidual", *RESULTS)  # of all arrays
 
 
 def type_name(value: object) -> str:
@@ -48,7 +49,12 @@ def array(name: str, value: object) -> None:
     if not isinstance(value, cupy.ndarray):
         wanted = "cupy.ndarray or None" if name in OPTIONAL else "cupy.ndarray"
         hint = ""
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and name in RESULTS:
+            hint = (
+                f"; results are on the device: leave {name} out, and cupy.asnumpy(result, "
+                f"out={name}) copies one to the host"
+            )
+        elif isinstance(value, np.ndarray):
             hint = f"; cupy.asarray({name}) copies it to the device"
         elif is_dask(value):
             hint = "; only rms_norm and layer_norm take dask arrays, and then x must be one"

@@ -1,8 +1,8 @@
-"""Arrays of other libraries: into the CuPy ops by DLPack and out again, on their own stream.
+"""Arrays of other libraries: into the CuPy ops and out again, on their own stream.
 
 A PyTorch tensor on a CUDA device, or any other array that exports its memory by DLPack from there,
-stands wherever a CuPy array does. Nothing is copied, and the host waits for nothing. What is
-made comes back as what x is:
+or has ``__cuda_array_interface__`` alone, stands wherever a CuPy array does. Nothing is copied, and
+the host waits for nothing. What is made comes back as what x is:
 
 - x is a tensor: the work is enqueued on PyTorch's current stream of x's device, in PyTorch's memory
   (`_interop_torch.py`), and results are tensors.
@@ -12,7 +12,8 @@ made comes back as what x is:
 - x is CuPy's, and only others are not: as ever, and results are CuPy arrays.
 
 Where arrays of both CuPy and PyTorch meet and their current streams differ, each waits for the
-other's work on the device, before the call and after it.
+other's work on the device, before the call and after it. So do the stream of a call and the one
+that a ``__cuda_array_interface__`` names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any
 import cupy
 
 from . import _interop_torch
+from ._interop_cuda_array import CudaArrayImport
+from ._streams import in_order
 
 CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -64,7 +67,8 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
     ------
     TypeError, ValueError
         For a tensor that cannot cross: in host memory, sparse, with a gradient to be lost, or with
-        a negation that is only noted; and for an array to be written that is read-only.
+        a negation that is only noted; for an array with a mask or of a dtype that its interface has
+        no word for; and for an array to be written that is read-only.
     """
     # Who has a tensor, imported torch. Nothing is an instance of no types.
     tensor = getattr(sys.modules.get("torch"), "Tensor", ())
@@ -73,11 +77,17 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
         return None
     given = arrays.values()
     x = arrays["x"]
+    streams = [
+        take.stream
+        for take in imports
+        if isinstance(take, CudaArrayImport) and take.stream is not None
+    ]
 
     def work(export: Export) -> Sequence[Any]:
-        complete = call(
-            [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
-        )
+        with in_order(streams):
+            complete = call(
+                [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
+            )
         for name in WRITTEN:
             if isinstance(arrays.get(name), tensor):
                 _interop_torch.note_written(arrays[name])
@@ -90,7 +100,7 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
         has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
         return _interop_torch.run(work, x, has_cupy)
     devices = {array.get_device() for array in given if isinstance(array, tensor)}
-    with _interop_torch.in_order(devices):
+    with in_order((device, _interop_torch.current_stream(device)) for device in devices):
         return work(_exporter(x))
 
 
@@ -103,7 +113,12 @@ def _import(op: str, name: str, array: Any, tensor: Any) -> Import | None:
             _interop_torch.refuse(op, WRITTEN.get(name, name), array)
         return _interop_torch.from_torch
     device = getattr(array, "__dlpack_device__", None)
-    if device is None or device()[0] not in CUDA_DEVICES:
+    if device is None:
+        interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None:
+            return None
+        return CudaArrayImport(WRITTEN.get(name, name), array, interface, name in WRITTEN)
+    if device()[0] not in CUDA_DEVICES:
         return None
     return partial(_from_writable, WRITTEN[name]) if name in WRITTEN else cupy.from_dlpack
 

@@ -9,8 +9,7 @@ captures lies in the graph's own pool.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from cupy.cuda import runtime
 
 from ._plan import ITEMSIZE
+from ._streams import Handle, ordered
 
 # Takes what turns arrays that CuPy made into another library's, and returns all arrays.
 Work = Callable[[Callable[[cupy.ndarray], Any]], Sequence[Any]]
@@ -129,9 +129,9 @@ def run(work: Work, x: Any, has_cupy: bool) -> Sequence[Any]:
     if runtime.getDevice() != device:
         with cupy.cuda.Device(device):
             return run(work, x, has_cupy)
-    stream = _current_stream(device)
+    stream = current_stream(device)
     if has_cupy:
-        with _ordered(stream, [cupy.cuda.get_current_stream()]):
+        with ordered(device, stream, cupy.cuda.get_current_stream()):
             return _run(work, x, stream)
     return _run(work, x, stream)
 
@@ -142,37 +142,9 @@ def _run(work: Work, x: Any, stream: cupy.cuda.Stream) -> Sequence[Any]:
         return work(memory.tensor)
 
 
-@contextmanager
-def in_order(devices: Iterable[int]) -> Iterator[None]:
-    """Bring CuPy's current stream in order with PyTorch's of these devices."""
-    with _ordered(cupy.cuda.get_current_stream(), [_current_stream(d) for d in devices]):
-        yield
-
-
-@contextmanager
-def _ordered(stream: cupy.cuda.Stream, others: Iterable[cupy.cuda.Stream]) -> Iterator[None]:
-    """Let a stream wait for others, and those for what is enqueued in between."""
-    others = [other for other in others if other.ptr != stream.ptr]
-    for other in others:
-        stream.wait_event(other.record(cupy.cuda.Event(disable_timing=True)))
-    yield
-    for other in others:
-        other.wait_event(stream.record(cupy.cuda.Event(disable_timing=True)))
-
-
-class _Handle:
-    """The protocol of CUDA streams, for the streams of a PyTorch that does not have it yet."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self._stream.cuda_stream
-
-
-def _current_stream(device: int) -> cupy.cuda.Stream:
+def current_stream(device: int) -> cupy.cuda.Stream:
     """Return PyTorch's current stream of a device, as CuPy's."""
     stream = sys.modules["torch"].cuda.current_stream(device)
-    if not hasattr(stream, "__cuda_stream__"):
-        stream = _Handle(stream)
+    if not hasattr(stream, "__cuda_stream__"):  # A PyTorch that does not have the protocol yet.
+        stream = Handle(stream.cuda_stream)
     return cupy.cuda.Stream.from_external(stream)

@@ -1,10 +1,15 @@
-"""From a plan to a compiled kernel: where kernels/ is, what it holds, how it is compiled."""
+"""From a plan to a compiled kernel: where kernels/ is, what it holds, how it is compiled.
+
+Each kernel that is built is a line of the log "cunorm", at DEBUG.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +19,8 @@ if TYPE_CHECKING:
     from ._plan_backward import ColumnSums
 
 Defines = tuple[tuple[str, str | int], ...]
+
+_log = logging.getLogger("cunorm")
 
 
 @cache
@@ -74,20 +81,27 @@ def load(plan: Plan | ColumnSums, access: Defines, device: int) -> cupy.RawKerne
     Returns
     -------
     cupy.RawKernel
-        One object for each combination, compiled at its first launch at the latest.
+        One object for each combination, compiled and on the device.
     """
     import cupy
 
+    start = perf_counter()
     kernels = folder()
     # Compiler messages and profilers then name the file, not CuPy's temporary copy of it.
     code = f'#line 1 "kernels/{plan.source}"\n' + (kernels / plan.source).read_text("utf-8")
+    defines = [f"{name}={value}" for name, value in plan.defines + access]
     options = (
         f"-I{kernels}",
         f"-DCUNORM_SOURCES={fingerprint(kernels)}",
-        *(f"-D{name}={value}" for name, value in plan.defines + access),
+        *(f"-D{define}" for define in defines),
     )
     kernel = cupy.RawKernel(code, plan.kernel, options)
     if plan.shared_bytes > 0:
         # Past 48 KiB a device wants to be asked, for each kernel.
         kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
+    kernel.compile()
+    _log.debug(
+        "%s on device %d (sm_%d) after %.0f ms: %s",
+        *(plan.kernel, device, arch(device), 1e3 * (perf_counter() - start), " ".join(defines)),
+    )
     return kernel

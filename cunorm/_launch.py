@@ -109,6 +109,8 @@ def forward(
     read: Mapping[str, cupy.ndarray],
     parameters: Mapping[str, cupy.ndarray | None],
     scalars: Mapping[str, float],
+    *,
+    enqueue: bool,
 ) -> tuple[Launch, ...]:
     """Enqueue a forward kernel on the current stream.
 
@@ -128,6 +130,8 @@ def forward(
         gamma and beta, in the order of the kernel's arguments.
     scalars : mapping of str to float
         The numbers that follow the rows in the kernel's last argument, in its order.
+    enqueue : bool
+        Whether the kernel is to run. If not, it is built alone; the arrays fit as they lie then.
 
     Returns
     -------
@@ -146,7 +150,8 @@ def forward(
     twins = dict(zip(targets, sources, strict=True))
     arrays = {**targets, **statistics, **sources, **given}
     launch = prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
-    launch.enqueue(arrays.values())
+    if enqueue:
+        launch.enqueue(arrays.values())
     for name, target in targets.items():
         if target is not written[name]:
             written[name][...] = target

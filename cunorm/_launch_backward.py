@@ -52,6 +52,8 @@ def backward(
     gamma: cupy.ndarray | None,
     statistics: Mapping[str, cupy.ndarray],
     gamma_offset: float,
+    *,
+    enqueue: bool,
 ) -> tuple[Launch, ...]:
     """Enqueue a backward kernel on the current stream, and the sums of what its blocks leave.
 
@@ -73,6 +75,9 @@ def backward(
         mean and rstd, as far as the kernel takes them.
     gamma_offset : float
         Added to gamma.
+    enqueue : bool
+        Whether the kernels are to run. If not, they are built alone; the arrays fit as they lie
+        then.
 
     Returns
     -------
@@ -91,11 +96,13 @@ def backward(
     scalars = {"gamma_offset": gamma_offset}
     grid = _grid(plan, made["dx"])
     main = prepare(plan, axes, rows, parameters, scalars, tuple(arrays), {}, grid)
-    main.enqueue(arrays.values())
+    if enqueue:
+        main.enqueue(arrays.values())
     launches = [main]
     if partial is not None:
         sums = _column_sums(plan, made["dgamma"], len(made) - 1, grid[0])
-        sums.enqueue((*(made.get(name) for name in TOTALS), partial))
+        if enqueue:
+            sums.enqueue((*(made.get(name) for name in TOTALS), partial))
         launches.append(sums)
     asked = {**read, **statistics, "gamma": gamma}
     return tuple(launches) if all(arrays[name] is a for name, a in asked.items()) else ()

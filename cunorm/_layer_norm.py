@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import cupy
-
 from . import _calls, _check, _kernels, _launch, _plan
+from ._typing import Array, ArrayT, DeviceArray, DeviceArrayT
+
+ARRAYS = ("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
 
 
 def layer_norm(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: ArrayT,
+    gamma: Array | None = None,
+    beta: Array | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-) -> cupy.ndarray:
+    out: ArrayT | None = None,
+) -> ArrayT:
     """Normalise rows to zero mean and unit variance.
 
     ``y = (x - mean) / sqrt(var + eps) * gamma + beta``, mean and biased variance over the
@@ -48,6 +49,13 @@ def layer_norm(
     ValueError
         For a wrong shape, device, value or overlap. Nothing is written then.
 
+    See Also
+    --------
+    layer_norm_fwd : Return the statistics too, for `layer_norm_bwd`.
+    add_layer_norm : Add a residual first.
+    rms_norm : Leave the mean where it is.
+    cunorm.torch.layer_norm : The same of tensors, with a gradient.
+
     Notes
     -----
     Statistics are float32, float64 for float64 data, by the corrected two-pass algorithm (Chan,
@@ -61,19 +69,31 @@ def layer_norm(
     then.
 
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0], [10.0, 14.0]], dtype="float32")
+    >>> gamma = cupy.asarray([1.0, 2.0], dtype="float32")
+    >>> beta = cupy.asarray([0.0, 3.0], dtype="float32")
+    >>> cunorm.layer_norm(x, gamma, beta).round(3)
+    array([[-1.,  5.],
+           [-1.,  5.]], dtype=float32)
     """
     arrays = (out, None, None, None, x, None, gamma, beta)
-    return _forward("layer_norm", arrays, (eps,))[0]
+    y: ArrayT = _forward("layer_norm", arrays, (eps,))[0]
+    return y
 
 
 def layer_norm_fwd(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Normalise rows to zero mean and unit variance, and keep what a backward pass needs.
 
     Parameters
@@ -94,6 +114,22 @@ def layer_norm_fwd(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    layer_norm : Return y alone.
+    layer_norm_bwd : The gradients.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0], [10.0, 14.0]], dtype="float32")
+    >>> y, mean, rstd = cunorm.layer_norm_fwd(x)
+    >>> mean
+    array([ 2., 12.], dtype=float32)
+    >>> rstd.round(3)
+    array([1. , 0.5], dtype=float32)
     """
     arrays = (out, None, None, None, x, None, gamma, beta)
     y, _, mean, rstd, *_ = _forward("layer_norm_fwd", arrays, (eps,))
@@ -101,15 +137,15 @@ def layer_norm_fwd(
 
 
 def add_layer_norm(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
 
     ``h = x + residual``, rounded to residual's dtype and written once;
@@ -117,10 +153,12 @@ def add_layer_norm(
 
     Parameters
     ----------
-    x, gamma, beta, eps
+    x
         As in `layer_norm`.
     residual : cupy.ndarray, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    gamma, beta, eps
+        As in `layer_norm`.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
         argument.
@@ -140,6 +178,25 @@ def add_layer_norm(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    add_layer_norm_fwd : Return the statistics too, for `layer_norm_bwd`.
+    layer_norm : Of x alone.
+    add_rms_norm : Leave the mean where it is.
+    cunorm.torch.add_layer_norm : The same of tensors, with a gradient.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 1.0]], dtype="float32")
+    >>> y, h = cunorm.add_layer_norm(x, residual)
+    >>> h
+    array([[1., 3.]], dtype=float32)
+    >>> y.round(3)
+    array([[-1.,  1.]], dtype=float32)
     """
     arrays = (out, residual_out, None, None, x, residual, gamma, beta)
     y, h, *_ = _forward("add_layer_norm", arrays, (eps,))
@@ -147,15 +204,15 @@ def add_layer_norm(
 
 
 def add_layer_norm_fwd(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
-    beta: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters
@@ -175,17 +232,31 @@ def add_layer_norm_fwd(
     ------
     TypeError, ValueError
         As `layer_norm`.
+
+    See Also
+    --------
+    add_layer_norm : Return y and h alone.
+    layer_norm_bwd : The gradients, with h for x.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 1.0]], dtype="float32")
+    >>> y, h, mean, rstd = cunorm.add_layer_norm_fwd(x, residual)
+    >>> mean, rstd.round(3)
+    (array([2.], dtype=float32), array([1.], dtype=float32))
     """
     arrays = (out, residual_out, None, None, x, residual, gamma, beta)
     y, h, mean, rstd, *_ = _forward("add_layer_norm_fwd", arrays, (eps,))
     return y, h, mean, rstd
 
 
-@_calls.remembered("y", "residual_out", "mean", "rstd", "x", "residual", "gamma", "beta")
-def _forward(
-    op: str, arrays: _calls.Arrays, eps: float
+def work(
+    op: str, arrays: _calls.Arrays, eps: float, *, enqueue: bool = True
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     out, residual_out, mean, rstd, x, residual, gamma, beta = arrays
     parameters = {"gamma": gamma, "beta": beta}
     _check.data("x", x)
@@ -212,6 +283,11 @@ def _forward(
                 residual=_launch.dtype_name(residual),
             )
             statistics = {"mean": mean, "rstd": rstd}
-            launches = _launch.forward(plan, axes, written, statistics, read, parameters, scalars)
+            launches = _launch.forward(
+                plan, axes, written, statistics, read, parameters, scalars, enqueue=enqueue
+            )
     arrays = (written["y"], written.get("residual_out"), mean, rstd, x, residual, gamma, beta)
     return arrays, launches
+
+
+_forward = _calls.remembered(*ARRAYS)(work)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import cupy
-
 from . import _calls, _check, _kernels, _launch, _plan
+from ._typing import Array, ArrayT, Cast, DeviceArray, DeviceArrayT
+
+ARRAYS = ("y", "residual_out", "rstd", "x", "residual", "gamma")
 
 
 def rms_norm(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: ArrayT,
+    gamma: Array | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-) -> cupy.ndarray:
+    cast: Cast = "before",
+    out: ArrayT | None = None,
+) -> ArrayT:
     """Normalise rows by their root mean square.
 
     ``y = x / sqrt(mean(x**2) + eps) * (gamma + gamma_offset)``, the mean over the normalised axes:
@@ -54,6 +55,13 @@ def rms_norm(
     ValueError
         For a wrong shape, device, value or overlap. Nothing is written then.
 
+    See Also
+    --------
+    rms_norm_fwd : Return the statistics too, for `rms_norm_bwd`.
+    add_rms_norm : Add a residual first.
+    layer_norm : Subtract the mean too.
+    cunorm.torch.rms_norm : The same of tensors, with a gradient.
+
     Notes
     -----
     Squares and sums are float32, float64 for float64 data. A row gives the same bits alone and in
@@ -65,23 +73,41 @@ def rms_norm(
 
     A PyTorch tensor, or another array that exports itself by DLPack, may stand for each array where
     it is on a CUDA device. Nothing is copied, the work is enqueued on its library's current stream,
-    and the result is what `x` is. `cunorm.torch.rms_norm` is the same with a gradient.
+    and the result is what `x` is. `cunorm.torch.rms_norm` is the same with a gradient. So may an
+    array that has ``__cuda_array_interface__`` alone, as Numba's: the work waits on the device for
+    the stream that it names, and the result is a CuPy array.
 
     The definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0], [10.0, 10.0]], dtype="float32")
+    >>> gamma = cupy.asarray([1.0, 2.0], dtype="float32")
+    >>> cunorm.rms_norm(x, gamma).round(3)
+    array([[0.2, 2.8],
+           [1. , 2. ]], dtype=float32)
+
+    In place:
+
+    >>> cunorm.rms_norm(x, gamma, out=x) is x
+    True
     """
     arrays = (out, None, None, x, None, gamma)
-    return _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
+    y: ArrayT = _forward("rms_norm", arrays, (eps, gamma_offset, cast))[0]
+    return y
 
 
 def rms_norm_fwd(
-    x: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Normalise rows by their root mean square, and keep what a backward pass needs.
 
     Parameters
@@ -100,6 +126,20 @@ def rms_norm_fwd(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    rms_norm : Return y alone.
+    rms_norm_bwd : The gradients.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0], [10.0, 10.0]], dtype="float32")
+    >>> y, rstd = cunorm.rms_norm_fwd(x)
+    >>> rstd.round(3)
+    array([0.2, 0.1], dtype=float32)
     """
     arrays = (out, None, None, x, None, gamma)
     y, _, rstd, *_ = _forward("rms_norm_fwd", arrays, (eps, gamma_offset, cast))
@@ -107,16 +147,16 @@ def rms_norm_fwd(
 
 
 def add_rms_norm(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
 
     ``h = x + residual``, rounded to residual's dtype and written once;
@@ -124,10 +164,12 @@ def add_rms_norm(
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast
+    x
         As in `rms_norm`.
     residual : cupy.ndarray, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    gamma, eps, gamma_offset, cast
+        As in `rms_norm`.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
         argument.
@@ -147,6 +189,31 @@ def add_rms_norm(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    add_rms_norm_fwd : Return the statistics too, for `rms_norm_bwd`.
+    rms_norm : Of x alone.
+    add_layer_norm : Subtract the mean too.
+    cunorm.torch.add_rms_norm : The same of tensors, with a gradient.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 5.0]], dtype="float32")
+    >>> y, h = cunorm.add_rms_norm(x, residual)
+    >>> h
+    array([[1., 7.]], dtype=float32)
+    >>> y.round(3)
+    array([[0.2, 1.4]], dtype=float32)
+
+    The residual stream stays where it is:
+
+    >>> y, h = cunorm.add_rms_norm(x, residual, out=x, residual_out=residual)
+    >>> y is x and h is residual
+    True
     """
     arrays = (out, residual_out, None, x, residual, gamma)
     y, h, *_ = _forward("add_rms_norm", arrays, (eps, gamma_offset, cast))
@@ -154,16 +221,16 @@ def add_rms_norm(
 
 
 def add_rms_norm_fwd(
-    x: cupy.ndarray,
-    residual: cupy.ndarray,
-    gamma: cupy.ndarray | None = None,
+    x: DeviceArrayT,
+    residual: DeviceArray,
+    gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
-    out: cupy.ndarray | None = None,
-    residual_out: cupy.ndarray | None = None,
-) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    cast: Cast = "before",
+    out: DeviceArrayT | None = None,
+    residual_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters
@@ -183,17 +250,37 @@ def add_rms_norm_fwd(
     ------
     TypeError, ValueError
         As `rms_norm`.
+
+    See Also
+    --------
+    add_rms_norm : Return y and h alone.
+    rms_norm_bwd : The gradients, with h for x.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 2.0]], dtype="float32")
+    >>> residual = cupy.asarray([[0.0, 5.0]], dtype="float32")
+    >>> y, h, rstd = cunorm.add_rms_norm_fwd(x, residual)
+    >>> rstd.round(3)
+    array([0.2], dtype=float32)
     """
     arrays = (out, residual_out, None, x, residual, gamma)
     y, h, rstd, *_ = _forward("add_rms_norm_fwd", arrays, (eps, gamma_offset, cast))
     return y, h, rstd
 
 
-@_calls.remembered("y", "residual_out", "rstd", "x", "residual", "gamma")
-def _forward(
-    op: str, arrays: _calls.Arrays, eps: float, gamma_offset: float, cast: str
+def work(
+    op: str,
+    arrays: _calls.Arrays,
+    eps: float,
+    gamma_offset: float,
+    cast: str,
+    *,
+    enqueue: bool = True,
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
-    """Return the arrays with those that were made, and what was launched."""
+    """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     out, residual_out, rstd, x, residual, gamma = arrays
     _check.data("x", x)
     if op.startswith("add_"):
@@ -222,6 +309,16 @@ def _forward(
                 residual=_launch.dtype_name(residual),
             )
             launches = _launch.forward(
-                plan, axes, written, {"rstd": rstd}, read, {"gamma": gamma}, scalars
+                plan,
+                axes,
+                written,
+                {"rstd": rstd},
+                read,
+                {"gamma": gamma},
+                scalars,
+                enqueue=enqueue,
             )
     return (written["y"], written.get("residual_out"), rstd, x, residual, gamma), launches
+
+
+_forward = _calls.remembered(*ARRAYS)(work)

@@ -48,6 +48,18 @@ def test_x_of_another_type(op, x, message):
         op(x)
 
 
+@pytest.mark.parametrize("name", ["out", "residual_out"])
+def test_numpy_memory_for_a_result_is_told_how_to_get_it_there(name):
+    host = np.zeros((4, 8), np.float32)
+    with pytest.raises(TypeError, match=f"^{name} must be a cupy") as caught:
+        cunorm.add_rms_norm(x_of(), x_of(), **{name: host})
+    # A copy of it on the device would be written, and nobody would see that.
+    assert "cupy.asarray" not in str(caught.value)
+    assert f"cupy.asnumpy(result, out={name})" in str(caught.value)
+    cupy.asnumpy(cunorm.rms_norm(x_of(), eps=0.0), out=host)
+    assert (host == 1).all()
+
+
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
 def test_x_of_another_dtype(op, dtype):

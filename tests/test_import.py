@@ -38,7 +38,43 @@ def test_importing_cunorm_takes_less_than_50_ms():
 def test_the_public_names_are_sorted_and_exist():
     assert cunorm.__all__ == sorted(cunorm.__all__)
     assert all(callable(getattr(cunorm, name)) for name in cunorm.__all__)
-    assert set(cunorm.__all__) <= set(dir(cunorm))
+
+
+def test_dir_has_the_public_names_alone():
+    assert dir(cunorm) == sorted({"__version__", *cunorm.__all__, "simgpu", "torch"})
+
+
+def test_dir_has_no_torch_where_there_is_none():
+    code = (
+        "import sys, json; sys.modules['torch'] = None; import cunorm\n"
+        "try: cunorm.torch\n"
+        "except ModuleNotFoundError as e: print(json.dumps([dir(cunorm), str(e)]))"
+    )
+    names, message = fresh(code)
+    assert "torch" not in names
+    assert "simgpu" in names
+    assert "torch" in message
+
+
+@pytest.mark.parametrize("module", ["simgpu", "torch"])
+def test_a_module_is_there_without_an_import_of_its_own(module):
+    loaded = "{'cupy', 'numpy', 'torch', 'cunorm.simgpu', 'cunorm.torch'} & set(sys.modules)"
+    code = (
+        f"import sys, json, cunorm; before = sorted({loaded}); name = cunorm.{module}.__name__; "
+        f"print(json.dumps([before, name, sorted({loaded})]))"
+    )
+    before, name, after = fresh(code)
+    assert before == []
+    assert name == f"cunorm.{module}"
+    assert "cupy" not in after
+    assert ("torch" in after) == (module == "torch")
+
+
+def test_a_star_imports_no_torch():
+    assert (
+        fresh("import sys, json; from cunorm import *; print(json.dumps('torch' in sys.modules))")
+        is False
+    )
 
 
 def test_a_name_that_does_not_exist_says_so():

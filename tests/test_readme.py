@@ -1,5 +1,7 @@
-"""README says what is so: its snippets run as pasted, and CI runs its commands as written."""
+"""README and docs/ say what is so: snippets run as pasted, and CI runs commands as written."""
 
+import contextlib
+import io
 import itertools
 import os
 import re
@@ -13,12 +15,13 @@ import cunorm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
 QUIET = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}  # it warns of a busy machine
 
 
-def fences():
+def fences(page=README):
     """Return every code block: its language and its text."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
@@ -26,20 +29,20 @@ def blocks(language):
     return [text for name, text in fences() if name == language]
 
 
-def snippets():
+def snippets(name, page):
     """Return each Python block with the block after it, which shows what it prints."""
 
     def line(script):
-        return README[: README.index(script)].count("\n") + 1
+        return page[: page.index(script)].count("\n") + 1
 
     return [
-        pytest.param(script, printed, id=f"line {line(script)}")
-        for (name, script), (_, printed) in itertools.pairwise(fences())
-        if name == "python"
+        pytest.param(script, printed, id=f"{name} line {line(script)}")
+        for (language, script), (_, printed) in itertools.pairwise(fences(page))
+        if language == "python"
     ]
 
 
-@pytest.mark.parametrize(("script", "printed"), snippets())
+@pytest.mark.parametrize(("script", "printed"), snippets("README.md", README))
 def test_a_snippet_runs_as_pasted_and_prints_what_is_below_it(tmp_path, script, printed):
     (tmp_path / "example.py").write_text(script)
     run = subprocess.run(
@@ -54,9 +57,21 @@ def test_a_snippet_runs_as_pasted_and_prints_what_is_below_it(tmp_path, script, 
     assert run.stdout == printed
 
 
-def test_every_snippet_is_followed_by_what_it_prints():
-    followed = [after for (name, _), (after, _) in itertools.pairwise(fences()) if name == "python"]
-    assert followed == [""] * len(blocks("python"))
+@pytest.mark.parametrize(
+    ("script", "printed"), [each for name, page in PAGES.items() for each in snippets(name, page)]
+)
+def test_a_snippet_of_a_page_prints_what_is_below_it(script, printed):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(script, "example.py", "exec"), {"__name__": "__main__"})
+    assert out.getvalue() == printed
+
+
+@pytest.mark.parametrize("page", [README, *PAGES.values()], ids=["README.md", *PAGES])
+def test_every_snippet_is_followed_by_what_it_prints(page):
+    scripts = [name for name, _ in fences(page)].count("python")
+    pairs = itertools.pairwise(fences(page))
+    assert [after for (name, _), (after, _) in pairs if name == "python"] == [""] * scripts
 
 
 def test_the_first_example_is_eight_lines_of_code_or_fewer():
@@ -75,12 +90,17 @@ def test_ci_runs_the_two_commands_as_written():
     assert commands[1].endswith("-m pytest")
 
 
-def test_every_file_and_section_that_readme_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
-    titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("folder", "page"),
+    [(ROOT, README), *((ROOT / "docs", page) for page in PAGES.values())],
+    ids=["README.md", *PAGES],
+)
+def test_every_file_and_section_that_a_page_links_to_exists(folder, page):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if "://" not in link]
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
     sections = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-    assert links
-    assert [link for link in links if link not in sections and not (ROOT / link).exists()] == []
+    assert links or page is not README
+    assert [link for link in links if link not in sections and not (folder / link).exists()] == []
 
 
 def test_every_public_op_is_in_the_table():

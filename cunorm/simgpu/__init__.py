@@ -109,6 +109,19 @@ def install(
         installed before with other options, or where its C extension was not built.
     ValueError
         For an architecture that is not in the table, or less than one device or byte.
+
+    See Also
+    --------
+    installed : Whether it was done.
+    hardware_devices : Whether there is a GPU.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> import cupy
+    >>> cupy.arange(4).sum()
+    array(6)
     """
     global _machine, _options
     options = (arch, devices, memory)
@@ -144,12 +157,50 @@ def install(
 
 
 def installed() -> bool:
-    """Return whether this process's CuPy runs on simulated devices."""
+    """Return whether this process's CuPy runs on simulated devices.
+
+    Returns
+    -------
+    bool
+        Whether `install` was called here, or ``python -m cunorm.simgpu`` started the program.
+
+    See Also
+    --------
+    install : What does it.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> simgpu.installed()
+    True
+    """
     return _machine is not None
 
 
 def enqueue_only() -> AbstractContextManager[None]:
-    """Return a context in which launches are checked but not executed: host time remains."""
+    """Return a context in which launches are checked but not executed: host time remains.
+
+    Returns
+    -------
+    context manager
+        Nothing is to be read of what was launched in it.
+
+    See Also
+    --------
+    profile : What kernels do, where time is not the question.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> import cupy
+    >>> x = cupy.zeros(4)
+    >>> with simgpu.enqueue_only():
+    ...     x += 1
+    >>> x
+    array([0., 0., 0., 0.])
+    """
     if _machine is None:
         raise RuntimeError("simgpu is not installed")
     return _machine.enqueue_only()
@@ -168,6 +219,21 @@ def profile(registers: bool = True) -> Profile:
     -------
     Profile
         Its `launches` are `cunorm.simgpu.counters.LaunchCounters`; `table` shows them.
+
+    See Also
+    --------
+    enqueue_only : What a launch costs on the host.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> import cupy
+    >>> x = cupy.zeros(4)
+    >>> with simgpu.profile(registers=False) as prof:
+    ...     x += 1
+    >>> len(prof.launches)
+    1
     """
     from .profiling import Profile
 
@@ -175,12 +241,52 @@ def profile(registers: bool = True) -> Profile:
 
 
 def warp_races() -> AbstractContextManager[None]:
-    """Return a context in which lanes of one warp race where no ``__syncwarp`` orders them."""
+    """Return a context in which lanes of one warp race where no ``__syncwarp`` orders them.
+
+    Returns
+    -------
+    context manager
+        A race raises `SharedRace`.
+
+    See Also
+    --------
+    install : Its `warp_races` is for the whole program.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> import cupy
+    >>> with simgpu.warp_races():
+    ...     total = cupy.arange(4).sum()
+    >>> total
+    array(6)
+    """
     return _switched_on("warp_races")
 
 
 def uninitialised() -> AbstractContextManager[None]:
-    """Return a context in which kernels may read memory that nothing has written."""
+    """Return a context in which kernels may read memory that nothing has written.
+
+    Returns
+    -------
+    context manager
+        Outside of it such a read raises `Uninitialised`.
+
+    See Also
+    --------
+    install : Its `uninitialised` is for the whole program.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> simgpu.install()
+    >>> import cupy
+    >>> with simgpu.uninitialised():
+    ...     total = cupy.empty(4).sum()
+    >>> total.shape
+    ()
+    """
     return _switched_on("uninitialised")
 
 
@@ -199,7 +305,23 @@ def _switched_on(switch: str) -> Iterator[None]:
 
 
 def hardware_devices() -> int:
-    """Return how many real CUDA devices the driver reports; 0 where there is no driver."""
+    """Return how many real CUDA devices the driver reports; 0 where there is no driver.
+
+    Returns
+    -------
+    int
+        Of the driver, whatever CuPy sees.
+
+    See Also
+    --------
+    install : The software GPU, for where there are none.
+
+    Examples
+    --------
+    >>> from cunorm import simgpu
+    >>> if simgpu.hardware_devices() == 0:
+    ...     simgpu.install()
+    """
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)

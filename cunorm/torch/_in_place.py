@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._typing import Cast
 from ._checks import number, rms_numbers, tensors
 
 _operators = torch.ops.cunorm
@@ -16,7 +17,7 @@ def rms_norm_(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> Tensor:
     """Write over x what `rms_norm` returns, and return x.
 
@@ -38,6 +39,21 @@ def rms_norm_(
     TypeError, ValueError
         As `rms_norm`, and for memory that overlaps; a message calls what is written over x `out`,
         and what is written over residual `residual_out`. Nothing is written then.
+
+    See Also
+    --------
+    rms_norm : Leave x as it is, with a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x = torch.tensor([[1.0, 7.0], [10.0, 10.0]])
+    >>> cunorm.torch.rms_norm_(x) is x
+    True
+    >>> x
+    tensor([[0.2000, 1.4000],
+            [1.0000, 1.0000]])
     """
     tensors(x=x, gamma=gamma)
     _no_gradient("rms_norm", x=x, gamma=gamma)
@@ -64,6 +80,21 @@ def layer_norm_(
     ------
     RuntimeError, TypeError, ValueError
         As `rms_norm_`.
+
+    See Also
+    --------
+    layer_norm : Leave x as it is, with a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x = torch.tensor([[1.0, 3.0], [10.0, 14.0]])
+    >>> cunorm.torch.layer_norm_(x) is x
+    True
+    >>> x.round(decimals=3)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
     """
     tensors(x=x, gamma=gamma, beta=beta)
     _no_gradient("layer_norm", x=x, gamma=gamma, beta=beta)
@@ -78,7 +109,7 @@ def add_rms_norm_(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Write over x and residual the y and h that `add_rms_norm` returns, and return both.
 
@@ -96,6 +127,21 @@ def add_rms_norm_(
     ------
     RuntimeError, TypeError, ValueError
         As `rms_norm_`.
+
+    See Also
+    --------
+    add_rms_norm : Leave both as they are, with a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x, residual = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 5.0]])
+    >>> y, h = cunorm.torch.add_rms_norm_(x, residual)
+    >>> y is x and h is residual
+    True
+    >>> residual
+    tensor([[1., 7.]])
     """
     tensors(x=x, residual=residual, gamma=gamma)
     _no_gradient("add_rms_norm", x=x, residual=residual, gamma=gamma)
@@ -127,6 +173,21 @@ def add_layer_norm_(
     ------
     RuntimeError, TypeError, ValueError
         As `rms_norm_`.
+
+    See Also
+    --------
+    add_layer_norm : Leave both as they are, with a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x, residual = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    >>> y, h = cunorm.torch.add_layer_norm_(x, residual)
+    >>> y is x and h is residual
+    True
+    >>> residual
+    tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
     _no_gradient("add_layer_norm", x=x, residual=residual, gamma=gamma, beta=beta)

@@ -9,6 +9,7 @@ from numbers import Integral
 import torch
 
 from .. import _check
+from .._typing import Cast
 from ._ops import layer_norm, rms_norm
 
 
@@ -49,10 +50,25 @@ class RMSNorm(torch.nn.Module):
     weight : torch.nn.Parameter or None
         Of `normalized_shape`, ``1 - gamma_offset`` at first, which multiplies by one.
 
+    See Also
+    --------
+    rms_norm : What it calls.
+    replace_norms : Swap those of a model that exists.
+
     Notes
     -----
     y has x's dtype, whatever the weight's. Hugging Face's classes with ``cast="before"`` return the
     promoted dtype of the two where they differ; `replace_norms` keeps that.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> norm = cunorm.torch.RMSNorm(2, eps=1e-5, cast="after")
+    >>> norm(torch.tensor([[1.0, 7.0]])).detach()
+    tensor([[0.2000, 1.4000]])
+    >>> list(norm.state_dict())
+    ['weight']
     """
 
     normalized_shape: tuple[int, ...]
@@ -65,7 +81,7 @@ class RMSNorm(torch.nn.Module):
         elementwise_affine: bool = True,
         *,
         gamma_offset: float = 0.0,
-        cast: str = "before",
+        cast: Cast = "before",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -133,9 +149,22 @@ class LayerNorm(torch.nn.Module):
     weight, bias : torch.nn.Parameter or None
         Of `normalized_shape`; ones and zeros at first.
 
+    See Also
+    --------
+    layer_norm : What it calls.
+    replace_norms : Swap those of a model that exists.
+
     Notes
     -----
     y has x's dtype, whatever the parameters'.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> norm = cunorm.torch.LayerNorm(2, bias=False)
+    >>> norm.load_state_dict(torch.nn.LayerNorm(2, bias=False).state_dict())
+    <All keys matched successfully>
     """
 
     normalized_shape: tuple[int, ...]

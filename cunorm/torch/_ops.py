@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._typing import Cast
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
 from ._checks import number, rms_numbers, tensors
 
@@ -17,7 +18,7 @@ def rms_norm(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> Tensor:
     """Normalise rows by their root mean square, differentiably.
 
@@ -54,12 +55,31 @@ def rms_norm(
     RuntimeError
         Where a gradient is differentiated again, or an argument has a forward-mode tangent.
 
+    See Also
+    --------
+    rms_norm_ : Write over x, for inference.
+    add_rms_norm : Add a residual first.
+    RMSNorm : As a module.
+    cunorm.rms_norm : The same of CuPy arrays.
+
     Notes
     -----
     For the backward pass x, gamma and rstd are kept, which is one float32 (float64 for float64
     data) for each row. No rounding is differentiated. Autocast changes nothing: y has x's dtype,
     and sums are float32 anyway. The definition is that of Zhang and Sennrich, "Root Mean Square
     Layer Normalization", 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x = torch.tensor([[1.0, 7.0], [10.0, 10.0]])
+    >>> gamma = torch.ones(2, requires_grad=True)
+    >>> y = cunorm.torch.rms_norm(x, gamma)
+    >>> y.sum().backward()
+    >>> y.detach(), gamma.grad
+    (tensor([[0.2000, 1.4000],
+            [1.0000, 1.0000]]), tensor([1.2000, 2.4000]))
     """
     tensors(x=x, gamma=gamma)
     y, _ = _operators.rms_norm_fwd(x, gamma, *rms_numbers(eps, gamma_offset, cast))
@@ -76,10 +96,12 @@ def layer_norm(
 
     Parameters
     ----------
-    x, eps
+    x
         As in `rms_norm`.
     gamma, beta : torch.Tensor, optional
         Weight and bias, each as `gamma` of `rms_norm`; their dtypes may differ.
+    eps
+        As in `rms_norm`.
 
     Returns
     -------
@@ -91,10 +113,28 @@ def layer_norm(
     TypeError, ValueError, RuntimeError
         As `rms_norm`.
 
+    See Also
+    --------
+    layer_norm_ : Write over x, for inference.
+    add_layer_norm : Add a residual first.
+    LayerNorm : As a module.
+    cunorm.layer_norm : The same of CuPy arrays.
+
     Notes
     -----
     As those of `rms_norm`; mean is kept too. The definition is that of Ba, Kiros and Hinton, "Layer
     Normalization", 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x = torch.tensor([[1.0, 3.0], [10.0, 14.0]])
+    >>> beta = torch.zeros(2, requires_grad=True)
+    >>> y = cunorm.torch.layer_norm(x, torch.ones(2), beta)
+    >>> y.sum().backward()
+    >>> beta.grad
+    tensor([2., 2.])
     """
     tensors(x=x, gamma=gamma, beta=beta)
     y, *_ = _operators.layer_norm_fwd(x, gamma, beta, number("eps", eps))
@@ -108,7 +148,7 @@ def add_rms_norm(
     eps: float = 1e-6,
     *,
     gamma_offset: float = 0.0,
-    cast: str = "before",
+    cast: Cast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Add a residual and normalise the sum, in one pass, differentiably.
 
@@ -117,10 +157,12 @@ def add_rms_norm(
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast
+    x
         As in `rms_norm`.
     residual : torch.Tensor, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
+    gamma, eps, gamma_offset, cast
+        As in `rms_norm`.
 
     Returns
     -------
@@ -134,10 +176,24 @@ def add_rms_norm(
     TypeError, ValueError, RuntimeError
         As `rms_norm`.
 
+    See Also
+    --------
+    add_rms_norm_ : Write over x and residual, for inference.
+    rms_norm : Of x alone.
+    cunorm.add_rms_norm : The same of CuPy arrays.
+
     Notes
     -----
     For the backward pass h is kept, not x and residual. Where their dtypes differ, y's gradient is
     cast to h's dtype, and h's gradient, as it leaves the kernel in that dtype, to x's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x, residual = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 5.0]])
+    >>> cunorm.torch.add_rms_norm(x, residual)
+    (tensor([[0.2000, 1.4000]]), tensor([[1., 7.]]))
     """
     tensors(x=x, residual=residual, gamma=gamma)
     numbers = rms_numbers(eps, gamma_offset, cast)
@@ -159,24 +215,43 @@ def add_layer_norm(
 
     Parameters
     ----------
-    x, gamma, beta, eps
+    x
         As in `layer_norm`.
     residual : torch.Tensor, of x's shape
         As in `add_rms_norm`.
+    gamma, beta, eps
+        As in `layer_norm`.
 
     Returns
     -------
-    y, h : torch.Tensor, shape (..., N)
-        As in `add_rms_norm`.
+    y : torch.Tensor, shape (..., N)
+        In x's dtype, contiguous.
+    h : torch.Tensor, shape (..., N)
+        In residual's dtype, contiguous.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
         As `rms_norm`.
 
+    See Also
+    --------
+    add_layer_norm_ : Write over x and residual, for inference.
+    layer_norm : Of x alone.
+    cunorm.add_layer_norm : The same of CuPy arrays.
+
     Notes
     -----
     As those of `add_rms_norm`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> x, residual = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    >>> y, h = cunorm.torch.add_layer_norm(x, residual)
+    >>> h
+    tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
     y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, number("eps", eps))

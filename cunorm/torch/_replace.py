@@ -34,7 +34,7 @@ class Left(NamedTuple):
     reason: str
 
 
-class Replaced:
+class Replaced:  # numpydoc ignore=PR01
     """What `replace_norms` did to a model: ``print`` it to read it, `undo` it to take it back.
 
     Attributes
@@ -45,6 +45,21 @@ class Replaced:
     left : tuple of Left
         One for each path at which something looked like a norm and was left alone, as `path`,
         `cls` and `reason`.
+
+    See Also
+    --------
+    replace_norms : What returns it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    >>> with cunorm.torch.replace_norms(model) as replaced:
+    ...     replaced
+    <Replaced: 1 swapped, 0 left alone>
+    >>> type(model[1])
+    <class 'torch.nn.modules.normalization.LayerNorm'>
     """
 
     def __init__(
@@ -126,6 +141,11 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     TypeError
         Where `model` is no module.
 
+    See Also
+    --------
+    RMSNorm : For a model that you write.
+    LayerNorm : The same.
+
     Notes
     -----
     Roundings are the original's; the statistics are the op's. So an rstd may differ in its last
@@ -144,6 +164,16 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     quantized or distributed; and norms with a ``forward`` of their own on the instance, as
     accelerate's hooks put there. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
     after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    >>> replaced = cunorm.torch.replace_norms(model)
+    >>> [swap.path for swap in replaced.swapped]
+    ['1']
+    >>> replaced.undo()
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__qualname__}")

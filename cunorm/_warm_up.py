@@ -1,0 +1,207 @@
+"""Kernels built ahead of the calls that need them.
+
+What a call needs follows from the shapes, strides, dtypes, alignment and device of its arrays. So
+an op's own way is gone here, from its checks to its built kernels, with arrays that have all of
+that but no memory, and nothing is launched.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda import runtime
+
+import cunorm
+
+from . import _backward, _check, _layer_norm, _rms_norm
+from ._plan import ITEMSIZE, accumulator
+from ._typing import Cast
+
+OPS = tuple(name for name in cunorm.__all__ if name != "warm_up")
+
+# What CuPy's own allocations start on.
+ALIGNMENT = 512
+
+
+def warm_up(
+    op: str,
+    shapes: Iterable[Sequence[int]],
+    dtypes: Iterable[Any],
+    *,
+    residual: Any = "x",
+    gamma: Any = "x",
+    beta: Any = "x",
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    dresidual: bool = False,
+    sums: bool = True,
+    devices: Iterable[int] | None = None,
+) -> None:
+    """Build the kernels of calls to come, so that none of those waits for a compiler.
+
+    For each of `shapes` with each of `dtypes` on each of `devices`, the kernels of `op` are
+    compiled, or read from CuPy's disk cache, and loaded. Nothing is launched, and no array is made.
+
+    Parameters
+    ----------
+    op : str
+        The name of an op of `cunorm`: "rms_norm", "layer_norm_bwd", ... An op, its ``*_fwd`` form
+        and that of `cunorm.torch` share their kernels.
+    shapes : iterable of tuple of int
+        Shapes of x; normalised axes count as one. The length of rows makes a kernel, and their
+        number does not but for this: where a row of some array is no multiple of 16 bytes, a single
+        row has a kernel of its own.
+    dtypes : iterable of dtype
+        Dtypes of x, by name, or NumPy's or PyTorch's.
+    residual, gamma, beta : dtype or None
+        What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
+        None for no such array.
+    gamma_offset : float
+        As for the calls; each that is not 0 has the same kernels.
+    cast : {"before", "after"}
+        As for the calls.
+    dresidual : bool
+        Whether the calls have a `dresidual`.
+    sums : bool
+        As for the calls.
+    devices : iterable of int, optional
+        Ids of devices; the current one if left out.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype, or one that `op` does not take.
+    ValueError
+        For a wrong name, shape or device.
+
+    See Also
+    --------
+    rms_norm : An op whose kernels are compiled at its first call, as those of all.
+
+    Notes
+    -----
+    Arrays are taken as they come from an allocator: C-contiguous, on 16 bytes. Which memory they
+    are, x's own for `out` say, makes no difference. Of rows laid out otherwise, like heads of a
+    packed projection, call the op itself once, on as few of them as show the layout.
+
+    Examples
+    --------
+    >>> import cunorm
+    >>> cunorm.warm_up("add_rms_norm", [(1, 4096)], ["float16", "bfloat16"], gamma="float32")
+    """
+    if op not in OPS:
+        raise ValueError(f"op must be one of {', '.join(OPS)}, but is {op!r}")
+    _refuse_what_is_not_taken(op, locals())
+    extents = [_shape(shape) for shape in _several("shapes", shapes)]
+    names = [_dtype("dtypes", dtype) for dtype in _several("dtypes", dtypes)]
+    parts = {"residual": residual, "gamma": gamma, "beta": beta}
+    described = {
+        name: value if value is None or value == "x" else _dtype(name, value)
+        for name, value in parts.items()
+    }
+    described["dresidual"] = "x" if dresidual else None
+    options = {"gamma_offset": gamma_offset, "cast": cast, "sums": sums}
+    for device in _devices(devices):
+        with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
+            for shape in extents:
+                for x in names:
+                    _build(op, shape, x, described, options)
+
+
+def _build(
+    op: str,
+    shape: tuple[int, ...],
+    x: str,
+    described: Mapping[str, str | None],
+    options: Mapping[str, Any],
+) -> None:
+    """Build the kernels of one call on the current device, whose allocator gives no memory."""
+    if 0 in shape:
+        return  # Such a call launches nothing.
+    taken = inspect.signature(getattr(cunorm, op)).parameters
+    arrays = {"x": cupy.empty(shape, x), "dy": cupy.empty(shape, x)}
+    for name, dtype in described.items():
+        if dtype is not None:
+            extent = shape[-1:] if name in ("gamma", "beta") else shape
+            arrays[name] = cupy.empty(extent, x if dtype == "x" else dtype)
+    for name in ("mean", "rstd"):
+        arrays[name] = cupy.empty(shape[:-1], accumulator(x))
+    given = {name: array for name, array in arrays.items() if name in taken}
+    home: Any = _backward if op.endswith("_bwd") else _rms_norm if "rms" in op else _layer_norm
+    work = inspect.signature(home.work).parameters
+    numbers = {"eps": 0.0, **options}
+    home.work(
+        op,
+        [given.get(name) for name in home.ARRAYS],
+        *(numbers[name] for name in work if name in numbers),
+        enqueue=False,
+    )
+
+
+class Addresses:
+    """Gives CuPy addresses of a device where it asks for memory: what is there is not touched."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._next = ALIGNMENT
+
+    def __call__(self, nbytes: int) -> cupy.cuda.MemoryPointer:
+        """Allocate, as CuPy asks an allocator to."""
+        memory = cupy.cuda.UnownedMemory(self._next, nbytes, None, self._device)
+        self._next += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return cupy.cuda.MemoryPointer(memory, 0)
+
+
+def _refuse_what_is_not_taken(op: str, given: Mapping[str, Any]) -> None:
+    taken = inspect.signature(getattr(cunorm, op)).parameters
+    for name, parameter in inspect.signature(warm_up).parameters.items():
+        if name in taken or name == "devices" or parameter.default is inspect.Parameter.empty:
+            continue
+        if given[name] is not parameter.default and given[name] != parameter.default:
+            raise TypeError(f"{name} must be left out where op is {op}, which does not take it")
+
+
+def _several(name: str, values: Any) -> list[Any]:
+    if isinstance(values, (str, type)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {name}, but is {values!r}")
+    return list(values)
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or not all(isinstance(n, Integral) for n in shape):
+        raise TypeError(f"shapes must be of tuples of int, but has {shape!r}")
+    if not shape or min(shape) < 0:
+        raise ValueError(f"shapes must be of one axis or more, none negative, but has {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
+def _dtype(name: str, value: Any) -> str:
+    """Return the name of a dtype, which may be one of PyTorch's too."""
+    dtype = str(value).removeprefix("torch.")
+    if dtype not in ITEMSIZE:
+        try:
+            dtype = np.dtype(value).name
+        except TypeError:
+            dtype = repr(value)
+    if dtype not in ITEMSIZE:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {dtype}")
+    return dtype
+
+
+def _devices(devices: Iterable[int] | None) -> list[int]:
+    if devices is None:
+        return [runtime.getDevice()]
+    ids, count = _several("devices", devices), runtime.getDeviceCount()
+    for device in ids:
+        if not isinstance(device, Integral):
+            raise TypeError(
+                f"devices must be of ids of devices, but has a {_check.type_name(device)}"
+            )
+        if not 0 <= int(device) < count:
+            raise ValueError(f"devices must be of ids from 0 to {count - 1}, but has {device}")
+    return [int(device) for device in ids]

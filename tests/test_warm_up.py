@@ -1,0 +1,200 @@
+"""Kernels built ahead: calls that follow compile and load nothing, and nothing was touched."""
+
+import inspect
+
+import cupy
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import torch_bridge
+from arrays import random, to_torch
+from cupy.cuda import compiler, runtime
+
+import cunorm
+import cunorm.torch
+from cunorm import _calls, _warm_up
+
+FORWARD = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
+OPS = [*FORWARD, *(f"{op}_fwd" for op in FORWARD), "rms_norm_bwd", "layer_norm_bwd"]
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The kernels that CuPy compiled or read from its disk cache; the ops' own are forgotten."""
+    _calls.clear()
+    cupy.clear_memo()
+    codes = []
+    build = compiler._compile_module_with_cache
+
+    def building(code, *arguments, **options):
+        codes.append(code)
+        return build(code, *arguments, **options)
+
+    monkeypatch.setattr(compiler, "_compile_module_with_cache", building)
+    return codes
+
+
+def arguments(op, shape, dtype, **dtypes):
+    """Return an op's arrays: of x's dtype where not given, without those of dtype None."""
+    wide = "float64" if dtype == "float64" else "float32"
+    extents = {"gamma": shape[-1:], "beta": shape[-1:], "mean": shape[:-1], "rstd": shape[:-1]}
+    kinds = dict.fromkeys(("x", "dy", "residual", "gamma", "beta"), dtype)
+    kinds |= {"mean": wide, "rstd": wide} | dtypes
+    return {
+        name: None if kinds[name] is None else cupy.asarray(random(extents.get(name, shape), kind))
+        for name in inspect.signature(getattr(cunorm, op)).parameters
+        if (kind := kinds.get(name, "absent")) != "absent"
+    }
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+@pytest.mark.parametrize("op", OPS)
+def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
+    given = arguments(op, (6, 72), dtype)
+    built.clear()
+    cunorm.warm_up(op, [(6, 72)], [dtype])
+    assert len(built) == (2 if op.endswith("_bwd") else 1)
+    built.clear()
+    getattr(cunorm, op)(**given)
+    assert built == []
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "call"),
+    [
+        ("rms_norm", {"gamma": None}, {}),
+        ("rms_norm", {"gamma": "float32"}, {}),
+        ("rms_norm", {"gamma": "float32", "gamma_offset": 1.0}, {"gamma_offset": 0.5}),
+        ("rms_norm", {"cast": "after"}, {"cast": "after"}),
+        ("layer_norm", {"beta": None}, {}),
+        ("add_rms_norm", {"residual": "float32"}, {}),
+        ("add_layer_norm_fwd", {"residual": "float32", "gamma": "float32", "beta": "float32"}, {}),
+        ("rms_norm_bwd", {"dresidual": True}, {}),
+        ("rms_norm_bwd", {"sums": False}, {"sums": False}),
+        ("layer_norm_bwd", {"gamma": None}, {}),
+    ],
+)
+def test_what_makes_another_kernel_can_be_said(built, op, options, call):
+    dtypes = {n: d for n, d in options.items() if n in ("residual", "gamma", "beta")}
+    dtypes |= {"dresidual": "float16"} if options.get("dresidual") else {}
+    given = arguments(op, (6, 72), "float16", **dtypes)
+    cunorm.warm_up(op, [(6, 72)], ["float16"])
+    built.clear()
+    cunorm.warm_up(op, [(6, 72)], ["float16"], **options)
+    assert built
+    built.clear()
+    getattr(cunorm, op)(**given, **call)
+    assert built == []
+
+
+# Packets of 4 lanes, shared memory, a cluster, and rows that are read twice.
+@pytest.mark.parametrize("cols", [8, 4096, 40_000, 1_300_000])
+def test_rows_of_any_length_are_warmed_up_without_memory_for_them(built, monkeypatch, cols):
+    with cupy.cuda.using_allocator(lambda nbytes: pytest.fail(f"{nbytes} bytes")):
+        cunorm.warm_up("add_rms_norm_fwd", [(1 << 20, cols)], ["float16"])
+        cunorm.warm_up("rms_norm_bwd", [(1 << 20, cols)], ["float16"])
+    assert len(built) == 3
+
+
+def test_the_number_of_rows_makes_no_kernel_where_rows_are_multiples_of_16_bytes(built):
+    cunorm.warm_up("rms_norm", [(1, 40)], ["float16"])
+    given = [arguments("rms_norm", (rows, 40), "float16") for rows in (1, 2, 999)]
+    given.append(arguments("rms_norm", (3, 4, 5, 40), "float16"))
+    given.append(arguments("rms_norm", (40,), "float16"))
+    built.clear()
+    for each in given:
+        cunorm.rms_norm(**each)
+        cunorm.rms_norm(**each, out=each["x"])
+    assert built == []
+
+
+def test_a_single_row_of_other_bytes_has_a_kernel_of_its_own(built):
+    cunorm.warm_up("rms_norm", [(1, 33), (2, 33)], ["float16"])
+    assert len(built) == 2
+    given = [arguments("rms_norm", (rows, 33), "float16") for rows in (1, 2, 999)]
+    built.clear()
+    for each in given:
+        cunorm.rms_norm(**each)
+    assert built == []
+
+
+def test_every_shape_is_built_with_every_dtype_however_it_is_named(built):
+    cunorm.warm_up("rms_norm", [(2, 64), (2, 128)], [np.float16, ml_dtypes.bfloat16, "float32"])
+    assert len(built) == 6
+    cunorm.warm_up("rms_norm", [(2, 64)], [torch.bfloat16, np.dtype("f4"), "f2"], gamma=None)
+    assert len(built) == 9
+
+
+@pytest.mark.skipif(runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)")
+def test_each_device_has_kernels_of_its_own(built):
+    cunorm.warm_up("rms_norm", [(2, 64)], ["float16"], devices=[0, 1])
+    assert runtime.getDevice() == 0
+    for device in (1, 0):
+        with cupy.cuda.Device(device):
+            given = arguments("rms_norm", (2, 64), "float16")
+        built.clear()
+        cunorm.rms_norm(**given)
+        assert built == []
+
+
+def test_a_shape_without_elements_needs_no_kernel(built):
+    cunorm.warm_up("rms_norm_fwd", [(0, 64), (4, 0)], ["float16"])
+    assert built == []
+
+
+def test_nothing_is_launched_and_no_call_is_remembered(built, monkeypatch):
+    monkeypatch.setattr(
+        _warm_up._rms_norm._launch.Launch, "enqueue", lambda *_: pytest.fail("launched")
+    )
+    cunorm.warm_up("rms_norm", [(2, 64)], ["float16"])
+    cunorm.warm_up("layer_norm_bwd", [(2, 64)], ["float16"])
+    assert not _calls._known
+
+
+def test_the_ops_on_tensors_share_the_kernels(built):
+    with torch_bridge.tensors_on("cuda") as put:
+        for op in ("add_rms_norm", "rms_norm"):
+            cunorm.warm_up(op, [(6, 72)], ["bfloat16"])
+        cunorm.warm_up("rms_norm_bwd", [(6, 72)], ["bfloat16"], dresidual=True)
+        x, residual = (put(to_torch(random((6, 72), "bfloat16", seed=i))) for i in range(2))
+        gamma = put(to_torch(random((72,), "bfloat16"))).requires_grad_()
+        built.clear()
+        cunorm.rms_norm(x, gamma.detach())
+        y, h = cunorm.torch.add_rms_norm(x, residual, gamma)
+        torch.autograd.backward((y, h), (torch.ones_like(y), torch.ones_like(h)))
+        assert built == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"op": "batch_norm"}, ValueError, "op must be one of add_layer_norm, .* is 'batch_norm'$"),
+        ({"op": cunorm.rms_norm}, ValueError, "op must be one of .* but is <function"),
+        ({"shapes": (2, 64)}, TypeError, "shapes must be of tuples of int, but has 2$"),
+        ({"shapes": 64}, TypeError, "shapes must be a sequence of shapes, but is 64$"),
+        ({"shapes": [(2, 6.4)]}, TypeError, r"shapes must be of tuples of int, but has \(2, 6.4\)"),
+        ({"shapes": [()]}, ValueError, r"shapes must be of one axis or more, .* but has \(\)"),
+        ({"shapes": [(2, -4)]}, ValueError, r"shapes must .* none negative, but has \(2, -4\)"),
+        ({"dtypes": "float16"}, TypeError, "dtypes must be a sequence of dtypes, but is 'float16'"),
+        ({"dtypes": np.float16}, TypeError, "dtypes must be a sequence of dtypes, but is <class"),
+        ({"dtypes": ["int32"]}, TypeError, "dtypes must be float16, .* or float64, but is int32$"),
+        ({"dtypes": ["fp8"]}, TypeError, "dtypes must be float16, .* or float64, but is 'fp8'$"),
+        ({"gamma": "int8"}, TypeError, "gamma must be float16, .* or float64, but is int8$"),
+        ({"gamma": "float64"}, TypeError, "gamma must be .* where x is float16, but is float64"),
+        ({"op": "add_rms_norm", "residual": None}, TypeError, "residual must be a cupy.ndarray"),
+        ({"residual": "float32"}, TypeError, "residual must be left out where op is rms_norm, whi"),
+        ({"op": "layer_norm", "cast": "after"}, TypeError, "cast must be left out where op is lay"),
+        ({"sums": False}, TypeError, "sums must be left out where op is rms_norm, which does not"),
+        ({"cast": "never"}, ValueError, "cast must be 'before' or 'after', but is 'never'"),
+        ({"gamma_offset": "1"}, TypeError, "gamma_offset must be a real number, but is a str"),
+        ({"gamma": None, "gamma_offset": 1}, ValueError, "gamma_offset must be 0 where gamma is"),
+        ({"devices": 0}, TypeError, "devices must be a sequence of devices, but is 0"),
+        ({"devices": [99]}, ValueError, "devices must be of ids from 0 to [0-9]+, but has 99$"),
+        ({"devices": ["cuda:0"]}, TypeError, "devices must be of ids of devices, but has a str$"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name_and_nothing_is_built(built, given, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        cunorm.warm_up(**{"op": "rms_norm", "shapes": [(2, 64)], "dtypes": ["float16"]} | given)
+    assert built == []
