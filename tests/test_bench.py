@@ -548,3 +548,13 @@ def test_ctrl_c_ends_every_process_of_bench_quietly():
     assert process.returncode == 130
     assert re.match(r"stopped after \d+ of 16 cases", out.splitlines()[-1])
     assert "Traceback" not in err
+
+
+@pytest.mark.simgpu
+def test_a_process_of_bench_that_waits_for_work_leaves_ctrl_c_to_the_first_one():
+    code = (
+        "import os, signal; from cunorm import _bench_counters; _bench_counters._install(90)\n"
+        "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("still here\n", "")
