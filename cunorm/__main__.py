@@ -3,68 +3,107 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import _bench_cases, simgpu
+from . import __version__, _bench_cases, _info
 from ._plan import ITEMSIZE
-from ._progress import Progress
 
-if TYPE_CHECKING:
-    from ._selfcheck import Check, Outcome
-
-OFF, USAGE = 1, 2  # exit codes
-COLUMNS = "{:<15} {:<9} {:<13} {:<22} {:>9} {:>9}  {}"
+# Exit codes; the last two are those that shells give to what a signal ended.
+OFF, USAGE, INTERRUPTED, NO_READER = 1, 2, 130, 141
+EXIT_CODES = """\
+exit codes: 0 all is well, 1 `check` found something off or `info` something unmet, 2 it could not
+run as asked, 130 interrupted, 141 nobody reads its output any more"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cunorm", description=__doc__)
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would try once more to write what is left, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    called = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(
+        prog="cunorm" if called == "cunorm" else "python -m cunorm",
+        description=f"RMSNorm and LayerNorm for CuPy. {__doc__}",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"cunorm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
+    for add in (_add_check, _add_bench, _add_info):
+        command = add(commands)
+        command.set_defaults(prog=command.prog)
+    return parser
+
+
+def _add_check(commands: Any) -> argparse.ArgumentParser:
+    check: argparse.ArgumentParser = commands.add_parser(
         "check",
         help="run every op against its definition",
         description="Run every op over dtypes, sizes and layouts against its float64 definition, "
-        "on the CUDA device there is, or on the software GPU where there is none.",
+        "on the CUDA device there is, or on the software GPU where there is none: there it takes "
+        "some minutes, and says how many are left.",
     )
     check.add_argument("--data", type=Path, metavar="FILE.npz", help="also check these tensors")
-    check.add_argument("--only", metavar="TEXT", help="only the lines of the table that hold TEXT")
-    _add_bench(commands)
-    commands.add_parser(
-        "info",
-        help="print versions and folders",
-        description="Print versions, the device, and the folders that kernels are compiled from.",
+    check.add_argument(
+        "--only", metavar="TEXT", help="only what holds TEXT: a row of the table, or a part of one"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.command == "info":
-        return _info()
-    if arguments.command == "bench":
-        return _bench(arguments)
-    return _check(arguments.data, arguments.only)
+    check.set_defaults(run=_check)
+    return check
 
 
-def _add_bench(commands: Any) -> None:
-    bench = commands.add_parser(
+def _add_info(commands: Any) -> argparse.ArgumentParser:
+    info: argparse.ArgumentParser = commands.add_parser(
+        "info",
+        help="print versions and folders, and what is missing",
+        description="Print everything that a kernel depends on: a line each, and what to do where "
+        "it is missing. The exit code is 0 where all is met, else 1.",
+    )
+    info.add_argument(
+        "--json",
+        action="store_true",
+        help="as an object: met, and lines with met, found and todo, by name",
+    )
+    info.set_defaults(run=_print_info)
+    return info
+
+
+def _add_bench(commands: Any) -> argparse.ArgumentParser:
+    bench: argparse.ArgumentParser = commands.add_parser(
         "bench",
         help="measure the ops",
         description="Measure the ops: times where there is a CUDA device. Where there is none, "
         "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
     )
     ops, dtypes = _bench_cases.OPS, _bench_cases.DTYPES
+    backward = _bench_cases.BACKWARD_OPS
     bench.add_argument(
         "--op",
         nargs="+",
-        choices=(*ops, *_bench_cases.BACKWARD_OPS),
+        choices=(*ops, *backward),
         default=ops,
-        help="the forward ones, without it",
+        metavar="OP",
+        help=f"of {', '.join((*ops, *backward))}; the first {len(ops)}, without it",
     )
     bench.add_argument(
         "--dtype",
         nargs="+",
         choices=ITEMSIZE,
         default=dtypes,
-        help=f"without it {', '.join(dtypes)}",
+        metavar="DTYPE",
+        help=f"of {', '.join(ITEMSIZE)}; all but float64, without it",
     )
     bench.add_argument(
         "--cols",
@@ -84,6 +123,8 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--png", type=Path, metavar="FILE.png", help="draw a chart; needs cunorm[bench]"
     )
+    bench.set_defaults(run=_bench)
+    return bench
 
 
 def _positive(text: str) -> int:
@@ -107,85 +148,55 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
     obstacle = _bench.obstacle(options)
     if obstacle is not None:
-        print(f"python -m cunorm bench: {obstacle}", file=sys.stderr)
-        return USAGE
-    device = _device()
+        return _refuse(arguments, obstacle)
+    device = _device(arguments)
     if device is None:
         return USAGE
     try:
         _bench.run(options, device)
     except MemoryError as error:  # CuPy's is one of them
-        print(f"python -m cunorm bench: too many rows: {error}", file=sys.stderr)
-        return USAGE
+        return _refuse(arguments, f"too many rows: {error}")
     return 0
 
 
-def _check(data: Path | None, only: str | None) -> int:
-    device = _device()
+def _check(arguments: argparse.Namespace) -> int:
+    device = _device(arguments)
     if device is None:
         return USAGE
-    from . import _selfcheck, _tensor_file  # these import cupy, which comes after the device
-
-    try:
-        tensors = _tensor_file.read(data) if data is not None else None
-    except _tensor_file.BadFile as error:
-        print(f"python -m cunorm check: {error}", file=sys.stderr)
-        return USAGE
+    # These import cupy, which comes after the device.
+    from . import _selfcheck, _selfcheck_run, _tensor_file
 
     checks = list(_selfcheck.grid())
-    if tensors is not None:
-        checks += _tensor_file.checks(tensors)
-    checks = [check for check in checks if only is None or only in str(check)]
-    if not checks:
-        print(f"python -m cunorm check: no line of the table holds {only!r}", file=sys.stderr)
-        return USAGE
-
-    print(f"cunorm on {device}\n")
-    print(COLUMNS.format("op", "dtype", "shape", "layout", "worst ulp", "allowed", "verdict"))
-    progress = Progress(len(checks))
-    off = 0
-    for check in checks:
-        progress.show(str(check))
-        outcome = check.run()
-        progress.clear()
-        print(_line(check, outcome), flush=True)
-        off += bool(outcome.faults)
-    verdict = f"{off} OFF" if off else "all within tolerance"
-    print(f"\n{len(checks)} checks in {progress.seconds():.0f} s: {verdict}")
-    return OFF if off else 0
-
-
-def _line(check: Check, outcome: Outcome) -> str:
-    """Return a row of the table."""
-    verdict = f"OFF: {'; '.join(outcome.faults)}" if outcome.faults else "ok"
-    if outcome.note:
-        verdict += f" ({outcome.note})"
-    shape = str(check.shape).replace(" ", "")
-    error = (f"{outcome.worst:.2f}", f"{outcome.allowed:.2f}")
-    return COLUMNS.format(check.op, check.dtype, shape, check.where, *error, verdict)
-
-
-def _device() -> str | None:
-    """Return what the ops will run on; None where there is no device, not even the software GPU."""
-    if not simgpu.installed() and simgpu.hardware_devices() == 0:
+    if arguments.data is not None:
         try:
-            simgpu.install()
-        except (ImportError, RuntimeError) as error:
-            print(f"no CUDA device, and no software GPU: {error}", file=sys.stderr)
-            return None
-    import cupy
+            checks += _tensor_file.checks(_tensor_file.read(arguments.data))
+        except _tensor_file.BadFile as error:
+            return _refuse(arguments, str(error))
+    if arguments.only is not None:
+        checks = _selfcheck_run.chosen(checks, arguments.only)
+        if not checks:
+            return _refuse(arguments, f"no line of the table holds {arguments.only!r}")
+    return 0 if _selfcheck_run.run(checks, device) else OFF
 
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    return f"{properties['name'].decode()} (sm_{properties['major']}{properties['minor']})"
+
+def _print_info(arguments: argparse.Namespace) -> int:
+    found = _info.lines()
+    print(_info.as_json(found) if arguments.json else _info.text(found))
+    return 0 if all(line.met for line in found.values()) else OFF
 
 
-def _info() -> int:
-    device = _device()
-    from ._info import rows
+def _device(arguments: argparse.Namespace) -> str | None:
+    """Return what the ops will run on; None where a line of `info` says that they cannot."""
+    found = _info.lines()
+    unmet = {name: line for name, line in found.items() if not line.met}
+    for name, line in unmet.items():
+        _refuse(arguments, f"{name}: {line}")
+    return None if unmet else found["device"].found
 
-    for name, value in rows(device):
-        print(f"{name:<16} {value}")
-    return 0 if device is not None else USAGE
+
+def _refuse(arguments: argparse.Namespace, why: str) -> int:
+    print(f"{arguments.prog}: {why}", file=sys.stderr)
+    return USAGE
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from . import _bench_report as report
 from . import simgpu
 from ._bench_cases import COUNTED_BYTES, TIMED_BYTES, Case, grid
-from ._progress import Progress
+from ._progress import Progress, counted
 
 if TYPE_CHECKING:
     from ._bench_report import Measurement
@@ -53,6 +53,8 @@ def obstacle(options: Options) -> str | None:
             return f"{file} cannot be written: there is no folder {file.absolute().parent}"
         if file is not None and file.is_dir():
             return f"{file} cannot be written: it is a folder"
+        if file is not None and (reason := _unwritable(file)):
+            return f"{file} cannot be written: {reason}"
     if options.png is not None:
         if options.png.suffix != ".png":
             return f"--png must name a file that ends in .png, not {options.png}"
@@ -61,8 +63,23 @@ def obstacle(options: Options) -> str | None:
     return None
 
 
+def _unwritable(file: Path) -> str | None:
+    """Return why a file cannot be opened to write; what it holds stays as it is."""
+    new = not file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        return error.strerror
+    if new:
+        file.unlink()
+    return None
+
+
 def run(options: Options, device: str) -> None:
-    """Measure on the current device, print a table of each op, and write the files."""
+    """Measure on the current device, print a table of each op, and write the files.
+
+    Where the user interrupts it, what is measured is printed and no file is written.
+    """
     counting = simgpu.installed()
     if counting:
         print(f"cunorm on {device}: no hardware, a software GPU that counts and takes no times")
@@ -87,16 +104,26 @@ def _measure_and_print(options: Options, counting: bool) -> list[Measurement]:
     progress = Progress(len(cases))
     results = _results(cases, counting)
     measured: list[Measurement] = []
-    for op, of_op in groupby(cases, attrgetter("op")):
-        lines = []
-        for case in of_op:
-            progress.show(str(case))
-            lines.append(next(results))
-        progress.clear()
-        print(f"\n{op}\n{report.table(lines, columns)}", flush=True)
-        measured += lines
-    print(f"\n{legend}\n\n{len(cases)} cases in {progress.seconds():.0f} s")
+    try:
+        for op, of_op in groupby(cases, attrgetter("op")):
+            before = len(measured)
+            try:
+                for case in of_op:
+                    progress.show(str(case))
+                    measured.append(next(results))
+            finally:
+                progress.clear()
+                if measured[before:]:
+                    print(f"\n{op}\n{report.table(measured[before:], columns)}", flush=True)
+    except KeyboardInterrupt:
+        print(f"\nstopped after {len(measured)} of {_said(cases, progress)}")
+        raise
+    print(f"\n{legend}\n\n{_said(cases, progress)}")
     return measured
+
+
+def _said(cases: Sequence[Case], progress: Progress) -> str:
+    return f"{counted(len(cases), 'case')} in {progress.seconds():.0f} s"
 
 
 def _results(cases: Sequence[Case], counting: bool) -> Iterator[Measurement]:

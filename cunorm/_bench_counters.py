@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -171,6 +172,10 @@ def _cores() -> int:
 
 
 def _install(arch: int) -> None:
-    """Give a new process the software GPU, unless it was started with it."""
+    """Give a new process the software GPU, unless it was started with it.
+
+    Ctrl-C reaches every process of a terminal, and the first of them ends the others.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not simgpu.installed():
         simgpu.install(arch)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._plan import ITEMSIZE, PACKET_BYTES
+from ._progress import percent
 
 if TYPE_CHECKING:
     from ._bench_counters import Counters
@@ -59,9 +60,10 @@ read again, over x's; sums' instructions are those of the kernel that adds them 
 one element past a boundary of 16 bytes. Nothing here is a time: a software GPU has none to tell."""
 _TIMED_LEGEND = """\
 Launches in a graph, between two events; the best of the replays. cold: buffers in turns, larger
-than the L2 cache together. warm: one buffer. GB/s: of the bytes that must move. copy, CuPy,
-cupy.fuse: a device-to-device copy of those bytes, and the same result by CuPy's operators and by
-functions under cupy.fuse, cold. Rows "N + 1" lie one element past a boundary of 16 bytes."""
+than the L2 cache together, but 512 at most: less than some 300 KB stays in the cache. warm: one
+buffer. GB/s: of the bytes that must move. copy, CuPy, cupy.fuse: a device-to-device copy of those
+bytes, and the same result by CuPy's operators and by functions under cupy.fuse, cold. Rows "N + 1"
+lie one element past a boundary of 16 bytes."""
 COUNTED, TIMED = (_COUNTED, _COUNTED_LEGEND), (_TIMED, _TIMED_LEGEND)
 
 
@@ -94,7 +96,7 @@ def cell(measurement: Measurement, name: str, form: str) -> str:
     if value is None:
         return "-"
     if form == "%":
-        return f"{value:.0%}".replace("%", " %")
+        return percent(value)
     shifted = f" + {measurement.offset}" if name == "cols" and measurement.offset else ""
     return format(value, form) + shifted
 

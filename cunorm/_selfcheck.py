@@ -19,6 +19,7 @@ import cunorm
 
 from . import _reference
 from ._layouts import Array, around, place
+from ._progress import counted
 from ._reference import DTYPES, Expected
 
 # Each side of every boundary that a kernel may draw: one packet, a warp, a block, registers.
@@ -67,7 +68,8 @@ class Outcome:
     Attributes
     ----------
     worst, allowed : float
-        The worst error of y in ulps of its dtype, and how far that element may be off.
+        The error, in ulps, of the element that comes nearest to its tolerance or is farthest past
+        it, and how far that element may be off.
     faults : list of str
         What is wrong, if anything.
     note : str
@@ -78,6 +80,11 @@ class Outcome:
     allowed: float
     faults: list[str] = field(default_factory=list)
     note: str = ""
+
+    @property
+    def share(self) -> float:
+        """How much of the tolerance was taken: 1 at most where all is right."""
+        return float(share_of(np.asarray(self.worst), np.asarray(self.allowed)))
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def _measure(check: Check) -> Outcome:
     expected = getattr(_reference, check.op)(**rows, **parameters, **options)
     expected = expected if isinstance(expected, tuple) else (expected,)
     faults: list[str] = []
-    worst = [
+    errors = [
         _compare(name, actual, want, faults)
         for name, actual, want in zip(OUTPUTS[check.op], outputs, expected, strict=True)
     ]
@@ -165,7 +172,7 @@ def _measure(check: Check) -> Outcome:
             faults.append(f"wrote outside {OVERWRITTEN_BY[name]}" if outs else f"changed {name}")
     if outs and any(a is not b for a, b in zip(outputs, outs.values(), strict=True)):
         faults.append("out was not returned")
-    return Outcome(*worst[0], faults)
+    return _worst(errors, faults)
 
 
 def _measure_backward(check: Check) -> Outcome:
@@ -181,11 +188,11 @@ def _measure_backward(check: Check) -> Outcome:
     outputs = getattr(cunorm, check.op)(*on_device, *statistics)
     expected = getattr(_reference, check.op)(dy, x, gamma, *map(cupy.asnumpy, statistics))
     faults: list[str] = []
-    worst = [
+    errors = [
         _compare(name, actual, want, faults)
         for name, actual, want in zip(OUTPUTS[check.op], outputs, expected, strict=True)
     ]
-    return Outcome(*worst[0], faults)
+    return _worst(errors, faults)
 
 
 def _arguments(
@@ -214,18 +221,34 @@ def _arguments(
     return rows, parameters, options.get(check.where, {})
 
 
+def _worst(errors: list[tuple[float, float]], faults: list[str]) -> Outcome:
+    """Return the outcome of an op, which is that of the output with the worst error."""
+    return max((Outcome(*error, faults) for error in errors), key=lambda outcome: outcome.share)
+
+
 def _compare(name: str, actual: Any, want: Expected, faults: list[str]) -> tuple[float, float]:
     """Return an output's worst error and what is allowed there; add to `faults` what is off."""
     if actual.shape != want.value.shape or actual.dtype != want.dtype:
         faults.append(f"{name} is {actual.dtype} {actual.shape}")
-        return math.inf, math.nan
+        return math.inf, 1.0
     host = cupy.asnumpy(actual)
     off = ~want.accepts(host)
     if off.any():
         first = tuple(int(i) for i in np.argwhere(off)[0])
-        faults.append(f"{name}: {off.sum()} elements off, first {first}")
-    if host.size == 0:
+        faults.append(f"{name}: {counted(int(off.sum()), 'element')} off, first {first}")
+    return worst_of(want.ulps(host), want.allowed)
+
+
+def share_of(distance: Array, allowed: Array) -> Array:
+    """Return the error past half an ulp, which rounding may take, over what is allowed past it."""
+    past = np.maximum(distance - 0.5, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(past == 0, 0, past / (allowed - 0.5))
+
+
+def worst_of(distance: Array, allowed: Array) -> tuple[float, float]:
+    """Return the distance that takes most of what is allowed there, and that."""
+    if distance.size == 0:
         return 0.0, 0.5
-    distance = want.ulps(host)
-    worst = np.unravel_index(distance.argmax(), distance.shape)
-    return float(distance[worst]), float(want.allowed[worst])
+    worst = np.unravel_index(share_of(distance, allowed).argmax(), distance.shape)
+    return float(distance[worst]), float(allowed[worst])

@@ -18,8 +18,9 @@ import cunorm
 
 from . import _reference
 from ._layouts import Array
+from ._progress import counted, percent
 from ._reference import BFLOAT16, DTYPES
-from ._selfcheck import Check, Outcome
+from ._selfcheck import Check, Outcome, share_of, worst_of
 
 LAYERS = ("layer0", "layer15", "layer29", "final")
 
@@ -88,27 +89,28 @@ def checks(tensors: dict[str, Array]) -> Iterator[Check]:
 def _compare_float32(x: Array, gamma: Array, eps: float, stored: Array, y: Array) -> Outcome:
     """Hold y against the definition; what the model computed had float32 roundings of its own."""
     expected = _reference.rms_norm(x, gamma, eps)
-    distance = expected.ulps(y)
-    close = np.abs(y - expected.value) <= FLOAT32_RELATIVE * np.abs(expected.value)
-    off = ~((distance <= FLOAT32_ULPS) | close)
-    model = _reference.ulps(stored, expected.value, expected.dtype)
-    return Outcome(
-        float(distance.max()),
-        FLOAT32_ULPS,
-        [f"{off.sum()} elements off"] if off.any() else [],
-        f"the model's own: {model.max():.2f}",
-    )
+    relative = np.abs(expected.value) / _reference.ulp(expected.value, expected.dtype)
+    allowed = np.maximum(FLOAT32_ULPS, FLOAT32_RELATIVE * relative)
+    model = share_of(_reference.ulps(stored, expected.value, expected.dtype), allowed)
+    note = f"the model's own: {percent(float(model.max()))}"
+    return _outcome(expected.ulps(y), allowed, note)
 
 
 def _compare_bfloat16(x: Array, gamma: Array, eps: float, stored: Array, y: Array) -> Outcome:
     """Hold y against the bits that the model computed."""
     distance = _reference.ulps(y, stored.astype(np.float64), BFLOAT16)
     equal = float(np.mean(y.view(np.uint16) == stored.view(np.uint16)))
-    off = ~(distance <= BFLOAT16_ULPS)
-    faults = [f"{off.sum()} elements off"] if off.any() else []
+    note = f"{equal:.2%} the model's bits"
+    outcome = _outcome(distance, np.full_like(distance, BFLOAT16_ULPS), note)
     if equal < BFLOAT16_EQUAL:
-        faults.append("bits differ")
-    return Outcome(float(distance.max()), BFLOAT16_ULPS, faults, f"{equal:.2%} the model's bits")
+        outcome.faults.append("bits differ")
+    return outcome
+
+
+def _outcome(distance: Array, allowed: Array, note: str) -> Outcome:
+    off = int((~(distance <= allowed)).sum())
+    faults = [f"{counted(off, 'element')} off"] if off else []
+    return Outcome(*worst_of(distance, allowed), faults, note)
 
 
 def _check_group(path: Path, group: str, tensors: dict[str, Array]) -> None:

@@ -3,8 +3,13 @@
 import csv
 import dataclasses
 import functools
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cupy
@@ -221,8 +226,9 @@ def test_a_graph_takes_turns_through_the_buffers(few_launches):
     kernel = cupy.RawKernel('extern "C" __global__ void add(int* to) { ++*to; }', "add")
     launches = [functools.partial(kernel, (1,), (1,), (count,)) for count in counts]
     assert _bench_times.microseconds(launches) > 0
-    # Once before the capture; then three turns in the graph, which is launched 1 + 2 times.
-    assert [int(count[0]) for count in counts] == [10, 10]
+    # Once before the capture; then three turns in the graph, which is launched 1 + 2 times, and
+    # as often before, so that the device is at work until all that is timed is enqueued.
+    assert [int(count[0]) for count in counts] == [1 + 3 * (2 * 3)] * 2
 
 
 def test_times_are_those_of_one_launch(few_launches, monkeypatch):
@@ -241,6 +247,13 @@ def test_the_buffers_are_larger_than_the_cache_together():
     cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
     assert _bench_times._buffers(case) * case.floor_bytes >= 3 * cache
     assert _bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
+
+
+def test_the_smallest_call_takes_512_buffers_and_no_more():
+    case = Case("rms_norm", "float16", 64, 4)
+    cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
+    assert 3 * cache / case.floor_bytes > 3000
+    assert _bench_times._buffers(case) == 512
 
 
 def test_a_copy_moves_the_least_bytes(few_launches):
@@ -347,7 +360,7 @@ def test_on_hardware_the_command_prints_times_and_on_the_software_gpu_none(capsy
         assert " us" not in out
         assert "GB/s" not in out
     monkeypatch.setattr(_bench.simgpu, "installed", lambda: False)
-    monkeypatch.setattr(command, "_device", lambda: "some hardware (sm_90)")
+    monkeypatch.setattr(command, "_device", lambda _: "some hardware (sm_90)")
     monkeypatch.setattr(_bench_times, "time", lambda case: dataclasses.replace(TIMES, op=case.op))
     _, out, _ = run(capsys, *arguments)
     assert out.startswith("cunorm on some hardware (sm_90)\n\nrms_norm\ndtype")
@@ -360,7 +373,27 @@ def test_progress_is_told_on_stderr_and_not_too_often(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(_progress, "PLAIN_SECONDS", -1)
     progress.show("the second")
-    assert capsys.readouterr() == ("", "1/2, 0 s: the second\n")
+    assert capsys.readouterr() == ("", "1/2, 0 s, about 0 s left: the second\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "about 9 s left"), (30, "about 90 s left"), (100, "about 5 min left")]
+)
+def test_progress_says_how_long_the_rest_takes(capsys, monkeypatch, seconds, said):
+    monkeypatch.setattr(_progress, "PLAIN_SECONDS", -1)
+    clock = iter([0.0] + [seconds] * 9)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    progress = _progress.Progress(4)
+    progress._done = 1
+    progress.show("the second")
+    assert capsys.readouterr().err == f"1/4, {seconds} s, {said}: the second\n"
+
+
+def test_progress_fits_a_line_of_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(_progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    _progress.Progress(2).show("what is being done, at length")
+    assert capsys.readouterr().err == "\r\x1b[K0/2, 0 s: what is being done,"
 
 
 @pytest.mark.parametrize(
@@ -383,7 +416,7 @@ def test_arguments_that_make_no_sense_exit_2(capsys, arguments, says):
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(capsys, monkeypatch):
-    monkeypatch.setattr(command, "_device", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(command, "_device", lambda _: pytest.fail("measured"))
     code, _, err = run(capsys, "--csv", "no/such/folder/a.csv")
     assert code == 2
     assert "no/such/folder/a.csv cannot be written: there is no folder " in err
@@ -397,6 +430,57 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(ca
     code, _, err = run(capsys, "--png", "a.png")
     assert code == 2
     assert "--png needs matplotlib: pip install 'cunorm[bench]'" in err
+
+
+@pytest.fixture
+def folder():
+    """Give a folder, and for a while be a user who may not write everywhere, as root may."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)  # pytest's own are for their owner alone
+    root = os.geteuid() == 0
+    if root:
+        os.chown(path, 65534, 65534)
+        os.seteuid(65534)
+    yield path
+    if root:
+        os.seteuid(0)
+    path.chmod(0o755)
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--png"])
+@pytest.mark.parametrize("protected", ["folder", "file"])
+def test_what_may_not_be_written_is_refused_before_anything_is_measured(
+    capsys, monkeypatch, folder, option, protected
+):
+    monkeypatch.setattr(command, "_device", lambda _: pytest.fail("measured"))
+    file = folder / "a.png"
+    if protected == "file":
+        file.write_text("what it holds")
+        file.chmod(0o444)
+    else:
+        folder.chmod(0o555)
+    code, _, err = run(capsys, option, str(file))
+    assert code == 2
+    assert f"bench: {file} cannot be written: Permission denied" in err
+
+
+def test_asking_whether_a_file_can_be_written_leaves_no_trace(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "_device", lambda _: None)
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("what it holds")
+    for file in (old, new):
+        assert run(capsys, "--csv", str(file))[0] == 2
+    assert old.read_text() == "what it holds"
+    assert not new.exists()
+
+
+def test_help_names_each_choice_once(capsys):
+    with pytest.raises(SystemExit):
+        run(capsys, "--help")
+    words = re.findall(r"\w+", capsys.readouterr().out)
+    for choice in (*_bench_cases.OPS, *_bench_cases.BACKWARD_OPS, "float16", "bfloat16"):
+        assert words.count(choice) == 1
 
 
 @pytest.mark.parametrize("cols", [["4096"], [str(n) for n in range(4096, 4110)]])
@@ -418,4 +502,59 @@ def test_without_a_device_the_command_chooses_the_software_one_itself():
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 cases in" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 case in ")
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("at", [1, 0])
+def test_an_interrupt_ends_bench_with_what_was_measured_and_writes_no_file(
+    capsys, monkeypatch, tmp_path, at
+):
+    def interrupted(case):
+        if case.cols == 128 or at == 0:
+            raise KeyboardInterrupt
+        return dataclasses.replace(COUNTERS, op=case.op)
+
+    monkeypatch.setattr(_bench_counters, "count", interrupted)
+    file = tmp_path / "a.csv"
+    code, out, err = run(
+        capsys,
+        *("--dtype", "float16", "--cols", "64", "128", "--csv", str(file), "--op", "rms_norm"),
+    )
+    lines = out.splitlines()
+    assert code == 130
+    assert err == ""
+    assert lines.count("rms_norm") == (at > 0)
+    assert re.fullmatch(rf"stopped after {at} of 2 cases in \d+ s", lines[-1])
+    assert not file.exists()
+
+
+@pytest.mark.simgpu
+def test_ctrl_c_ends_every_process_of_bench_quietly():
+    # Enough for several processes, and few enough until the first table.
+    cases = ("--op", *_bench_cases.OPS, "--dtype", "float16", "--cols", "64", "65", "66", "67")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cunorm", "bench", "--rows", "4", *cases],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while "dtype" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert re.match(r"stopped after \d+ of 16 cases", out.splitlines()[-1])
+    assert "Traceback" not in err
+
+
+@pytest.mark.simgpu
+def test_a_process_of_bench_that_waits_for_work_leaves_ctrl_c_to_the_first_one():
+    code = (
+        "import os, signal; from cunorm import _bench_counters; _bench_counters._install(90)\n"
+        "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("still here\n", "")

@@ -92,7 +92,7 @@ def install(
     Parameters
     ----------
     arch : int
-        Compute capability without the dot: 75, 80, 86, 89, 90, 100 or 120.
+        Compute capability without the dot: 75, 80, 86, 87, 89, 90, 100, 103, 120 or 121.
     devices : int
         How many devices there are.
     memory : int

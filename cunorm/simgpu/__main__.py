@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--arch",
-        type=int,
+        type=_arch,
         choices=ARCHITECTURES,
         default=DEFAULT_ARCH,
         help="compute capability of the simulated devices (default: %(default)s)",
@@ -84,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
     parser.add_argument("script", nargs=argparse.REMAINDER, help="the program and its arguments")
     return parser
+
+
+def _arch(text: str) -> int:
+    number = text.removeprefix("sm_")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be like 80 or sm_80, not {text}")
+    return int(number)
 
 
 def _count(text: str) -> int:

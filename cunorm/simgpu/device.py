@@ -1,8 +1,10 @@
 """What a simulated device says of itself: one table, by compute capability.
 
-The numbers are those of a well-known product of each architecture, from NVIDIA's data sheets and
-the table "Technical Specifications per Compute Capability" of the CUDA programming guide. They
-decide which launches are possible; nothing here measures a speed.
+The numbers are those of a well-known product of each architecture: limits of a multiprocessor from
+the table "Technical Specifications per Compute Capability" of the CUDA programming guide (libcu++
+has the same in ``cuda/__device/arch_traits.h``), the rest from NVIDIA's data sheets, and for AGX
+Orin, B300 and GB10 from what CUDA was reported to say of them. They decide which launches are
+possible; nothing here measures a speed.
 """
 
 from __future__ import annotations
@@ -95,13 +97,17 @@ _TABLE = {
     75: ("Tesla T4", 40, 64, 64, 1024, 16, 4, 1_590_000, 5_001_000, 256),
     80: ("A100 SXM4", 108, 164, 163, 2048, 32, 40, 1_410_000, 1_593_000, 5120),
     86: ("RTX 3090", 82, 100, 99, 1536, 16, 6, 1_695_000, 9_751_000, 384),
+    87: ("Jetson AGX Orin", 16, 164, 163, 1536, 16, 4, 1_300_000, 1_300_000, 256),
     89: ("RTX 4090", 128, 100, 99, 1536, 24, 72, 2_520_000, 10_501_000, 384),
     90: ("H100 SXM", 132, 228, 227, 2048, 32, 50, 1_980_000, 2_619_000, 5120),
     100: ("B200", 148, 228, 227, 2048, 32, 126, 1_965_000, 3_996_000, 8192),
+    103: ("B300 SXM6", 148, 228, 227, 2048, 32, 126, 2_032_000, 3_996_000, 8192),
     120: ("RTX 5090", 170, 100, 99, 1536, 24, 96, 2_407_000, 14_001_000, 512),
+    121: ("GB10", 48, 100, 99, 1536, 24, 24, 2_418_000, 8_533_000, 256),
 }
 
 ARCHITECTURES = tuple(_TABLE)
+_INTEGRATED = (87, 121)  # on one chip with the host's processor
 
 
 def make(arch: int, ordinal: int = 0, memory_bytes: int = 8 << 30) -> Device:
@@ -145,7 +151,7 @@ def attributes(device: Device) -> dict[int, int]:
         15: 1,  # copies overlap with kernels
         16: device.multiprocessors,
         17: 0,  # no time limit on kernels
-        18: 0,  # not integrated
+        18: int(device.arch in _INTEGRATED),
         19: 1,  # host memory can be mapped
         20: 0,  # compute mode: default
         31: 1,  # concurrent kernels
@@ -226,7 +232,7 @@ def properties(device: Device) -> dict[str, object]:
         "pciDomainID": 0,
         "uuid": b"cunorm.simgpu" + bytes([0, 0, device.ordinal]),
         "kernelExecTimeoutEnabled": 0,
-        "integrated": 0,
+        "integrated": int(device.arch in _INTEGRATED),
         "canMapHostMemory": 1,
         "computeMode": 0,
         "concurrentKernels": 1,

@@ -98,7 +98,20 @@ def test_no_program_is_an_error_that_says_so():
 def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones():
     done = simgpu("--arch", "70", "-c", "")
     assert done.returncode == 2
-    assert "75, 80, 86, 89, 90, 100, 120" in done.stderr
+    assert "75, 80, 86, 87, 89, 90, 100, 103, 120, 121" in done.stderr
+
+
+@pytest.mark.parametrize("arch", ["80", "sm_80"])
+def test_an_architecture_is_given_as_80_or_as_sm_80(arch):
+    code = "import cupy; print(cupy.cuda.Device().compute_capability)"
+    assert simgpu("--arch", arch, "-c", code).stdout == "80\n"
+
+
+@pytest.mark.parametrize("text", ["sm80", "sm_", "x", "-1"])
+def test_an_architecture_that_is_no_number_is_an_error_that_says_so(text):
+    done = simgpu(f"--arch={text}", "-c", "")
+    assert done.returncode == 2
+    assert f"argument --arch: must be like 80 or sm_80, not {text}" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--devices", "--memory"])
@@ -190,7 +203,7 @@ def test_importing_it_imports_neither_cupy_nor_numpy():
         ("import cupy; simgpu.install()", "before cupy is imported"),
         ("simgpu.install(); simgpu.install(arch=80)", "cannot change to (80, 1, 8589934592)"),
         ("simgpu.install(devices=0)", "must be at least 1, not 0"),
-        ("simgpu.install(arch=12)", "75, 80, 86, 89, 90, 100, 120, not 12"),
+        ("simgpu.install(arch=12)", "75, 80, 86, 87, 89, 90, 100, 103, 120, 121, not 12"),
         ("simgpu.enqueue_only()", "simgpu is not installed"),
         (
             "import sys; sys.modules['cunorm.simgpu._tables'] = None; simgpu.install()",

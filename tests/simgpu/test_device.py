@@ -12,10 +12,13 @@ KIB = 1024
         (75, 64, 64, 1024),
         (80, 163, 164, 2048),
         (86, 99, 100, 1536),
+        (87, 163, 164, 1536),
         (89, 99, 100, 1536),
         (90, 227, 228, 2048),
         (100, 227, 228, 2048),
+        (103, 227, 228, 2048),
         (120, 99, 100, 1536),
+        (121, 99, 100, 1536),
     ],
 )
 def test_limits_are_those_of_the_programming_guide(arch, opt_in, per_multiprocessor, threads):
@@ -27,7 +30,7 @@ def test_limits_are_those_of_the_programming_guide(arch, opt_in, per_multiproces
 
 
 def test_an_architecture_that_is_not_in_the_table_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"75, 80, 86, 89, 90, 100, 120, not 70"):
+    with pytest.raises(ValueError, match=r"75, 80, 86, 87, 89, 90, 100, 103, 120, 121, not 70"):
         device.make(70)
 
 
@@ -45,6 +48,7 @@ def test_attributes_and_properties_agree(arch):
         "maxThreadsPerMultiProcessor": 39,
         "major": 75,
         "minor": 76,
+        "integrated": 18,
         "sharedMemPerMultiprocessor": 81,
         "sharedMemPerBlockOptin": 97,
         "maxBlocksPerMultiProcessor": 106,
