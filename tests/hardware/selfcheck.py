@@ -1,0 +1,51 @@
+"""`python -m cunorm check`, shared out to processes: python -m hardware.selfcheck WORKERS SECONDS
+
+The command compiles some 300 kernels, one after the other; afterwards it finds them in CuPy's disk
+cache.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from .compiling import in_processes
+from .session import DRY, Lines, log, start_device
+
+Found = list[tuple[str, float, float, list[str]]]
+
+
+def shard(index: int, count: int) -> Found:
+    """Run every `count`-th check from `index` on; return each with its error and its faults."""
+    start_device()
+    from cunorm import _selfcheck
+
+    found = []
+    for check in list(_selfcheck.grid())[index::count]:
+        outcome = check.run()
+        found.append((str(check), outcome.worst, outcome.allowed, outcome.faults))
+    return found
+
+
+def main(workers: int, timeout: float) -> int:
+    """Run all checks, in a dry run some ten; return whether any was off, or not run."""
+    lines, done, off = Lines("selfcheck.jsonl"), 0, 0
+    shards = 32 if DRY else 4 * workers
+    work = [partial(shard, index, shards) for index in range(1 if DRY else shards)]
+    for _, found, why in in_processes(work, workers, timeout):
+        if found is None:
+            log("a process failed:", why)
+            off += 1
+            continue
+        for name, worst, allowed, faults in found:
+            lines.add(check=name, worst=worst, allowed=allowed, faults=faults)
+            done += 1
+            if faults:
+                off += 1
+                print(f"  OFF {name}: {'; '.join(faults)}"[:300])
+    log(f"{done} checks, {off} off")
+    return int(off > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))
