@@ -55,7 +55,7 @@ def rows_of(mib: int, cols: int, dtype: str) -> int:
     return max(1, (mib << 20) // (cols * ITEMSIZE[dtype]))
 
 
-def case(
+def sized(
     op: str, dtype: str, cols: int, group: str, peers: tuple[str, ...] = (), mib: int = 128
 ) -> Case:
     """Return a case of so many MiB of x."""
@@ -77,10 +77,10 @@ def arrays(case: Case) -> dict[str, Any]:
 def _main() -> Iterator[Case]:
     """Bfloat16 RMSNorm and what else models use, against everyone."""
     for cols in (4096, 1024, 8192, 16384, 768, 2048, 5120, 256, 128, 32768, 65536):
-        yield case("rms_norm", "bfloat16", cols, "main", EVERYONE)
+        yield sized("rms_norm", "bfloat16", cols, "main", EVERYONE)
     for cols in (4096, 8192, 1024, 16384):
         for op in ("add_rms_norm", "layer_norm"):
-            yield case(op, "bfloat16", cols, "main", EVERYONE)
+            yield sized(op, "bfloat16", cols, "main", EVERYONE)
 
 
 def _decode() -> Iterator[Case]:
@@ -93,9 +93,9 @@ def _decode() -> Iterator[Case]:
 def _backward() -> Iterator[Case]:
     for op in _bench_cases.BACKWARD_OPS:
         for cols in (4096, 1024, 8192, 16384, 768, 256):
-            yield case(op, "bfloat16", cols, "backward", EVERYONE, mib=96)
+            yield sized(op, "bfloat16", cols, "backward", EVERYONE, mib=96)
         for cols in (4096, 1024):
-            yield case(op, "float32", cols, "backward", SOME, mib=96)
+            yield sized(op, "float32", cols, "backward", SOME, mib=96)
 
 
 def _long() -> Iterator[Case]:
@@ -103,35 +103,35 @@ def _long() -> Iterator[Case]:
     for dtype in ("bfloat16", "float32"):
         for cols in (131072, 262144, 65536):
             for op in ("rms_norm", "layer_norm"):
-                yield case(op, dtype, cols, "long", SOME)
+                yield sized(op, dtype, cols, "long", SOME)
 
 
 def _odd() -> Iterator[Case]:
     """Rows that start anywhere."""
     for cols in (769, 1025, 4097, 5125, 65537):
         for dtype in ("bfloat16", "float32"):
-            yield case("rms_norm", dtype, cols, "odd", SOME)
+            yield sized("rms_norm", dtype, cols, "odd", SOME)
     for op in ("layer_norm", "add_rms_norm"):
-        yield case(op, "bfloat16", 4097, "odd", SOME)
+        yield sized(op, "bfloat16", 4097, "odd", SOME)
 
 
 def _dtypes() -> Iterator[Case]:
     for dtype in ("float32", "float16"):
         for cols in (4096, 1024, 128, 16384, 32768):
-            yield case("rms_norm", dtype, cols, "dtypes", ("torch", "liger", "fuse"))
+            yield sized("rms_norm", dtype, cols, "dtypes", ("torch", "liger", "fuse"))
     for cols in (4096, 1024):
-        yield case("layer_norm", "float16", cols, "dtypes", ("torch", "liger", "fuse"))
-        yield case("layer_norm", "float32", cols, "dtypes", SOME)
-        yield case("add_layer_norm", "bfloat16", cols, "dtypes", ("torch", "compile"))
-        yield case("add_layer_norm", "float32", cols, "dtypes", ("torch",))
+        yield sized("layer_norm", "float16", cols, "dtypes", ("torch", "liger", "fuse"))
+        yield sized("layer_norm", "float32", cols, "dtypes", SOME)
+        yield sized("add_layer_norm", "bfloat16", cols, "dtypes", ("torch", "compile"))
+        yield sized("add_layer_norm", "float32", cols, "dtypes", ("torch",))
 
 
 def _sizes() -> Iterator[Case]:
     """From a prompt to a batch: a launch's start and end weigh less and less; then more N."""
     for mib in (1, 4, 16, 64, 256, 512):
-        yield case("rms_norm", "bfloat16", 4096, "sizes", SOME, mib)
+        yield sized("rms_norm", "bfloat16", 4096, "sizes", SOME, mib)
     for cols in (512, 1536, 3072, 6144, 7168, 12288):
-        yield case("rms_norm", "bfloat16", cols, "more N", ("torch", "quack"))
+        yield sized("rms_norm", "bfloat16", cols, "more N", ("torch", "quack"))
 
 
 def cases() -> list[Case]:

@@ -1,4 +1,4 @@
-"""Kernels compiled by all cores at once: CuPy's disk cache keeps them for the process that times."""
+"""Kernels compiled by all cores at once; CuPy's disk cache keeps them for what follows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def in_processes(
         for done in as_completed(waiting, timeout=timeout):
             function = waiting.pop(done)
             error = done.exception()
-            yield function, None if error else done.result(), error and short(error, 300)
+            if error is None:
+                yield function, done.result(), None
+            else:
+                yield function, None, short(error, 300)
     except TimeoutError:
         log(f"{len(waiting)} of {len(work)} were not done in {timeout:.0f} s")
         for function in waiting.values():

@@ -1,10 +1,10 @@
 """Hardware counters of a few kernels, beside what the software GPU counts of them.
 
-    ncu ... python -m hardware.counters run       each case once, for ncu to look at
-    python -m hardware.counters show FILE.csv     a table of ncu's raw CSV, beside the counts of
-                                                  tests/benchmarks/counters.csv
-    python -m hardware.counters metrics           what ncu is asked for
-    python -m hardware.counters example           a CSV as ncu writes it, of made-up numbers
+ncu ... python -m hardware.counters run       each case once, for ncu to look at
+python -m hardware.counters show FILE.csv     a table of ncu's raw CSV, beside the counts of
+                                              tests/benchmarks/counters.csv
+python -m hardware.counters metrics           what ncu is asked for
+python -m hardware.counters example           a CSV as ncu writes it, of made-up numbers
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from cunorm._plan import WARP
 
-from .cases import Case, arrays, case, rows_of
+from .cases import Case, arrays, rows_of, sized
 from .session import DRY, Lines, log, start_device
 
 COUNTERS = Path(__file__).parents[1] / "benchmarks" / "counters.csv"
@@ -86,7 +86,7 @@ def cases() -> list[Case]:
         Case(op, dtype, cols, rows_of(2, cols, dtype), group="counted")
         for op, dtype, cols in COUNTED
     ]
-    found = counted + [case(op, dtype, cols, "timed") for op, dtype, cols in TIMED]
+    found = counted + [sized(op, dtype, cols, "timed") for op, dtype, cols in TIMED]
     if not DRY:
         return found
     few = {c.op: c for c in found if c.cols <= 4096}
@@ -132,7 +132,8 @@ def read(path: Path) -> list[Counted]:
     """Return what ncu's raw CSV says of cunorm's kernels, in base units."""
     lines = path.read_text().splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
-    names, units, *table = [*csv.reader(io.StringIO("\n".join(lines[start:]))), [], []]
+    table: list[list[str]] = [*csv.reader(io.StringIO("\n".join(lines[start:]))), [], []]
+    names, units, *table = table
     found = []
     for line in filter(None, table):
         row = dict(zip(names, line, strict=True))

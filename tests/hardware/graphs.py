@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Graph:
                 self.graph.replay()
                 event.record()
         events[-1].synchronize()
-        spans = zip(events, events[1:], strict=False)
+        spans = pairwise(events)
         return [start.elapsed_time(end) * 1e3 / self.per for start, end in spans]
 
     def close(self) -> None:

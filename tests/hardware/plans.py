@@ -1,9 +1,9 @@
 """How far the plans are from the best: python -m hardware.plans [--budget SECONDS] [--only TEXT]
 
 For each kind of row, other ways to share it out (lanes, packets in registers and in shared memory,
-rows of a block, blocks of a cluster; for backward kernels also resident threads) are compiled by all
-cores at once, compared with what cunorm gives, and timed in turn with the plan that it takes. What
-spills, fails or is wrong says so. Times are taken as in times.py, in fewer turns.
+rows of a block, blocks of a cluster; for backward kernels also resident threads) are compiled by
+all cores at once, compared with what cunorm gives, and timed in turn with the plan that it takes.
+What spills, fails or is wrong says so. Times are taken as in times.py, in fewer turns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from cunorm import _bench_cases
 
 from . import graphs
-from .cases import Case, case, few_rows
+from .cases import Case, few_rows, sized
 from .compiling import in_processes
 from .given import Given
 from .graphs import Graph
@@ -46,13 +46,13 @@ def kinds() -> list[Case]:
 
     A dry run has one of a forward kernel and one of a backward one.
     """
-    found = [
-        case(op, dtype, cols, "plan", mib=96) for op, dtype, sizes in KINDS for cols in sizes
-    ]
+    found = [sized(op, dtype, cols, "plan", mib=96) for op, dtype, sizes in KINDS for cols in sizes]
     # Few rows: with one block a row, how many lanes a row has decides.
-    for rows in (1, 16, 132):
-        for cols in (4096, 16384):
-            found.append(Case("rms_norm", "bfloat16", cols, rows, group="few rows", warm=True))
+    found += [
+        Case("rms_norm", "bfloat16", cols, rows, group="few rows", warm=True)
+        for rows in (1, 16, 132)
+        for cols in (4096, 16384)
+    ]
     if not DRY:
         return found
     small = (few_rows(case) for case in found if case.cols <= 1024)

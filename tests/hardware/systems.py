@@ -1,4 +1,4 @@
-"""What each system does for a case: functions of one set of arrays, or None where it has no such op.
+"""What each system does for a case: a function of one set of arrays, or None without the op.
 
 Whoever takes part is imported only when asked for, and need not be there.
 """
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from cunorm import _bench_cases
+from cunorm import _bench_cases, _bench_times
+from cunorm._bench_times import LAYER_EPS, RMS_EPS
 
 from .cases import Case
-from .given import LAYER_EPS, RMS_EPS, Given
+from .given import Given
 from .session import DRY
 
 Call = Callable[[Given], Any]
@@ -150,8 +151,6 @@ def by_quack(case: Case) -> Call | None:
 
 def by_fuse(case: Case) -> Call:
     """Return `cupy.fuse`, as `python -m cunorm bench` has it."""
-    from cunorm import _bench_times
-
     return lambda g: _bench_times.fused(case, g.arrays)
 
 

@@ -3,8 +3,8 @@
 Launches are captured into a CUDA graph, so that no host is in the number. They take turns over sets
 of arrays that together are four times the L2 cache (`warm` cases use one set). A graph lasts about
 0.4 ms; it is replayed between events, one replay ahead of the first event so that the device is
-never idle when the clock starts. Systems take turns, seven rounds of eight replays: 56 samples each,
-of which the median counts; p10 and p90 say how much it wandered. Every result is compared with
+never idle when the clock starts. Systems take turns, seven rounds of eight replays: 56 samples
+each, of which the median counts; p10 and p90 say how much it wandered. Every result is compared with
 float64 before it is timed. `copy` is the faster of cudaMemcpyAsync and a kernel of 16-byte accesses
 that read half of the case's bytes and write the other half.
 """
@@ -112,7 +112,7 @@ def copier(name: str) -> Any:
 
 
 def copies(case: Case, count: int) -> tuple[dict[str, Callable[[Any], Any]], list[Any]]:
-    """Return what copies half of the case's bytes over the other half, and so many pairs of arrays."""
+    """Return what copies half of a case's bytes over the other half, and pairs of arrays."""
     half = max(16, case.floor_bytes // 2 // 16 * 16)
     packets = half // 16
     blocks = max(1, min(packets // 256, 8 * cupy.cuda.Device().attributes["MultiProcessorCount"]))

@@ -117,12 +117,13 @@ def ways(case: Case) -> list[Way]:
     plan, _ = kernel_of(case)
     share = Share(**{field.name: getattr(plan, field.name) for field in fields(Share)})
     own = Way(share, plan.resident_threads if case.is_backward else 0)
-    found = [own]
-    for share in shares(case, plan):
-        for resident in RESIDENT if case.is_backward else (0,):
-            if not resident or resident >= share.lanes * share.rows:
-                found.append(Way(share, resident))
-    return list(dict.fromkeys(found))
+    others = (
+        Way(share, resident)
+        for share in shares(case, plan)
+        for resident in (RESIDENT if case.is_backward else (0,))
+        if not resident or resident >= share.lanes * share.rows
+    )
+    return list(dict.fromkeys((own, *others)))
 
 
 def shares(case: Case, plan: Any) -> Iterator[Share]:
@@ -170,4 +171,3 @@ def _packets(turns: int, most: int, alone: bool, backward: bool) -> list[int]:
 def fewer(found: list[Way], count: int) -> list[Way]:
     """Return the first of the ways, the plan's, and some of the others."""
     return found[:: max(1, len(found) // count)]
-
