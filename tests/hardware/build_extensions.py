@@ -9,8 +9,9 @@ import os
 import shlex
 import subprocess
 import sysconfig
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ Launches are captured into a CUDA graph, so that no host is in the number. They 
 of arrays that together are four times the L2 cache (`warm` cases use one set). A graph lasts about
 0.4 ms; it is replayed between events, one replay ahead of the first event so that the device is
 never idle when the clock starts. Systems take turns, seven rounds of eight replays: 56 samples
-each, of which the median counts; p10 and p90 say how much it wandered. Every result is compared with
-float64 before it is timed. `copy` is the faster of cudaMemcpyAsync and a kernel of 16-byte accesses
-that read half of the case's bytes and write the other half.
+each, of which the median counts; p10 and p90 say how much it wandered. Every result is compared
+with float64 before it is timed. `copy` is the faster of cudaMemcpyAsync and a kernel of 16-byte
+accesses that read half of the case's bytes and write the other half.
 """
 
 from __future__ import annotations
