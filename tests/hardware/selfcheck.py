@@ -7,12 +7,14 @@ cache.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from .compiling import in_processes
 from .session import DRY, Lines, log, start_device
 
-Found = list[tuple[str, float, float, list[str]]]
+Found = list[dict[str, Any]]
 
 
 def shard(index: int, count: int) -> Found:
@@ -22,8 +24,7 @@ def shard(index: int, count: int) -> Found:
 
     found = []
     for check in list(_selfcheck.grid())[index::count]:
-        outcome = check.run()
-        found.append((str(check), outcome.worst, outcome.allowed, outcome.faults))
+        found.append({"check": str(check), **asdict(check.run())})
     return found
 
 
@@ -37,12 +38,12 @@ def main(workers: int, timeout: float) -> int:
             log("a process failed:", why)
             off += 1
             continue
-        for name, worst, allowed, faults in found:
-            lines.add(check=name, worst=worst, allowed=allowed, faults=faults)
+        for outcome in found:
+            lines.add(**outcome)
             done += 1
-            if faults:
+            if outcome["faults"]:
                 off += 1
-                print(f"  OFF {name}: {'; '.join(faults)}"[:300])
+                print(f"  OFF {outcome['check']}: {'; '.join(outcome['faults'])}"[:300])
     log(f"{done} checks, {off} off")
     return int(off > 0)
 
