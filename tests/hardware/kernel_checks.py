@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,8 @@ from .cases import sized
 from .session import DRY, WORK, Budget, start_device
 
 cupy = start_device()
+
+from test_concurrency import at_once  # noqa: E402
 
 import cunorm  # noqa: E402
 from cunorm import _selfcheck  # noqa: E402
@@ -108,29 +109,19 @@ def the_same_bits_under_load() -> str:
     return f"{turns} turns"
 
 
-def eight_threads_of_streams() -> str:
+def threads_of_streams() -> str:
     """Each with a stream and a row of its own."""
-    errors: list[BaseException] = []
 
-    def run(index: int) -> None:
-        try:
-            with cupy.cuda.Device(0), cupy.cuda.Stream(non_blocking=True):
-                x = cupy.asarray(random((64, 769 + index) if not DRY else (2, 64), "float16"))
-                wanted = bits(cunorm.rms_norm(x))
-                for _ in range(2 if DRY else 50):
-                    if bits(cunorm.rms_norm(x)) != wanted:
-                        raise AssertionError(f"thread {index}")
-        except BaseException as error:
-            errors.append(error)
+    def work(index: int) -> set[bytes]:
+        with cupy.cuda.Stream(non_blocking=True):
+            x = cupy.asarray(random((64, 769 + index) if not DRY else (2, 64), "float16"))
+            return {bits(cunorm.rms_norm(x)) for _ in range(2 if DRY else 50)}
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return f"{len(threads)} threads"
+    found = at_once(work)
+    wrong = [index for index, different in enumerate(found) if len(different) != 1]
+    if wrong:
+        raise AssertionError(f"threads {wrong}")
+    return f"{len(found)} threads"
 
 
 def fuzz_against_the_definition() -> str:
@@ -226,7 +217,7 @@ CHECKS: tuple[Callable[[], str | None], ...] = (
     rows_in_clusters_are_right,
     many_clusters_at_once_are_right,
     the_same_bits_under_load,
-    eight_threads_of_streams,
+    threads_of_streams,
     fuzz_against_the_definition,
     the_software_gpu_has_the_bits_of_hardware,
     what_a_host_call_costs,
