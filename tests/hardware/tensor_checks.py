@@ -176,7 +176,6 @@ def torch_compile_by_inductor_on_cuda() -> str:
     torch.manual_seed(0)
     model = Block().cuda()
     x = torch.randn(32, 256, device="cuda")
-    close = {"rtol": 1e-3, "atol": 1e-4}
     parameters = list(model.parameters())
     modes = (None, "reduce-overhead")
     for mode in modes:
@@ -185,11 +184,11 @@ def torch_compile_by_inductor_on_cuda() -> str:
         for _ in range(3):
             found = torch.autograd.grad(compiled(x).square().mean(), parameters)
         wanted = torch.autograd.grad(model(x).square().mean(), parameters)
-        torch.testing.assert_close(found, wanted, **close)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
         with torch.inference_mode():
             for _ in range(3):
                 y = compiled(x)
-            torch.testing.assert_close(y, model(x), **close)
+            torch.testing.assert_close(y, model(x), rtol=1e-3, atol=1e-4)
     return ", ".join(map(str, modes))
 
 
