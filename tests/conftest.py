@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "simgpu: needs the software GPU in this process")
+    config.addinivalue_line("markers", "simgpu(why): needs the software GPU in this process")
     # The models of transformers are built here, and nothing is fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
     if simgpu.installed():  # by `python -m cunorm.simgpu -m pytest`
@@ -48,10 +48,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not simgpu.installed():
-        reason = "about the software GPU; run with --simgpu"
         for item in items:
-            if item.get_closest_marker("simgpu") is not None:
-                item.add_marker(pytest.mark.skip(reason=reason))
+            mark = item.get_closest_marker("simgpu")
+            if mark is not None:
+                (why,) = mark.args or ("about the software GPU",)
+                item.add_marker(pytest.mark.skip(reason=f"{why}; run with --simgpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -60,12 +60,11 @@ def test_without_sums_there_is_one_launch_and_no_array_for_them(op, launches, ro
     assert all("partial" not in arrays for arrays in launches)
 
 
-@pytest.mark.simgpu
 @ops
 def test_autograd_asks_for_sums_where_a_parameter_has_a_gradient(op, launches):
-    x = to_torch(random((5, 64), "float32")).requires_grad_()
-    parameters = [torch.ones(64) for _ in range(1 if op == "rms_norm" else 2)]
-    with torch_bridge.bridge():
+    with torch_bridge.tensors_on("cuda") as put:
+        x = put(to_torch(random((5, 64), "float32")).requires_grad_())
+        parameters = [put(torch.ones(64)) for _ in range(1 if op == "rms_norm" else 2)]
         for learns, expected in ((False, ["dx"]), (True, ["dx", "dgamma"])):
             parameters[0].requires_grad_(learns)
             y = getattr(cunorm.torch, op)(x, *parameters)

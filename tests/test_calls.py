@@ -122,9 +122,7 @@ def test_a_call_of_another_kind_is_worked_out_for_itself(op, change):
     assert len(_calls._known) == 2
 
 
-@pytest.mark.skipif(
-    cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)"
-)
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
 @ops
 def test_an_array_of_another_device_is_refused_in_a_repeated_call(op):
     norm = getattr(cunorm, op)

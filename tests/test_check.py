@@ -360,9 +360,7 @@ def test_arguments_after_the_star_are_by_keyword_only(op):
         op(x_of(), None, None, 1e-6, None, None)
 
 
-@pytest.mark.skipif(
-    cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)"
-)
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_of_another_device(op):
     x = x_of()

@@ -19,9 +19,7 @@ OPS = {
     ),
 }
 ops = pytest.mark.parametrize("op", OPS)
-two_devices = pytest.mark.skipif(
-    cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)"
-)
+two_devices = pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
 # A row within a warp, one of several warps and odd, one that does not fit the registers.
 SIZES = [64, 769, 20000]
 cols = pytest.mark.parametrize("cols", SIZES)
@@ -82,6 +80,7 @@ def test_two_streams_at_once_give_the_bits_of_one(op):
 def capture(call):
     """Return the graph of a call, and the stream that it was captured on."""
     stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()  # the graph will not wait for what other streams still write
     with stream:
         stream.begin_capture()
         call()

@@ -169,9 +169,7 @@ def test_equal_calls_have_equal_names_and_others_other_names(op):
     assert len({name, *(other.name for other in others)}) == 5
 
 
-@pytest.mark.skipif(
-    cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices (--simgpu-devices 2)"
-)
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
 @pytest.mark.parametrize("parameter_device", [0, 1])
 @ops
 def test_chunks_are_normalised_where_they_are(op, parameter_device):

@@ -30,7 +30,8 @@ def put():
 
 @pytest.fixture
 def bridge():
-    with torch_bridge.bridge() as bridge:
+    """What brings CPU tensors to the device, and sets PyTorch's current stream."""
+    with torch_bridge.pytorchs_stream() as bridge:
         yield bridge
 
 
@@ -158,7 +159,7 @@ def test_all_memory_of_a_call_on_tensors_is_pytorchs(put, op):
     assert sizes == [result.numel() * result.element_size() for result in results]
 
 
-@pytest.mark.simgpu
+@pytest.mark.simgpu("watches how the stand-ins' memory is lent; a real tensor has none to lend")
 def test_a_tensor_is_read_where_it_lies(bridge):
     x = to_torch(random((4, 8), "float32"))
     lent = []
@@ -270,6 +271,7 @@ def test_arrays_of_both_libraries_mix_and_results_are_what_x_is(put, op):
 @contextlib.contextmanager
 def captured(stream):
     """Capture a CuPy stream: what is enqueued on it is recorded and not run, and waiting raises."""
+    cupy.cuda.Device().synchronize()  # the graph will not wait for what other streams still write
     with stream:
         stream.begin_capture()
     graph = []
@@ -282,14 +284,15 @@ def replay(graph, results):
     """Overwrite what a capture left in its results, run the graph, and return them as NumPy's."""
     for result in results:
         result[...] = -1
+    cupy.cuda.Device().synchronize()
     graph[0].launch(cupy.cuda.Stream(non_blocking=True))
+    cupy.cuda.Device().synchronize()
     return [host(result) for result in results]
 
 
-@pytest.mark.simgpu
 @pytest.mark.parametrize("op", OPS)
 def test_work_is_enqueued_on_pytorchs_stream_and_nothing_waits(bridge, op):
-    given = {name: to_torch(a) for name, a in arguments(op).items()}
+    given = {name: bridge.put(to_torch(a)) for name, a in arguments(op).items()}
     expected = [host(result) for result in call(op, given)]
     stream = cupy.cuda.Stream(non_blocking=True)
     bridge.stream, bridge.keeps = torch_bridge.Stream(stream), True
@@ -299,7 +302,6 @@ def test_work_is_enqueued_on_pytorchs_stream_and_nothing_waits(bridge, op):
         assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.simgpu
 @pytest.mark.parametrize("lead", ["x", "gamma"])
 def test_streams_of_both_libraries_wait_for_each_other(bridge, lead):
     # A stream that waits for an event of one that is captured takes part in the capture, and the
@@ -307,8 +309,9 @@ def test_streams_of_both_libraries_wait_for_each_other(bridge, lead):
     x, gamma = random((6, 37), "float32"), random((37,), "float32", seed=1)
     expected = cunorm.rms_norm(cupy.asarray(x), cupy.asarray(gamma)).get()
     arrays = {"x": cupy.asarray(x), "gamma": cupy.asarray(gamma)}
-    arrays[lead] = to_torch({"x": x, "gamma": gamma}[lead])
-    arrays["out"] = to_torch(np.zeros_like(x)) if lead == "x" else cupy.zeros_like(arrays["x"])
+    arrays[lead] = bridge.put(to_torch({"x": x, "gamma": gamma}[lead]))
+    out = np.zeros_like(x)
+    arrays["out"] = bridge.put(to_torch(out)) if lead == "x" else cupy.asarray(out)
     cunorm.rms_norm(**arrays)
     mine, pytorchs = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
     bridge.stream, bridge.keeps = torch_bridge.Stream(pytorchs), True
@@ -320,27 +323,26 @@ def test_streams_of_both_libraries_wait_for_each_other(bridge, lead):
     assert result.tobytes() == expected.tobytes()
 
 
-@pytest.mark.simgpu
 def test_one_stream_waits_for_no_event(bridge, monkeypatch):
     stream = cupy.cuda.Stream(non_blocking=True)
     bridge.stream = torch_bridge.Stream(stream)
     monkeypatch.setattr(cupy.cuda, "Event", lambda **_: pytest.fail("an event"))
-    x, gamma = torch.ones(2, 8), cupy.ones(8, "float32")
+    x, gamma = bridge.put(torch.ones(2, 8)), cupy.ones(8, "float32")
     with stream:
         cunorm.rms_norm(x, gamma)
         cunorm.rms_norm(cupy.ones((2, 8), "float32"), x[0])
     cunorm.rms_norm(x, x[0])
 
 
-@pytest.mark.simgpu
 def test_pytorchs_stream_outlives_the_call(bridge):
     stream = cupy.cuda.Stream(non_blocking=True)
     bridge.stream = torch_bridge.Stream(stream)
-    cunorm.rms_norm(torch.ones(2, 8))
+    cunorm.rms_norm(bridge.put(torch.ones(2, 8)))
+    stream.synchronize()
     assert stream.done
 
 
-@pytest.mark.simgpu
+@pytest.mark.simgpu("a PyTorch that has CUDA has streams of its own kind alone")
 def test_a_stream_without_the_protocol_is_taken_by_its_handle(bridge):
     class Handle:
         cuda_stream = cupy.cuda.Stream.null.ptr
@@ -349,7 +351,7 @@ def test_a_stream_without_the_protocol_is_taken_by_its_handle(bridge):
     assert (cunorm.rms_norm(torch.ones(2, 8), eps=0.0) == 1).all()
 
 
-@pytest.mark.simgpu
+@pytest.mark.simgpu("counts bytes that PyTorch takes from elsewhere; its tensor is on device 1")
 def test_the_callers_device_stream_and_allocator_are_current_again():
     asked = []
 

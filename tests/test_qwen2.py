@@ -92,6 +92,24 @@ def errors(actual, expected):
     }
 
 
+def follows(ours, runs, share):
+    """Return whether a run's losses are within a share of the stock's, and what its runs differ by.
+
+    The spread counts twice: with one more run, ours, the others' may grow to either side.
+    """
+    stock = torch.stack(runs)
+    spread = stock.amax(0) - stock.amin(0)
+    return bool(((ours - stock[0]).abs() <= share * stock[0] + 2 * spread).all())
+
+
+def runs_on(place):
+    """Return how often the stock model runs, so as to know how far its own runs are apart.
+
+    A GPU adds up some gradients, as of embeddings, in the order in which threads arrive.
+    """
+    return 3 if place == "cuda" and torch.cuda.is_available() else 1
+
+
 def place_of(on):
     """Return the device of the tensors that `on` makes."""
     return on(torch.empty(0)).device
@@ -119,7 +137,8 @@ def test_logits_loss_and_gradients_are_as_near_to_float64_as_the_stock_models(wi
     with tensors_on(place) as on:
         model = built(width, dtype).to(place_of(on))
         right = definition(model)
-        stock = errors(outcome(model), right)
+        runs = [errors(outcome(model), right) for _ in range(runs_on(place))]
+        stock = {name: max(run[name] for run in runs) for name in runs[0]}
         with replace_norms(model) as done:
             assert (len(done.swapped), len(done.left)) == (NORMS, 0)
             ours = errors(outcome(model), right)
@@ -157,15 +176,25 @@ def test_a_training_run_follows_the_stock_models(width, dtype, steps):
     assert ((ours - stock).abs() <= steps * torch.finfo(getattr(torch, dtype)).eps * stock).all()
 
 
+def test_a_run_may_be_as_far_from_the_stocks_as_those_are_apart():
+    """What atomics do to losses of about 4 in float32: they end in other bits each time."""
+    eps = torch.finfo(torch.float32).eps
+    runs = [4 * (1 + torch.tensor([0, spread]) * eps) for spread in (0.0, 20.0, -10.0)]
+    ours = 4 * (1 + torch.tensor([0.0, 30]) * eps)
+    assert follows(ours, runs, 8 * eps)
+    assert not follows(ours, runs[:1], 8 * eps)
+    assert not follows(4 * (1 + torch.tensor([9.0, 0]) * eps), runs, 8 * eps)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_few_steps_of_training_on_the_kernels_follow_the_stock_model(dtype):
     with tensors_on("cuda") as on:
-        stock = losses(built(64, dtype).to(place_of(on)), 4)
+        runs = [losses(built(64, dtype).to(place_of(on)), 4) for _ in range(runs_on("cuda"))]
         model = built(64, dtype).to(place_of(on))
         replace_norms(model)
         ours = losses(model, 4)
-    assert stock[-1] < 0.8 * stock[0]
-    assert ((ours - stock).abs() <= 8 * torch.finfo(getattr(torch, dtype)).eps * stock).all()
+    assert runs[0][-1] < 0.8 * runs[0][0]
+    assert follows(ours, runs, 8 * torch.finfo(getattr(torch, dtype)).eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

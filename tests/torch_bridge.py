@@ -113,6 +113,10 @@ class Bridge:
             content.deleter = ctypes.cast(_take_back, ctypes.c_void_p).value
         return capsule
 
+    def put(self, tensor):
+        """Return a tensor, which is passed off where it is."""
+        return tensor
+
     def take_back(self, start):
         self._lent[start] -= 1
         if not self._lent[start]:
@@ -150,6 +154,39 @@ def bridge(device=0):
         bridge.patch(patch)
         yield bridge
         bridge.release()
+
+
+class Cuda:
+    """What a bridge offers to tests of streams, for real CUDA tensors."""
+
+    keeps = False  # a bridge's; the memory of a real graph is PyTorch's to keep
+
+    @property
+    def stream(self):
+        return torch.cuda.current_stream()
+
+    @stream.setter
+    def stream(self, stream):
+        torch.cuda.set_stream(torch.cuda.ExternalStream(stream.cuda_stream))
+
+    def put(self, tensor):
+        """Bring a tensor to the device, for any stream."""
+        moved = tensor.cuda()
+        torch.cuda.synchronize()
+        return moved
+
+
+@contextlib.contextmanager
+def pytorchs_stream():
+    """Yield what brings tensors to device 0 by `put`, and sets PyTorch's current `stream`."""
+    if torch.cuda.is_available():
+        with torch.cuda.stream(torch.cuda.current_stream()):  # which is current again at the end
+            yield Cuda()
+    elif not simgpu.installed():
+        pytest.skip("this PyTorch has no CUDA, and the tests run on hardware")
+    else:
+        with bridge() as stand_in:
+            yield stand_in
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ import pytest
 
 from cunorm import simgpu
 
-pytestmark = pytest.mark.simgpu
-
 GROUPS = "#include <cooperative_groups.h>\nnamespace cg = cooperative_groups;\n"
 SUM = (
     GROUPS
@@ -48,11 +46,13 @@ def test_every_block_sees_what_all_wrote_before_the_barrier():
     assert (total("grid.sync(); grid.sync(); grid.sync()") == 4999 * 5000 / 2).all()
 
 
+@pytest.mark.simgpu("hardware runs a race in silence")
 def test_without_the_barrier_it_is_a_race():
     with pytest.raises(simgpu.GlobalRace, match="of the same launch wrote"):
         total("")
 
 
+@pytest.mark.simgpu("after a trap on hardware a process has no device")
 def test_a_barrier_of_the_grid_needs_a_cooperative_launch():
     with pytest.raises(simgpu.Trap):
         total("grid.sync()", cooperative=False)

@@ -1,12 +1,10 @@
-"""CuPy's own kernels, compiled by NVRTC and executed here, say what NumPy says."""
+"""CuPy's own kernels, compiled by NVRTC and executed by the device, say what NumPy says."""
 
 import cupy
 import numpy as np
 import pytest
 
 from cunorm import simgpu
-
-pytestmark = pytest.mark.simgpu
 
 CALLS = {
     "arange": lambda m, x: m.arange(10) + 1,
@@ -43,8 +41,8 @@ def test_cupy_says_what_numpy_says(name):
 
 def test_a_captured_kernel_reads_its_arguments_as_they_were():
     kernel = cupy.RawKernel('extern "C" __global__ void add(int *x, int by) { *x += by; }', "add")
-    total = cupy.zeros(1, np.int32)
     with cupy.cuda.Stream(non_blocking=True) as stream:
+        total = cupy.zeros(1, np.int32)
         stream.begin_capture()
         kernel((1,), (1,), (total, np.int32(5)))
         kernel((1,), (1,), (total, np.int32(2)))
@@ -52,9 +50,10 @@ def test_a_captured_kernel_reads_its_arguments_as_they_were():
         assert total.get().tolist() == [0]
         for _ in range(3):
             graph.launch()
-    assert total.get().tolist() == [21]
+        assert total.get().tolist() == [21]
 
 
+@pytest.mark.simgpu("after a fault on hardware a process has no device")
 def test_a_fault_leaves_the_process_usable():
     kernel = cupy.RawKernel(
         'extern "C" __global__ void put(float *x) { x[threadIdx.x] = 1; }', "put"
@@ -81,7 +80,7 @@ def test_constant_memory_reaches_the_kernel():
 
 
 @pytest.mark.skipif(
-    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two simulated devices"
+    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two devices"
 )
 def test_the_second_device_executes_too():
     with cupy.cuda.Device(1):

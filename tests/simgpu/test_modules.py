@@ -11,7 +11,7 @@ from cupy_backends.cuda.api import driver
 from cunorm import simgpu
 from cunorm.simgpu import _tables, launch
 
-pytestmark = pytest.mark.simgpu
+pytestmark = pytest.mark.simgpu("about the software driver's messages and limits")
 
 SOURCE = r"""
 __constant__ int table[4] = {1, 2, 3, 4};
@@ -175,7 +175,7 @@ def test_enqueue_only_executes_nothing(module, array):
 
 
 @pytest.mark.skipif(
-    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two simulated devices"
+    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two devices"
 )
 def test_a_stream_of_another_device_is_an_invalid_handle(module, array):
     with cupy.cuda.Device(1):

@@ -17,8 +17,8 @@ two_devices = pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason=
 def test_a_pipeline_of_two_streams_is_ordered_by_an_event():
     first, second = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
     ready = cupy.cuda.Event(disable_timing=True)
-    x = cupy.ones(64, np.float32)
     with first:
+        x = cupy.ones(64, np.float32)
         DOUBLE((1,), (64,), (x,))
         ready.record()
     with second:
@@ -43,9 +43,9 @@ def test_pinned_memory_carries_asynchronous_copies():
     host = np.frombuffer(pinned, np.float32, 100)
     host[:] = np.arange(100)
     stream = cupy.cuda.Stream(non_blocking=True)
-    x = cupy.empty(100, np.float32)
-    x.set(host, stream=stream)
     with stream:
+        x = cupy.empty(100, np.float32)
+        x.set(host, stream=stream)
         x *= 3
     back = np.frombuffer(cupy.cuda.alloc_pinned_memory(4 * 100), np.float32, 100)
     x.get(stream=stream, out=back)
@@ -67,8 +67,8 @@ def test_host_functions_run_in_the_order_of_their_stream():
     seen = []
     stream = cupy.cuda.Stream(non_blocking=True)
     pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(4), np.int32, 1)
-    x = cupy.zeros(1, np.int32)
     with stream:
+        x = cupy.zeros(1, np.int32)
         for step in range(3):
             x += 1
             x.get(stream=stream, out=pinned, blocking=False)
@@ -79,9 +79,9 @@ def test_host_functions_run_in_the_order_of_their_stream():
 
 def test_a_captured_graph_is_replayed_on_new_data():
     stream = cupy.cuda.Stream(non_blocking=True)
-    x = cupy.zeros(32, np.float32)
-    total = cupy.zeros((), np.float32)
     with stream:
+        x = cupy.zeros(32, np.float32)
+        total = cupy.zeros((), np.float32)
         cupy.add(x, 1, out=x)
         x.sum(out=total)
         x.fill(1)
@@ -96,8 +96,7 @@ def test_a_captured_graph_is_replayed_on_new_data():
             assert float(total.get()) == 32 * expected
         x.fill(0)
         graph.launch()
-    stream.synchronize()
-    assert float(total.get()) == 32
+        assert float(total.get()) == 32
 
 
 def test_rows_of_a_pitched_image_are_copied():

@@ -9,7 +9,7 @@ from cupy_backends.cuda.api import runtime
 
 from cunorm import simgpu
 
-pytestmark = pytest.mark.simgpu
+pytestmark = pytest.mark.simgpu("hardware registers whole pages, which these arrays share")
 
 INVALID_VALUE, ALREADY_REGISTERED, NOT_REGISTERED, NOT_SUPPORTED = 1, 712, 713, 801
 

@@ -1,4 +1,4 @@
-"""Devices, memory and copies, as a CuPy program sees them."""
+"""Devices, memory and copies, as a CuPy program sees them. What is not marked holds on hardware."""
 
 import ctypes
 import gc
@@ -11,12 +11,10 @@ from cupy_backends.cuda.api import runtime
 
 from cunorm import simgpu
 
-pytestmark = pytest.mark.simgpu
-
 INVALID_VALUE, INVALID_PITCH, INVALID_DEVICE = 1, 12, 101
 
 needs_two_devices = pytest.mark.skipif(
-    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two simulated devices"
+    "__import__('cupy').cuda.runtime.getDeviceCount() < 2", reason="needs two devices"
 )
 
 
@@ -59,6 +57,7 @@ def test_two_dimensional_copies_respect_both_pitches():
     assert status_of(lambda: runtime.memcpy2D(*pitch)) == INVALID_PITCH
 
 
+@pytest.mark.simgpu("hardware copies past the end of an array in silence")
 def test_a_copy_past_the_end_of_an_array_is_refused_with_its_size():
     source, target = cupy.zeros(10, np.uint8), cupy.zeros(9, np.uint8)
     with pytest.raises(simgpu.OutOfBounds, match=r"writes 10 bytes .* 1 past the end"):
@@ -67,12 +66,14 @@ def test_a_copy_past_the_end_of_an_array_is_refused_with_its_size():
         source.data.copy_to_host(np.empty(11, np.uint8).ctypes.data, 11)
 
 
+@pytest.mark.simgpu("hardware may reach the host's memory")
 def test_a_copy_to_host_memory_where_device_memory_is_meant_is_refused():
     host = np.zeros(4, np.uint8)
     with pytest.raises(simgpu.OutOfBounds, match="which no allocation holds"):
         runtime.memcpy(host.ctypes.data, host.ctypes.data, 4, runtime.memcpyHostToDevice)
 
 
+@pytest.mark.simgpu("hardware may write to freed memory in silence")
 def test_a_copy_from_freed_memory_is_refused():
     ptr = runtime.malloc(64)
     runtime.free(ptr)
@@ -89,6 +90,7 @@ def test_freeing_twice_or_what_was_never_allocated_is_an_invalid_value():
     runtime.free(0)
 
 
+@pytest.mark.simgpu("would fill the memory of a device that others use")
 def test_memory_is_limited_and_comes_back():
     gc.collect()  # arrays that earlier failures on purpose left in tracebacks
     free, total = runtime.memGetInfo()
@@ -102,6 +104,7 @@ def test_memory_is_limited_and_comes_back():
     assert runtime.memGetInfo() == (free, total)
 
 
+@pytest.mark.simgpu("arrays share allocations on hardware, in CuPy's pool")
 def test_each_array_has_an_allocation_of_its_own():
     arrays = [cupy.empty(16, np.uint8) for _ in range(4)]
     for array in arrays:
@@ -130,6 +133,7 @@ def test_pointers_know_what_they_are(allocate, kind, has_host_pointer):
     assert bool(attributes.hostPointer) == has_host_pointer
 
 
+@pytest.mark.simgpu("hardware rounds sizes up")
 def test_the_asynchronous_pool_counts_what_it_gave():
     pool = runtime.deviceGetDefaultMemPool(0)
     used = runtime.cudaMemPoolAttrUsedMemCurrent
@@ -154,6 +158,7 @@ def test_an_unknown_device_is_refused():
     assert status_of(lambda: runtime.getDeviceProperties(-1)) == INVALID_DEVICE
 
 
+@pytest.mark.simgpu("about the software GPU")
 def test_the_name_says_that_it_is_no_hardware():
     assert b"simgpu" in runtime.getDeviceProperties(0)["name"]
 
@@ -178,6 +183,7 @@ def test_the_current_device_is_each_threads_own():
 
 
 @needs_two_devices
+@pytest.mark.simgpu("CuPy's pool takes more than an array's bytes on hardware")
 def test_memory_belongs_to_the_device_it_was_allocated_on():
     before = runtime.memGetInfo()
     with cupy.cuda.Device(1):
@@ -195,11 +201,20 @@ def test_arrays_cross_from_device_to_device():
     with cupy.cuda.Device(1):
         other = cupy.asarray(array)
     assert (other.device.id, other.get().tolist()) == (1, [0, 1, 2, 3, 4])
+
+
+@needs_two_devices
+@pytest.mark.simgpu("CUDA leaves open whether hardware goes by the addresses alone")
+def test_a_copy_that_names_another_device_than_its_memorys_is_refused():
+    array = cupy.zeros(5, np.int64)
+    with cupy.cuda.Device(1):
+        other = cupy.zeros(5, np.int64)
     wrong = (other.data.ptr, 0, array.data.ptr, 0, 8)
     assert status_of(lambda: runtime.memcpyPeer(*wrong)) == INVALID_VALUE
 
 
 @needs_two_devices
+@pytest.mark.simgpu("which devices are peers is a machine's own affair")
 def test_peer_access_is_enabled_once():
     assert runtime.deviceCanAccessPeer(0, 1) == 1
     assert runtime.deviceCanAccessPeer(1, 1) == 0

@@ -1,0 +1,173 @@
+"""Other ways to share out a row than the plan's: which there are, and how a call takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+from unittest.mock import patch
+
+from cunorm import _plan, _plan_backward
+from cunorm._plan import ITEMSIZE, PACKET_BYTES, Share
+
+from .cases import Case, arrays, few_rows
+from .session import start_device
+
+LANES = (4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024)
+RESIDENT = (256, 384, 512, 768, 1024)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to share out a row.
+
+    Attributes
+    ----------
+    share : Share
+        As a plan has it.
+    resident : int
+        Threads that a multiprocessor holds of a backward kernel; 0 of a forward one.
+    """
+
+    share: Share
+    resident: int = 0
+
+    def __str__(self) -> str:
+        share = self.share
+        cluster = f" c{share.cluster}" if share.cluster > 1 else ""
+        resident = f" r{self.resident}" if self.resident else ""
+        return f"{share.lanes}x{share.rows}{cluster} {share.packets}+{share.shared}{resident}"
+
+
+@contextmanager
+def noting() -> Iterator[list[tuple[Any, Any]]]:
+    """Note the plan and the kernel of each launch that is worked out meanwhile."""
+    from cunorm import _calls, _kernels
+
+    noted = []
+    load = _kernels.load
+
+    def note(plan: Any, *which: Any) -> Any:
+        noted.append((plan, load(plan, *which)))
+        return noted[-1][1]
+
+    _calls.clear()  # a repeated call would not work it out again
+    try:
+        with patch.object(_kernels, "load", note):
+            yield noted
+    finally:
+        _calls.clear()
+
+
+@contextmanager
+def in_force(way: Way) -> Iterator[None]:
+    """Have every plan made meanwhile take a way."""
+    share_backward = _plan_backward._share
+
+    def share_forward(*_: Any, **__: Any) -> Share:
+        return way.share
+
+    def with_bytes_beside(*arguments: Any) -> tuple[Share, int]:
+        return way.share, share_backward(*arguments)[1]
+
+    resident = (way.resident, way.resident)
+    forget_plans()
+    try:
+        with (
+            patch.object(_plan, "_share", share_forward),
+            patch.object(_plan_backward, "_share", with_bytes_beside),
+            patch.object(_plan_backward, "RESIDENT_THREADS", {}),
+            patch.object(_plan_backward, "RESIDENT_THREADS_ELSEWHERE", resident),
+        ):
+            yield
+    finally:
+        forget_plans()
+
+
+def forget_plans() -> None:
+    """Empty the caches of all that plans."""
+    for module in (_plan, _plan_backward):
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+
+
+def kernel_of(case: Case) -> tuple[Any, Any]:
+    """Return the plan and the kernel of a call, which runs on few rows."""
+    cupy = start_device()
+    from cunorm import _bench_cases
+
+    few = few_rows(case)
+    with noting() as noted:
+        _bench_cases.call(few, arrays(few))
+    cupy.cuda.get_current_stream().synchronize()
+    first: tuple[Any, Any] = noted[0]  # before the kernel that adds up sums of columns
+    return first
+
+
+def compile_way(case: Case, way: Way) -> None:
+    """Compile a way, by a call on few rows."""
+    with in_force(way):
+        kernel_of(case)
+
+
+def ways(case: Case) -> list[Way]:
+    """Return the plan's own way of a case, and then the others."""
+    plan, _ = kernel_of(case)
+    share = Share(**{field.name: getattr(plan, field.name) for field in fields(Share)})
+    own = Way(share, plan.resident_threads if case.is_backward else 0)
+    others = (
+        Way(share, resident)
+        for share in shares(case, plan)
+        for resident in (RESIDENT if case.is_backward else (0,))
+        if not resident or resident >= share.lanes * share.rows
+    )
+    return list(dict.fromkeys((own, *others)))
+
+
+def shares(case: Case, plan: Any) -> Iterator[Share]:
+    """Yield the shares that make sense of a row of a case: few idle lanes, and room for it."""
+    from cunorm import _kernels
+
+    whole = max(1, case.cols * ITEMSIZE[case.dtype] // PACKET_BYTES)
+    room = _plan.SHARED_BYTES[_kernels.arch(0)] - _plan.SUMS_BYTES
+    beside = plan.shared_packet_bytes if case.is_backward else PACKET_BYTES
+    most = (2 if ITEMSIZE[case.dtype] == 2 else 4) if case.is_backward else 8
+    clusters = (1,) if case.is_backward or whole < 1024 else (1, 2, 4, 8)
+    for lanes in LANES:
+        for cluster in clusters:
+            turns = -(-whole // (lanes * cluster))
+            # What lies in shared memory, and sums over a cluster, are one row's.
+            alone = lanes >= 64
+            idle = turns == 1 and whole < lanes * cluster // 2 and lanes * cluster > 32
+            too_long = turns > most and lanes < 256
+            if idle or too_long or (cluster > 1 and not alone):
+                continue
+            for packets in _packets(turns, most, alone, case.is_backward):
+                shared = turns - packets
+                if shared * lanes * beside > room:
+                    continue
+                for threads in (lanes,) if lanes > 32 else (32, 64, 128, 256, 512):
+                    yield Share(
+                        lanes=lanes,
+                        cluster=cluster,
+                        packets=packets,
+                        shared=shared,
+                        rows=threads // lanes,
+                    )
+
+
+def _packets(turns: int, most: int, alone: bool, backward: bool) -> list[int]:
+    """Return how many of a lane's packets registers may keep; shared memory has the others."""
+    keeps = {turns} if turns <= most else set()
+    if alone and turns > 4:
+        keeps |= {4, 6}
+    if alone and turns > 1 and backward:
+        keeps |= {1, 2}
+    return sorted(keep for keep in keeps if keep <= min(turns, most))
+
+
+def fewer(found: list[Way], count: int) -> list[Way]:
+    """Return the first of the ways, the plan's, and some of the others."""
+    return found[:: max(1, len(found) // count)]
