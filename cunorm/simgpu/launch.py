@@ -165,6 +165,16 @@ class Launch:
             segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
         return segment
 
+    def pointers(self) -> list[tuple[int, int]]:
+        """Return every word of the arguments that may be a pointer, with its argument's number."""
+        data = self.parameters.data
+        places = zip(self.program.parameters.values(), self.function.parameters, strict=True)
+        return [
+            (number, int.from_bytes(data[at : at + 8].tobytes(), "little"))
+            for number, (offset, parameter) in enumerate(places)
+            for at in range(offset, offset + parameter.size - 7, 8)
+        ]
+
     def fill(self, batch: Execution) -> None:
         """Give a batch its special registers and the addresses of variables."""
         registers = batch.registers

@@ -122,16 +122,5 @@ def counters_of(launch: Launch, tally: Tally, assembled: Resources) -> LaunchCou
         barriers=tally.barriers,
         dram_read_sectors=memory.read_first(),
         dram_written_sectors=memory.written(),
-        arrays=tuple(memory.arrays(_pointers(launch), launch.symbols)),
+        arrays=tuple(memory.arrays(launch.pointers(), launch.symbols)),
     )
-
-
-def _pointers(launch: Launch) -> list[tuple[int, int]]:
-    """Return every word of the arguments that may be a pointer, with its argument's number."""
-    data = launch.parameters.data
-    places = zip(launch.program.parameters.values(), launch.function.parameters, strict=True)
-    return [
-        (number, int.from_bytes(data[at : at + 8].tobytes(), "little"))
-        for number, (offset, parameter) in enumerate(places)
-        for at in range(offset, offset + parameter.size - 7, 8)
-    ]
