@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -57,8 +58,16 @@ class Profile:
         """Return the tables for people: launches, their arrays, their instructions by class."""
         return report.table(self.launches)
 
-    def save(self, file: Path) -> None:
+    def _repr_html_(self) -> str:
+        return report.as_html(self.launches)
+
+    def __repr__(self) -> str:
+        count = len(self.launches)
+        return f"<Profile of {count} launch{'' if count == 1 else 'es'}>"
+
+    def save(self, file: str | os.PathLike[str]) -> None:
         """Write the launches to a file, whose name ends in .csv or .json."""
+        file = Path(file)
         if file.suffix not in FORMATS:
             raise ValueError(f"{file} must end in {' or '.join(FORMATS)}")
         file.write_text(FORMATS[file.suffix](self.launches), "utf-8")
