@@ -4,6 +4,8 @@
 >>> y = cunorm.layer_norm(x, gamma, beta)
 
 Importing cunorm loads neither cupy nor torch; the first use of an op loads cupy.
+
+PYTEST_DONT_REWRITE (to pytest: that this is imported before it, by ``python -m``, is no mistake)
 """
 
 from __future__ import annotations

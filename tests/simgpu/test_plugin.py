@@ -95,6 +95,7 @@ def test_the_command_around_pytest_needs_no_option_and_bears_it(folder):
         f"{TEST}\ndef test_told():\n    assert told() == ('75', 1, 8192, 45)"
     )
     command = [sys.executable, "-m", "cunorm.simgpu", "--arch", "75", "-m", "pytest", "--simgpu"]
+    command += ["-W", "error"]  # of modules imported too early for pytest to rewrite
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
 
