@@ -5,6 +5,8 @@
 
 Importing cunorm loads neither cupy nor torch; the first use of an op loads cupy, that of
 `cunorm.torch` torch, and `cunorm.simgpu` is the software GPU.
+
+PYTEST_DONT_REWRITE (to pytest: that this is imported before it, by ``python -m``, is no mistake)
 """
 
 from __future__ import annotations

@@ -8,17 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from cunorm import simgpu
-from cunorm.simgpu.device import ARCHITECTURES
 
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cunorm")
-    group.addoption("--simgpu", action="store_true", help="run on the software GPU in any case")
-    group.addoption(
-        "--simgpu-arch", type=int, choices=ARCHITECTURES, help="its architecture; implies --simgpu"
-    )
     group.addoption(
         "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
     )
@@ -28,14 +23,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu(why): needs the software GPU in this process")
     # The models of transformers are built here, and nothing is fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if simgpu.installed():  # by `python -m cunorm.simgpu -m pytest`
-        return
-    arch = config.getoption("--simgpu-arch")
-    if config.getoption("--simgpu") or arch is not None or simgpu.hardware_devices() == 0:
+    # `python -m cunorm.simgpu -m pytest` and `pytest --simgpu` have installed it.
+    if not simgpu.installed() and simgpu.hardware_devices() == 0:
         try:
-            simgpu.install(arch or simgpu.DEFAULT_ARCH, devices=DEVICES)
+            simgpu.install(devices=DEVICES)
         except RuntimeError as error:
             raise pytest.UsageError(str(error)) from error
+    if not config.getoption("numprocesses", None):  # else that is for the workers of xdist to do
+        os.environ.pop("CUNORM_SIMGPU", None)  # tests start processes with devices of their own
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -8,11 +8,13 @@ hardware would punish or leave undefined raises another `Fault`.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
 
+from . import children
 from .errors import NotEmulated
 from .faults import (
     AbsentBlock,
@@ -74,9 +76,22 @@ __all__ = [
 
 DEFAULT_ARCH = 90
 DEFAULT_MEMORY = 8 << 30
+DEFAULT_BUDGET = 50_000_000  # ten minutes of polling memory, at 90,000 a second on one core
+
+
+class _Options(NamedTuple):
+    """What `install` takes."""
+
+    arch: int = DEFAULT_ARCH
+    devices: int = 1
+    memory: int = DEFAULT_MEMORY
+    uninitialised: bool = False
+    warp_races: bool = False
+    budget: int = DEFAULT_BUDGET
+
 
 _machine: Machine | None = None
-_options: tuple[int, int, int] | None = None
+_options: _Options | None = None
 
 
 def install(
@@ -86,8 +101,12 @@ def install(
     *,
     uninitialised: bool = False,
     warp_races: bool = False,
+    budget: int = DEFAULT_BUDGET,
 ) -> None:
     """Put simulated devices under CuPy in this process, and import it.
+
+    Real devices are hidden: ``CUDA_VISIBLE_DEVICES`` is set to nothing, for a PyTorch with CUDA
+    beside it and for processes that this one starts.
 
     Parameters
     ----------
@@ -101,14 +120,19 @@ def install(
         Whether kernels may read memory that nothing has written, for programs that mean it.
     warp_races : bool
         Whether lanes of one warp race in shared memory where no ``__syncwarp`` is between them.
+    budget : int
+        PTX instructions that the blocks executed together (up to 16,384 threads) may take before
+        the launch is an `EndlessLoop`: one counts once for all threads that execute it together.
+        Seconds would let a program pass on one machine and fail on a busy one.
 
     Raises
     ------
     RuntimeError
         Where CuPy was imported before or is a version that simgpu does not know, where simgpu was
-        installed before with other options, or where its C extension was not built.
+        installed before with other options, by this program or for the one that started it, where
+        its C extension was not built, or where CUDA is at work on a real device already.
     ValueError
-        For an architecture that is not in the table, or less than one device or byte.
+        For an architecture that is not in the table, or less than one device, byte or instruction.
 
     See Also
     --------
@@ -123,17 +147,31 @@ def install(
     >>> cupy.arange(4).sum()
     array(6)
     """
+    _inherit()
+    _put_under_cupy(_Options(arch, devices, memory, uninitialised, warp_races, budget))
+
+
+def _inherit() -> None:
+    """Install the devices of the program that started this process, where it has some."""
+    options = children.inherited()
+    if _options is None and options is not None:
+        _put_under_cupy(_Options(**options))
+
+
+def _put_under_cupy(options: _Options) -> None:
     global _machine, _options
-    options = (arch, devices, memory)
+    arch, devices, memory = options[:3]
     if _options is not None:
-        if _options != options:
+        if _options[:3] != options[:3]:
             raise RuntimeError(
                 "simgpu is installed with (arch, devices, memory) = "
-                f"{_options} and cannot change to {options}"
+                f"{_options[:3]} and cannot change to {options[:3]}"
             )
         return
     if devices < 1 or memory < 1:
         raise ValueError(f"devices and memory must be at least 1, not {devices} and {memory}")
+    if options.budget < 1:
+        raise ValueError(f"budget must be at least 1, not {options.budget}")
     try:
         from . import _tables  # noqa: F401
     except ImportError as error:
@@ -150,14 +188,18 @@ def install(
             "cunorm.simgpu has a C extension of another version: reinstall cunorm"
         ) from error
 
+    _hide_hardware()
     _machine = install_tables(arch, devices, memory)
-    _machine.memory.uninitialised = uninitialised
-    _machine.memory.warp_races = warp_races
+    _machine.memory.uninitialised = options.uninitialised
+    _machine.memory.warp_races = options.warp_races
+    _machine.budget = options.budget
     _options = options
 
 
 def installed() -> bool:
     """Return whether this process's CuPy runs on simulated devices.
+
+    In a process that a program on simulated devices started, they are installed by asking.
 
     Returns
     -------
@@ -175,7 +217,15 @@ def installed() -> bool:
     >>> simgpu.installed()
     True
     """
+    _inherit()
     return _machine is not None
+
+
+def _installed_machine() -> Machine:
+    _inherit()
+    if _machine is None:
+        raise RuntimeError("simgpu is not installed")
+    return _machine
 
 
 def enqueue_only() -> AbstractContextManager[None]:
@@ -201,9 +251,7 @@ def enqueue_only() -> AbstractContextManager[None]:
     >>> x
     array([0., 0., 0., 0.])
     """
-    if _machine is None:
-        raise RuntimeError("simgpu is not installed")
-    return _machine.enqueue_only()
+    return _installed_machine().enqueue_only()
 
 
 def profile(registers: bool = True) -> Profile:
@@ -293,9 +341,7 @@ def uninitialised() -> AbstractContextManager[None]:
 @contextmanager
 def _switched_on(switch: str) -> Iterator[None]:
     """Set one of the memory's switches, and leave it as it was."""
-    if _machine is None:
-        raise RuntimeError("simgpu is not installed")
-    memory = _machine.memory
+    memory = _installed_machine().memory
     before = getattr(memory, switch)
     setattr(memory, switch, True)
     try:
@@ -304,8 +350,34 @@ def _switched_on(switch: str) -> Iterator[None]:
         setattr(memory, switch, before)
 
 
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+
+def _hide_hardware() -> None:
+    """Let no other library in this process, and no process that it starts, find a real device.
+
+    The simulated devices know nothing of memory there. CUDA reads the variable once, as its driver
+    is initialised: afterwards it is too late.
+    """
+    count = ctypes.c_int(0)
+    # This loads no driver: it finds the one that a library of this process has loaded.
+    with suppress(OSError):
+        driver = ctypes.CDLL(_DRIVER, mode=getattr(os, "RTLD_NOLOAD", 0))
+        if driver.cuDeviceGetCount(ctypes.byref(count)) != 0:  # not initialised
+            count.value = 0
+    if count.value > 0:
+        raise RuntimeError(
+            f"CUDA is initialised in this process, with {count.value} real device(s), on which "
+            "PyTorch or another library may be at work: install the simulated ones before, or set "
+            "CUDA_VISIBLE_DEVICES to nothing before"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def hardware_devices() -> int:
     """Return how many real CUDA devices the driver reports; 0 where there is no driver.
+
+    To ask initialises CUDA, so that devices it finds can no longer be hidden by `install`.
 
     Returns
     -------
@@ -322,9 +394,8 @@ def hardware_devices() -> int:
     >>> if simgpu.hardware_devices() == 0:
     ...     simgpu.install()
     """
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
         return 0
     count = ctypes.c_int(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing.spawn
+import code
 import os
 import runpy
 import sys
@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from . import DEFAULT_ARCH, DEFAULT_MEMORY, Fault, NotEmulated, install, profile
+from . import (
+    DEFAULT_ARCH,
+    DEFAULT_BUDGET,
+    DEFAULT_MEMORY,
+    Fault,
+    NotEmulated,
+    children,
+    install,
+    profile,
+)
 from .device import ARCHITECTURES
 
 _EXAMPLES = """\
@@ -21,9 +30,11 @@ examples:
   python -m cunorm.simgpu --arch 80 -m pytest -x tests
   python -m cunorm.simgpu -c "import cupy; print(cupy.arange(3) + 1)"
   python -m cunorm.simgpu --profile script.py
+  python -m cunorm.simgpu
 
-The exit status is the program's own; it is 2 where the options are wrong or there is no program.
-Processes that the program spawns by multiprocessing have the same devices.
+Without a program it is Python's prompt. "-" is a program on the standard input.
+The exit status is the program's own; it is 2 where the options are wrong.
+Python processes that the program starts have the same devices.
 """
 _OURS = os.path.dirname(os.path.abspath(__file__))
 
@@ -31,7 +42,7 @@ _OURS = os.path.dirname(os.path.abspath(__file__))
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cunorm.simgpu",
-        usage="%(prog)s [options] (script.py | -m module | -c code) [arguments ...]",
+        usage="%(prog)s [options] [script.py | - | -m module | -c code] [arguments ...]",
         description="Run a CuPy program with no GPU: its kernels are executed in software.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let lanes of one warp race where no __syncwarp orders them (default: let them pass)",
     )
+    parser.add_argument(
+        "--budget",
+        type=_count,
+        default=DEFAULT_BUDGET,
+        metavar="N",
+        help="instructions that blocks executed together may take before a launch counts as endless"
+        " (default: %(default)s)",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
@@ -122,23 +141,11 @@ def _profiled(options: argparse.Namespace) -> Iterator[None]:
                 counted.save(options.profile_to)
 
 
-def _install_in_children(machine: tuple[int, int, int], switches: dict[str, bool]) -> None:
-    """Let processes that multiprocessing spawns begin as this one did."""
-    command_line = multiprocessing.spawn.get_command_line
-
-    def installed(**options: object) -> list[str]:
-        command = command_line(**options)
-        at = command.index("-c") + 1
-        install = f"simgpu.install(*{machine}, **{switches})"
-        command[at] = f"from cunorm import simgpu; {install}; {command[at]}"
-        return command
-
-    multiprocessing.spawn.get_command_line = installed
-
-
 def _is_ours(frame: TracebackType) -> bool:
     name = frame.tb_frame.f_code.co_filename
-    return name in ("<frozen runpy>", runpy.__file__) or os.path.dirname(name).startswith(_OURS)
+    return name in ("<frozen runpy>", runpy.__file__, code.__file__) or os.path.dirname(
+        name
+    ).startswith(_OURS)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -167,17 +174,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(page(), end="")
         return
     program = options.module or options.code or options.script
-    if not program:
-        parser.error("which program? give a script, -m module or -c code")
-    if program is options.script and not os.path.exists(program[0]):
-        parser.error(f"there is no file {program[0]}")
-    machine = (options.arch, options.devices, options.memory << 20)
-    switches = {"uninitialised": options.uninitialised, "warp_races": options.warp_races}
+    script = next(iter(options.script), "-") if program is options.script else "-"
+    if script != "-" and not os.path.exists(script):
+        parser.error(f"there is no file {script}")
+    asked = {
+        "arch": options.arch,
+        "devices": options.devices,
+        "memory": options.memory << 20,
+        "uninitialised": options.uninitialised,
+        "warp_races": options.warp_races,
+        "budget": options.budget,
+    }
+    children.enable(asked)
     try:
-        install(*machine, **switches)
+        install(**asked)
     except RuntimeError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
-    _install_in_children(machine, switches)
     sys.excepthook = _show
 
     with _profiled(options):
@@ -186,18 +198,38 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace, program: Sequence[str]) -> None:
     # `python -m cunorm.simgpu` put the working directory first, where -m and -c want it too.
-    target, sys.argv = program[0], list(program)
+    sys.argv = list(program) or [""]
+    target = sys.argv[0]
     if options.module:
         runpy.run_module(target, run_name="__main__", alter_sys=True)
     elif options.code:
         sys.argv[0] = "-c"
-        sys.path[0] = ""
-        # A module of its own, where pickle and multiprocessing look for the program's names.
-        program_module = sys.modules["__main__"] = ModuleType("__main__")
-        exec(compile(target, "<string>", "exec"), program_module.__dict__)
-    else:
+        _run_code(target, "<string>")
+    elif target not in ("", "-"):
         sys.path[0] = os.path.dirname(os.path.abspath(target))
         runpy.run_path(target, run_name="__main__")
+    elif sys.stdin.isatty():
+        _prompt(f"{options.devices} simulated device(s) of sm_{options.arch}")
+    else:
+        _run_code(sys.stdin.read(), "<stdin>")
+
+
+def _main_module() -> ModuleType:
+    """Return a new main module, where pickle and multiprocessing look for the program's names."""
+    sys.path[0] = ""
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    return module
+
+
+def _run_code(text: str, file: str) -> None:
+    exec(compile(text, file, "exec"), _main_module().__dict__)
+
+
+def _prompt(devices: str) -> None:
+    if hasattr(sys, "__interactivehook__"):
+        sys.__interactivehook__()  # history, and completion by the tab key
+    banner = f"Python {sys.version} on {sys.platform}\n{devices}"
+    code.interact(banner, local=_main_module().__dict__, exitmsg="")
 
 
 if __name__ == "__main__":

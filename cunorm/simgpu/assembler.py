@@ -90,6 +90,12 @@ def remember(module: Module, image: bytes) -> None:
             _sources[function] = source
 
 
+def source_of(function: Function) -> str | None:
+    """Return the CUDA source that CuPy compiled a kernel from; None where it came as PTX."""
+    source = _sources.get(function)
+    return None if source is None else source.code
+
+
 def observe(compiler: Any) -> None:
     """Have ``cupy.cuda.compiler`` tell what it compiles, or takes from its disk cache."""
     inner = compiler._compile_with_cache_cuda

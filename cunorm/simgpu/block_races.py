@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import faults
+from . import faults, sources
 from .isa import Array
 from .races import Access, Race, Record, Stamps, Store
 
@@ -76,7 +76,9 @@ class BlockRaces:
         block = (who >> self.rank_bits) * self.size + (who & ((1 << self.rank_bits) - 1))
         op = self.stamps.op(stamp)
         place = faults.Place(block=self.launch.shape.block(block))
-        return place if op is None else op.at(place)
+        if op is None:
+            return place
+        return sources.placed(place, op.statement, self.launch.function)
 
     def _ordered(self, earlier: Array, later: Array, atomic: bool) -> Array:
         if not self.fenced.size:

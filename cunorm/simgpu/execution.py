@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import faults
+from . import faults, sources
 from .isa import Array
 from .memory import Segment
 from .program import Op, Program
@@ -18,6 +18,7 @@ from .terminators import Lanes
 
 if TYPE_CHECKING:
     from .launch import Launch
+    from .statements import Statement
 
 FEW = 8  # a group below this fraction of the lanes is gathered; a larger one computes in every lane
 
@@ -175,7 +176,7 @@ class Execution:
         else:
             self._gathered(op, chosen, kept)
 
-    def place(self, op: Op | None, lane: int) -> faults.Place:
+    def place(self, at: Op | Statement | None, lane: int) -> faults.Place:
         """Return where a lane is, in the words of faults."""
         block, thread = divmod(lane, self.padded)
         place = faults.Place(
@@ -183,7 +184,8 @@ class Execution:
             block=self.launch.shape.block(self.first + block),
             thread=_coordinates(thread, self.launch.block),
         )
-        return place if op is None else op.at(place)
+        statement = at.statement if isinstance(at, Op) else at
+        return place if statement is None else sources.placed(place, statement, self.program.kernel)
 
 
 def _pairs(op: Op, results: Any) -> Any:

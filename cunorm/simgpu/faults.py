@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a launch something happened; what is not known is None."""
+    """Where in a launch something happened; what is not known is None.
+
+    `source` is a file of CUDA source and the number of a line in it, `source_text` that line.
+    """
 
     kernel: str | None = None
     ptx_line: int | None = None
@@ -19,6 +22,7 @@ class Place:
     source: str | None = None
     block: tuple[int, int, int] | None = None
     thread: tuple[int, int, int] | None = None
+    source_text: str | None = None
 
     @property
     def instruction(self) -> str:
@@ -27,6 +31,7 @@ class Place:
             return "an instruction that is not known"
         text = f" `{self.ptx_text}`" if self.ptx_text else ""
         source = f", {self.source}" if self.source is not None else ""
+        source += f" `{self.source_text}`" if self.source_text else ""
         return f"PTX line {self.ptx_line}{text}{source}"
 
     def __str__(self) -> str:
@@ -50,7 +55,7 @@ class Fault(RuntimeError):
     what : str
         The fault alone, without the place.
     place : Place
-        Kernel, PTX line, source line, block and thread, as far as known.
+        Kernel, PTX line, source line and its text, block and thread, as far as known.
     """
 
     def __init__(self, what: str, place: Place | None = None) -> None:

@@ -180,6 +180,7 @@ class FunctionHandlers:
             memory=memory,
             device=device,
             symbols=function.module.symbols,
+            budget=self._machine.budget,
             cooperative=cooperative,
         )
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import faults, profiling, system
+from . import DEFAULT_BUDGET, faults, profiling, system
 from .block_races import RACES_MEANT, BlockRaces
 from .clusters import Shape
 from .decode import Decoder
 from .execution import Execution
 from .memory import GlobalMemory, Segment
 from .program import Program
+from .progress import Progress
 from .ptx import Function
 from .warps import WARP, Batch
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .isa import Array
 
 LANES = 16384  # per batch: registers of 64 KiB, several of which fit in a core's L2 cache
-BUDGET = 50_000_000  # operations on a batch, about two minutes of them
 Extent = tuple[int, int, int]
 
 
@@ -43,7 +43,7 @@ def run(
     memory: GlobalMemory,
     device: Any,
     symbols: dict[str, int],
-    budget: int = BUDGET,
+    budget: int = DEFAULT_BUDGET,
     cooperative: bool = False,
 ) -> None:
     """Execute a kernel over its whole grid.
@@ -65,7 +65,7 @@ def run(
     symbols : dict
         Address of every module-scope variable.
     budget : int
-        Operations that a batch of blocks may take.
+        Instructions that a batch of blocks may take.
     cooperative : bool
         Whether all blocks run at once, and may wait for each other at a barrier of the grid.
 
@@ -82,7 +82,9 @@ def run(
     try:
         with np.errstate(all="ignore"):
             for first in range(0, launch.blocks, launch.per_batch):
-                batch(launch, first, min(launch.per_batch, launch.blocks - first)).run()
+                some = batch(launch, first, min(launch.per_batch, launch.blocks - first))
+                some.run()
+                launch.progress.finished(some)
     finally:
         system.show(launch.printed)
         if launch.workspace:
@@ -126,6 +128,7 @@ class Launch:
         self.block_races = BlockRaces(self) if several else None
         self.exists = np.arange(self.padded) < self.threads
         self.parameters = self._pack(arguments)
+        self.progress = Progress(self)
 
     def cooperate(self) -> None:
         """Run all blocks in one batch, and give them a barrier.
@@ -161,6 +164,16 @@ class Launch:
         for offset, argument in zip(self.program.parameters.values(), arguments, strict=True):
             segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
         return segment
+
+    def pointers(self) -> list[tuple[int, int]]:
+        """Return every word of the arguments that may be a pointer, with its argument's number."""
+        data = self.parameters.data
+        places = zip(self.program.parameters.values(), self.function.parameters, strict=True)
+        return [
+            (number, int.from_bytes(data[at : at + 8].tobytes(), "little"))
+            for number, (offset, parameter) in enumerate(places)
+            for at in range(offset, offset + parameter.size - 7, 8)
+        ]
 
     def fill(self, batch: Execution) -> None:
         """Give a batch its special registers and the addresses of variables."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from . import DEFAULT_BUDGET
 from . import device as devices
 from .errors import Status, runtime_error
 from .memory import GlobalMemory
@@ -33,6 +34,7 @@ class Machine:
         self.devices = tuple(devices.make(arch, i, capacity) for i in range(count))
         self.memory = GlobalMemory(capacity)
         self.executing = True
+        self.budget = DEFAULT_BUDGET
         self.peers: set[tuple[int, int]] = set()  # (a, b) where a may access the memory of b
         # One lock for every operation on the devices: launches never overlap.
         self.lock = threading.RLock()

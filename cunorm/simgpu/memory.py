@@ -29,13 +29,25 @@ Part = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
 
 
 class BadAccess(Exception):
-    """An access that memory refuses: the fault, its words, and which of the addresses it was."""
+    """An access that memory refuses: the fault, its words, and which of the addresses it was.
 
-    def __init__(self, fault: type[faults.Fault], what: str, position: int) -> None:
+    Of an access to no live allocation, `address` and `width` are kept, for better words.
+    """
+
+    def __init__(
+        self, fault: type[faults.Fault], what: str, position: int, address: int = 0, width: int = 0
+    ) -> None:
         super().__init__(what)
         self.fault = fault
         self.what = what
         self.position = position
+        self.address = address
+        self.width = width
+
+    @property
+    def access(self) -> str:
+        """The access, in words."""
+        return f"{self.width}-byte access to global address {self.address:#x}"
 
 
 def misaligned(addresses: np.ndarray, width: int, space: str) -> BadAccess | None:
@@ -252,10 +264,11 @@ class GlobalMemory:
         allocation = self.nearest(address)
         access = f"{width}-byte access to global address {address:#x}"
         if allocation is None:
-            return BadAccess(faults.OutOfBounds, f"{access}, below every allocation", position)
+            what = f"{access}, below every allocation"
+            return BadAccess(faults.OutOfBounds, what, position, address, width)
         if allocation.freed and address < allocation.end:
             inside = f"{access}, {address - allocation.address} bytes into {allocation!r}"
-            return BadAccess(faults.UseAfterFree, inside, position)
+            return BadAccess(faults.UseAfterFree, inside, position, address, width)
         if self._strange(allocation) and address < allocation.end:
             owner = f"device {allocation.device}, to which there is no peer access"
             return BadAccess(
@@ -263,4 +276,4 @@ class GlobalMemory:
             )
         past = address + width - allocation.end
         where = f"{access}, {past} bytes past the end of {allocation!r}"
-        return BadAccess(faults.OutOfBounds, where, position)
+        return BadAccess(faults.OutOfBounds, where, position, address, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -57,8 +58,16 @@ class Profile:
         """Return the tables for people: launches, their arrays, their instructions by class."""
         return report.table(self.launches)
 
-    def save(self, file: Path) -> None:
+    def _repr_html_(self) -> str:
+        return report.as_html(self.launches)
+
+    def __repr__(self) -> str:
+        count = len(self.launches)
+        return f"<Profile of {count} launch{'' if count == 1 else 'es'}>"
+
+    def save(self, file: str | os.PathLike[str]) -> None:
         """Write the launches to a file, whose name ends in .csv or .json."""
+        file = Path(file)
         if file.suffix not in FORMATS:
             raise ValueError(f"{file} must end in {' or '.join(FORMATS)}")
         file.write_text(FORMATS[file.suffix](self.launches), "utf-8")
@@ -122,16 +131,5 @@ def counters_of(launch: Launch, tally: Tally, assembled: Resources) -> LaunchCou
         barriers=tally.barriers,
         dram_read_sectors=memory.read_first(),
         dram_written_sectors=memory.written(),
-        arrays=tuple(memory.arrays(_pointers(launch), launch.symbols)),
+        arrays=tuple(memory.arrays(launch.pointers(), launch.symbols)),
     )
-
-
-def _pointers(launch: Launch) -> list[tuple[int, int]]:
-    """Return every word of the arguments that may be a pointer, with its argument's number."""
-    data = launch.parameters.data
-    places = zip(launch.program.parameters.values(), launch.function.parameters, strict=True)
-    return [
-        (number, int.from_bytes(data[at : at + 8].tobytes(), "little"))
-        for number, (offset, parameter) in enumerate(places)
-        for at in range(offset, offset + parameter.size - 7, 8)
-    ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import faults, ptx
+from . import ptx
 from .isa import Array
 from .statements import Statement
 
@@ -63,11 +62,6 @@ class Op:
         self.pure = pure
         self.statement = statement
         self.family = "unknown"
-
-    def at(self, place: faults.Place) -> faults.Place:
-        """Return a place with this operation in it."""
-        at = self.statement
-        return replace(place, ptx_line=at.line, ptx_text=at.text, source=at.source)
 
     def step(self) -> Step:
         """Return the operation for the case that every live lane takes part."""

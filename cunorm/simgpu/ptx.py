@@ -13,6 +13,8 @@ from .statements import BLANK, TOKEN, Body, Statement
 
 DEFAULT_MAX_THREADS = 1024  # what every architecture allows where .maxntid says nothing
 
+GIVEN = "<source>"  # the name of source that CuPy was given as a string
+
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _HEADER = re.compile(
     r"(?P<linkage>(?:\.(?:visible|extern|weak)\s+)*)\.(?P<kind>entry|func)\s*"
@@ -128,17 +130,17 @@ class Module:
     device_functions: dict[str, Function] = field(default_factory=dict)
     shared: dict[str, Parameter] = field(default_factory=dict)
     target: int = 0
+    paths: dict[str, str] = field(default_factory=dict)  # of source files, by what they are called
 
 
 def parse(text: str) -> Module:
     """Read a PTX module."""
-    files = {
-        number: _file_name(path)
-        for number, path in re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)
-    }
+    paths = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M))
+    files = {number: _file_name(path) for number, path in paths.items()}
     text = _COMMENT.sub(lambda comment: "\n" * comment.group().count("\n"), text).rstrip("\0 \n")
     target = re.search(r"\.target\s+sm_(\d+)", text)
     module = Module(target=int(target.group(1)) if target else 0)
+    module.paths = {files[number]: path for number, path in paths.items()}
     at = 0
     while True:
         blank = BLANK.match(text, at)
@@ -175,7 +177,7 @@ def _file_name(path: str) -> str:
     """
     folder, _, name = path.rpartition("/")
     if re.fullmatch(r"[0-9a-f]{40}\.\w+\.cu", name):
-        return "<source>"
+        return GIVEN
     return f"{folder.rpartition('/')[2]}/{name}" if folder else name
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 from .counters import LaunchCounters, Traffic
 
 KINDS = ("loads", "stores", "atomics")
 ABREAST = 8  # launches beside each other in the table of classes, which then fits a wide terminal
+
+
+EMPTY = "no kernel was launched"
+
+
+class Table(NamedTuple):
+    """Headers and rows, and the headers of those columns that hold words."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    words: Sequence[str] = ()
 
 
 def table(launches: Sequence[LaunchCounters]) -> str:
@@ -20,11 +33,24 @@ def table(launches: Sequence[LaunchCounters]) -> str:
     Launches that counted the same are one row.
     """
     if not launches:
-        return "no kernel was launched\n"
+        return f"{EMPTY}\n"
     rows = _folded(launches)
-    parts = [_launches(rows), *_notes(rows), "", "global memory, by array", _arrays(rows)]
-    parts += ["", "warp instructions, by class", _classes(rows), ""]
+    parts = [_aligned(_launches(rows)), *_notes(rows)]
+    parts += ["", "global memory, by array", _aligned(_arrays(rows))]
+    parts += ["", "warp instructions, by class", "\n\n".join(map(_aligned, _classes(rows))), ""]
     return "\n".join(parts)
+
+
+def as_html(launches: Sequence[LaunchCounters]) -> str:
+    """Return the same tables for a notebook."""
+    if not launches:
+        return f"<p>{EMPTY}</p>"
+    rows = _folded(launches)
+    parts = [_marked("launches", _launches(rows))]
+    parts += [f"<p>{html.escape(note)}</p>" for note in _notes(rows)]
+    parts.append(_marked("global memory, by array", _arrays(rows)))
+    parts += [_marked("warp instructions, by class", each) for each in _classes(rows)]
+    return "".join(parts)
 
 
 def _folded(launches: Iterable[LaunchCounters]) -> list[tuple[int, LaunchCounters]]:
@@ -38,7 +64,7 @@ def _folded(launches: Iterable[LaunchCounters]) -> list[tuple[int, LaunchCounter
     return list(found.values())
 
 
-def _launches(rows: list[tuple[int, LaunchCounters]]) -> str:
+def _launches(rows: list[tuple[int, LaunchCounters]]) -> Table:
     headers = (
         "#", "times", "kernel", "grid", "block", "regs", "spills", "shared", "occupancy",
         "instructions", "no mov/cvta", "conflicts", "barriers", "DRAM floor",
@@ -62,7 +88,7 @@ def _launches(rows: list[tuple[int, LaunchCounters]]) -> str:
         )
         for number, (times, row) in enumerate(rows, 1)
     ]
-    return _aligned(headers, lines, left=("kernel", "grid", "block"))
+    return Table(headers, lines, ("kernel", "grid", "block"))
 
 
 def _notes(rows: list[tuple[int, LaunchCounters]]) -> list[str]:
@@ -73,7 +99,7 @@ def _notes(rows: list[tuple[int, LaunchCounters]]) -> list[str]:
     ]
 
 
-def _arrays(rows: list[tuple[int, LaunchCounters]]) -> str:
+def _arrays(rows: list[tuple[int, LaunchCounters]]) -> Table:
     headers = (
         "#", "array", "access", "requests", "bytes", "sectors", "distinct",
         "sectors/request", "requested/distinct",
@@ -85,7 +111,7 @@ def _arrays(rows: list[tuple[int, LaunchCounters]]) -> str:
         if len(row.arrays) > 1:
             whole = [(getattr(row, kind), kind) for kind in KINDS]
             lines += [(number, "all", *_traffic(each, kind)) for each, kind in whole if each.bytes]
-    return _aligned(headers, lines, left=("array", "access"))
+    return Table(headers, lines, ("array", "access"))
 
 
 def _traffic(traffic: Traffic, kind: str) -> tuple[object, ...]:
@@ -100,7 +126,7 @@ def _traffic(traffic: Traffic, kind: str) -> tuple[object, ...]:
     )
 
 
-def _classes(rows: list[tuple[int, LaunchCounters]]) -> str:
+def _classes(rows: list[tuple[int, LaunchCounters]]) -> list[Table]:
     tables = []
     for start in range(0, len(rows), ABREAST):
         some = [row for _, row in rows[start : start + ABREAST]]
@@ -110,26 +136,39 @@ def _classes(rows: list[tuple[int, LaunchCounters]]) -> str:
             for name in sorted({name for row in some for name in row.classes})
         ]
         lines.append(("all", *(row.instructions for row in some)))
-        tables.append(_aligned(headers, lines, left=("class",)))
-    return "\n\n".join(tables)
+        tables.append(Table(headers, lines, ("class",)))
+    return tables
 
 
-def _aligned(
-    headers: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = ()
-) -> str:
-    texts = [list(headers)] + [
-        [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows
+def _texts(table: Table) -> list[list[str]]:
+    """Return the headers and the rows as text."""
+    return [list(table.headers)] + [
+        [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in table.rows
     ]
+
+
+def _aligned(table: Table) -> str:
+    texts = _texts(table)
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = []
     for row in texts:
         cells = [
-            cell.ljust(width) if header in left else cell.rjust(width)
-            for cell, width, header in zip(row, widths, headers, strict=True)
+            cell.ljust(width) if header in table.words else cell.rjust(width)
+            for cell, width, header in zip(row, widths, table.headers, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _marked(caption: str, table: Table) -> str:
+    styles = [f"text-align: {'left' if name in table.words else 'right'}" for name in table.headers]
+    lines = []
+    for tag, row in zip(["th", *["td"] * len(table.rows)], _texts(table), strict=True):
+        cells = zip(styles, row, strict=True)
+        marked = (f'<{tag} style="{style}">{html.escape(text)}</{tag}>' for style, text in cells)
+        lines.append(f"<tr>{''.join(marked)}</tr>")
+    return f"<table><caption>{caption}</caption>{''.join(lines)}</table>"
 
 
 def _short(kernel: str, longest: int = 40) -> str:

@@ -20,6 +20,7 @@ from .copies_in_flight import CopiesInFlight
 from .execution import Execution
 from .isa import Array
 from .mbarriers import Mbarriers
+from .progress import PACE
 from .races import Access
 from .terminators import Groups, Lanes, Meeting
 
@@ -68,7 +69,7 @@ class Batch(Execution):
         """Run until every lane has exited."""
         everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
         self.waiting[0] = [everyone]
-        blocks, budget, turns = self.program.blocks, self.launch.budget, 0
+        blocks, pause, turns = self.program.blocks, self._pause(0, None), 0
         counted, index, preferred = self.counted, 0, 0
         while True:
             if not self.waiting:
@@ -96,8 +97,8 @@ class Batch(Execution):
             block = blocks[index]
             while True:
                 self.steps += len(block.steps) + 1
-                if self.steps > budget:
-                    self._endless(index, lanes)
+                if self.steps > pause:
+                    pause = self._pause(index, lanes)
                 self.active = lanes
                 if counted:
                     self.entered(index, lanes)
@@ -220,12 +221,19 @@ class Batch(Execution):
         self.clusters.stuck()
         self.barriers.stuck()
 
-    def _endless(self, index: int, lanes: Lanes) -> None:
-        block = self.program.blocks[index]
-        lane = int(np.flatnonzero(self.live)[0]) if lanes is None else int(lanes[0])
-        op = block.ops[0] if block.ops else None
-        what = f"the launch used up its budget of {self.launch.budget} operations"
-        raise faults.EndlessLoop(what, self.place(op, lane))
+    def _pause(self, index: int, lanes: Lanes) -> int:
+        """Look at the budget and the clock; return how many steps there are to the next look."""
+        budget, block = self.launch.budget, self.program.blocks[index]
+        statement = block.ops[0].statement if block.ops else block.terminator.statement
+        if self.steps > budget:
+            lane = int(np.flatnonzero(self.live)[0]) if lanes is None else int(lanes[0])
+            raise faults.EndlessLoop(
+                f"the launch used up its budget of {budget:,} instructions for each batch of blocks"
+                " (--budget, or budget= of install(), sets another)",
+                self.place(statement, lane),
+            )
+        self.launch.progress.look(self.steps, statement)
+        return min(budget, self.steps + PACE)
 
 
 def _joined(groups: list[Lanes]) -> Lanes:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ print(sys.argv[1:], __name__, device.compute_capability, cupy.cuda.runtime.getDe
 """
 
 
-# The package under test, installed or not, wherever the program runs.
+# The package under test, installed or not, wherever the program runs; no devices to inherit.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cunorm.__file__).parents[1])}
+ENVIRONMENT.pop("CUNORM_SIMGPU", None)
 
 
 def python(*arguments, **options):
@@ -89,10 +91,36 @@ def test_memory_is_as_large_as_asked():
     assert done.stdout == f"({64 << 20}, {64 << 20})\n"
 
 
-def test_no_program_is_an_error_that_says_so():
-    done = simgpu("--arch", "80")
-    assert done.returncode == 2
-    assert "which program?" in done.stderr
+@pytest.mark.parametrize("arguments", [(), ("-", "a", "-m")])
+def test_a_program_may_come_on_the_standard_input(arguments):
+    done = simgpu("--arch", "80", *arguments, input=PROGRAM)
+    assert done.stdout == f"{list(arguments[1:])} __main__ 80 1\n"
+    failing = "x = 1\n1 / 0"
+    done = simgpu(*arguments, input=failing)
+    assert (done.returncode, done.stderr) == (1, python("-", input=failing).stderr)
+
+
+def test_without_a_program_a_terminal_is_pythons_prompt():
+    pty = pytest.importorskip("pty", reason="there are no terminals like that here")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cunorm.simgpu", "--arch", "80"]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT | {"TERM": "dumb"}
+    ) as process:
+        os.close(theirs)
+        os.write(ours, PROGRAM.split("device =")[0].lstrip().encode())
+        os.write(ours, b"print(cupy.arange(3) + 6, __name__)\n1 / 0\nraise SystemExit(7)\n")
+        said = b""
+        with suppress(OSError):  # which the end of a terminal is
+            while more := os.read(ours, 4096):
+                said += more
+        os.close(ours)
+    lines = said.decode().splitlines()
+    assert process.returncode == 7
+    assert "1 simulated device(s) of sm_80" in lines
+    assert "[6 7 8] __main__" in lines
+    assert "ZeroDivisionError: division by zero" in lines
+    assert not any("code.py" in line for line in lines)
 
 
 def test_an_unknown_architecture_is_an_error_that_lists_the_known_ones():
@@ -160,23 +188,6 @@ def test_a_faults_traceback_ends_at_the_launch(script):
     ]
     assert lines[-1].startswith("cunorm.simgpu.faults.OutOfBounds: 4-byte ")
     assert not any(f"simgpu{os.sep}launch.py" in line for line in lines)
-
-
-def test_processes_that_multiprocessing_spawns_have_the_devices(script):
-    path = script("""\
-        import multiprocessing
-        import cupy
-
-        def total(n):
-            device = cupy.cuda.Device()
-            return device.compute_capability, int(cupy.arange(n).sum().get())
-
-        if __name__ == "__main__":
-            with multiprocessing.get_context("spawn").Pool(2) as pool:
-                print(pool.map(total, [10, 100]))
-        """)
-    done = simgpu("--arch", "80", path)
-    assert (done.stdout, done.stderr) == ("[('80', 45), ('80', 4950)]\n", "")
 
 
 def test_it_is_ready_in_a_moment():

@@ -207,9 +207,7 @@ def still_works():
 
 @pytest.fixture
 def small_budget(monkeypatch):
-    from cunorm.simgpu import launch
-
-    monkeypatch.setitem(launch.run.__kwdefaults__, "budget", 100_000)
+    monkeypatch.setattr(simgpu._machine, "budget", 100_000)
 
 
 @pytest.mark.usefixtures("small_budget")

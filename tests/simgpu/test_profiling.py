@@ -126,9 +126,17 @@ def test_counting_changes_no_result():
 def test_a_file_is_written_by_its_ending(module, array, tmp_path):
     with simgpu.profile(registers=False) as profile:
         module.get_function("copy")((1,), (32,), (cupy.empty_like(array), array))
-    profile.save(tmp_path / "a.json")
+    profile.save(str(tmp_path / "a.json"))
     assert json.loads((tmp_path / "a.json").read_text())[0]["loads"]["sectors"] == 4
     profile.save(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text().count("\n") == 2
     with pytest.raises(ValueError, match=r"\.csv or \.json"):
         profile.save(tmp_path / "a.txt")
+
+
+def test_a_profile_shows_itself_in_a_notebook(module, array):
+    with simgpu.profile(registers=False) as profile:
+        assert repr(profile) == "<Profile of 0 launches>"
+        array += 1
+    assert repr(profile) == "<Profile of 1 launch>"
+    assert profile._repr_html_().startswith("<table><caption>launches</caption>")

@@ -1,9 +1,12 @@
 """The tables and files that counters are shown in."""
 
 import csv
+import html
 import io
 import json
+import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 from counted import count
 
@@ -106,3 +109,15 @@ def test_json_has_everything():
     assert found["opcodes"]["ld.global.u32"] == 6
     assert found["arrays"][0]["loads"]["distinct"] == 8
     assert found["grid"] == [3, 1, 1]
+
+
+def test_a_notebook_shows_the_same_cells_escaped():
+    told = launch(kernel="sum<float, 4>", resources=Resources(unknown="a & b"))
+    marked = report.as_html([told])
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", marked)
+    plain = [cell for row in rows(report.table([told])) for cell in row]
+    assert {html.unescape(cell) for cell in cells} <= set(plain)
+    assert "sum&lt;float, 4&gt;" in cells
+    assert "registers are not known: a &amp; b" in marked
+    ElementTree.fromstring(f"<div>{marked}</div>")
+    assert report.as_html([]) == "<p>no kernel was launched</p>"

@@ -114,7 +114,7 @@ def test_a_spin_lock_is_passed_on():
 
 
 def test_an_endless_loop_ends_with_a_fault():
-    with pytest.raises(faults.EndlessLoop, match="budget of 1000"):
+    with pytest.raises(faults.EndlessLoop, match="budget of 1,000 instructions"):
         run("mov.u32 %r0, 1; again: add.u32 %r0, %r0, 1; bra again;", budget=1000)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import faults
+from .. import faults, provenance
 from ..memory import UNITS, BadAccess, Part, misaligned
 from ..races import Access
 from . import Array, form
@@ -89,6 +89,8 @@ def resolve(
             lanes = np.arange(batch.lanes)
         # An address that all lanes share is blamed on the first of them.
         lane = int(lanes[refusal.position if addresses.size > 1 else 0])
+        if refusal.width:
+            refusal = provenance.explained(refusal, batch, op, lane)
         raise refusal.fault(refusal.what, batch.place(op, lane)) from None
 
 
