@@ -140,7 +140,10 @@ def parse(text: str) -> Module:
     text = _COMMENT.sub(lambda comment: "\n" * comment.group().count("\n"), text).rstrip("\0 \n")
     target = re.search(r"\.target\s+sm_(\d+)", text)
     module = Module(target=int(target.group(1)) if target else 0)
-    module.paths = {files[number]: path for number, path in paths.items()}
+    for file, path in paths.items():
+        # Of two files that are called the same, neither is known.
+        same = module.paths.setdefault(files[file], path) == path
+        module.paths[files[file]] = path if same else ""
     at = 0
     while True:
         blank = BLANK.match(text, at)

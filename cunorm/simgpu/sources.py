@@ -25,6 +25,8 @@ def _line(source: str, function: Function) -> str | None:
         lines = (assembler.source_of(function) or "").splitlines()
         text = lines[int(number) - 1] if int(number) <= len(lines) else ""
     else:
-        text = linecache.getline(function.module.paths.get(file, ""), int(number))
+        path = function.module.paths.get(file, "")
+        linecache.checkcache(path)
+        text = linecache.getline(path, int(number))
     text = text.strip()
     return (text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...") or None
