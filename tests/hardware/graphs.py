@@ -108,7 +108,7 @@ def sets_of(case: Any) -> int:
     """Return how many sets of arrays are four times as large as the L2 cache together."""
     if case.warm or DRY:
         return 1
-    return max(2, min(48, -(-4 * l2_bytes() // case.floor_bytes)))
+    return max(2, min(48, int(-(-4 * l2_bytes() // case.floor_bytes))))
 
 
 def estimated_us(case: Any) -> float:
