@@ -56,8 +56,9 @@ def test_check_of_the_file_prints_a_line_for_each_norm(capsys):
 
 def test_the_grid_holds_every_op_dtype_and_layout():
     grid = list(_selfcheck.grid())
-    assert {check.op for check in grid} == set(cunorm.__all__)
-    for op in cunorm.__all__:
+    ops = set(cunorm.__all__) - {"warm_up"}
+    assert {check.op for check in grid} == ops
+    for op in ops:
         assert {check.dtype for check in grid if check.op == op} == set(_selfcheck.DTYPES)
     assert {check.where for check in grid} == {"contiguous", *_selfcheck.LAYOUTS}
     assert len({str(check) for check in grid}) == len(grid)
