@@ -225,16 +225,10 @@ def work(
 ) -> tuple[_calls.Arrays, tuple[_launch.Launch, ...]]:
     """Return the arrays, as `ARRAYS` has them, with those that were made, and what was launched."""
     *_, x, dy, dresidual, gamma, mean, rstd = arrays
-    _check.data("x", x)
-    _check.like_x("dy", dy, x)
-    axes = _check.parameters(x, gamma=gamma)
     statistics = {"rstd": rstd} if op == "rms_norm_bwd" else {"mean": mean, "rstd": rstd}
-    for name, value in statistics.items():
-        _check.statistic(name, value, x, axes)
-    offset = _check.gamma_offset(gamma_offset, gamma, x)
+    axes, offset = _check.backward(x, dy, gamma, statistics, dresidual, gamma_offset)
     read = {"x": x, "dy": dy}
     if dresidual is not None:
-        _check.like_x("dresidual", dresidual, x)
         read["dresidual"] = dresidual
 
     partial = None

@@ -233,6 +233,29 @@ def statistic(name: str, value: Any, x: cupy.ndarray, axes: int) -> None:
     _same_device(name, value, x)
 
 
+def backward(
+    x: Any,
+    dy: Any,
+    gamma: Any,
+    statistics: dict[str, Any],
+    dresidual: Any,
+    offset: object = 0.0,
+) -> tuple[int, float]:
+    """Check what a backward op is given, and return how many axes are normalised, and the offset.
+
+    `statistics` are rstd, or mean and rstd, by name.
+    """
+    data("x", x)
+    like_x("dy", dy, x)
+    axes = parameters(x, gamma=gamma)
+    for name, value in statistics.items():
+        statistic(name, value, x, axes)
+    number = gamma_offset(offset, gamma, x)
+    if dresidual is not None:
+        like_x("dresidual", dresidual, x)
+    return axes, number
+
+
 def written(
     name: str, value: Any, twin: str, like: cupy.ndarray, **others: cupy.ndarray | None
 ) -> None:

@@ -33,10 +33,12 @@ def test_the_report_names_path_old_and_new_class_and_what_was_left_alone():
         "  named.q: GemmaRMSNorm -> CunormGemmaRMSNorm",
         "  named.k: RMSNorm -> CunormRMSNorm",
         f"  tied: Qwen2RMSNorm -> {new}",
-        "left alone: 1",
+        "left alone: 3",
+        "  others.0: GroupNorm, its forward is none of the definitions known",
+        "  others.1: BatchNorm1d, its forward is none of the definitions known",
         "  others.3: RootRMSNorm, its forward is none of the definitions known",
     ]
-    assert repr(done) == "<Replaced: 6 swapped, 1 left alone>"
+    assert repr(done) == "<Replaced: 6 swapped, 3 left alone>"
     assert new in repr(model)
     assert model.tied is model.input_norm
 

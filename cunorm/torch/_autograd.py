@@ -24,7 +24,16 @@ def _save(adds: bool, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
     ctx.inputs = len(inputs)
     ctx.dtypes = [array.dtype for array in inputs[:arrays]]
     ctx.beta = None if beta is None else (beta.shape, beta.dtype)
-    ctx.save_for_backward(output[1] if adds else inputs[0], gamma, *output[arrays:])
+    rows = output[1] if adds else inputs[0]
+    ctx.save_for_backward(_kept(rows), _kept(gamma), *output[arrays:])
+
+
+def _kept(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor, or a copy of one that was made under ``torch.inference_mode()``.
+
+    Autograd cannot see those written to, and keeps none of them.
+    """
+    return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
 
 
 def _save_rms_norm(

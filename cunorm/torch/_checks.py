@@ -1,7 +1,7 @@
 """The checks of arguments, with the words of the CuPy ops.
 
 What a user gives meets `tensors`, `number` and `rms_numbers`; CPU tensors and the compiler's fake
-ones meet `checked` and `apart`, which do what the CuPy ops do with those on CUDA.
+ones meet the others, which do what the CuPy ops do with those on CUDA.
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ def checked(
     gamma_offset: float = 0.0,
 ) -> int:
     """Check arguments as the CuPy ops do, and return how many trailing axes are normalised."""
-    rows = dict(zip(("x", "residual"), arrays, strict=False))
-    for name, tensor in (*rows.items(), *parameters.items()):
-        if tensor is not None and tensor.layout is not torch.strided:
-            raise TypeError(f"{name} must be a strided tensor, but has layout {tensor.layout}")
+    _strided(**dict(zip(("x", "residual"), arrays, strict=False)), **parameters)
     x, *residual = map(_described, arrays)
     _check.data("x", x)
     if residual:
@@ -62,12 +59,33 @@ def checked(
     return axes
 
 
+def checked_backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: dict[str, Tensor],
+    dresidual: Tensor | None,
+    gamma_offset: float = 0.0,
+) -> None:
+    """Check the arguments of a backward operator as the CuPy ops do."""
+    _strided(dy=dy, x=x, gamma=gamma, **statistics, dresidual=dresidual)
+    numbers = {name: _described(value) for name, value in statistics.items()}
+    rows, upstream, residual = map(_described, (x, dy, dresidual))
+    _check.backward(rows, upstream, _described(gamma), numbers, residual, gamma_offset)
+
+
 def apart(arrays: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...]) -> None:
     """Refuse to write over memory that is not one argument's own, as the CuPy ops do."""
     x, residual = map(_placed, (*arrays, None)[:2])
     given = dict(zip(("gamma", "beta"), map(_placed, parameters), strict=False))
     _check.written("out", x, "x", x, residual=residual, **given)
     _check.written("residual_out", residual, "residual", residual, x=x, **given)
+
+
+def _strided(**given: Tensor | None) -> None:
+    for name, tensor in given.items():
+        if tensor is not None and tensor.layout is not torch.strided:
+            raise TypeError(f"{name} must be a strided tensor, but has layout {tensor.layout}")
 
 
 def _described(tensor: Tensor | None) -> Any:

@@ -42,6 +42,10 @@ class RMSNorm(torch.nn.Module):
     cast : {"before", "after"}
         Where 16-bit results are rounded. "before" rounds the normalised value to x's dtype before
         the weight multiplies and the product again; "after" rounds once, at the end.
+    copy_inputs : bool
+        Whether x is copied first where a gradient is recorded, so that x may be written to before
+        the backward pass, as in ``x += norm(x)``. Else x itself is kept, and PyTorch refuses the
+        gradient of what was written to since.
     device, dtype
         Of the weight.
 
@@ -82,6 +86,7 @@ class RMSNorm(torch.nn.Module):
         *,
         gamma_offset: float = 0.0,
         cast: Cast = "before",
+        copy_inputs: bool = False,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -94,6 +99,7 @@ class RMSNorm(torch.nn.Module):
         if self.gamma_offset and not elementwise_affine:
             raise ValueError(f"gamma_offset must be 0 without a weight, but is {gamma_offset}")
         self.cast = cast
+        self.copy_inputs = copy_inputs
         weight = None
         if elementwise_affine:
             empty = torch.empty(self.normalized_shape, device=device, dtype=dtype)
@@ -108,10 +114,11 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        rows = rows_of(x, self.normalized_shape, self.weight)
+        given = copied(x, self.weight) if self.copy_inputs else x
+        rows = rows_of(given, self.normalized_shape, self.weight)
         eps = machine_epsilon(x) if self.eps is None else self.eps
         y = rms_norm(rows, self.weight, eps, gamma_offset=self.gamma_offset, cast=self.cast)
-        return y if rows is x else y.view(x.shape)
+        return y if rows is given else y.view(x.shape)
 
     def extra_repr(self) -> str:
         """Return the arguments, for repr."""
@@ -121,6 +128,8 @@ class RMSNorm(torch.nn.Module):
         if self.gamma_offset:
             parts.append(f"gamma_offset={self.gamma_offset}")
         parts.append(f"cast={self.cast!r}")
+        if self.copy_inputs:
+            parts.append("copy_inputs=True")
         return ", ".join(parts)
 
 
@@ -143,6 +152,8 @@ class LayerNorm(torch.nn.Module):
         Whether there is a bias beside the weight.
     device, dtype
         Of the parameters.
+    copy_inputs : bool
+        As in `RMSNorm`.
 
     Attributes
     ----------
@@ -179,11 +190,14 @@ class LayerNorm(torch.nn.Module):
         bias: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        copy_inputs: bool = False,
     ) -> None:
         super().__init__()
         self.normalized_shape = _shape(normalized_shape)
         self.eps = _eps(eps)
         self.elementwise_affine = elementwise_affine
+        self.copy_inputs = copy_inputs
         for name, wanted in (("weight", True), ("bias", bias)):
             parameter = None
             if elementwise_affine and wanted:
@@ -201,15 +215,18 @@ class LayerNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        rows = rows_of(x, self.normalized_shape, self.weight)
+        given = copied(x, self.weight, self.bias) if self.copy_inputs else x
+        rows = rows_of(given, self.normalized_shape, self.weight)
         y = layer_norm(rows, self.weight, self.bias, self.eps)
-        return y if rows is x else y.view(x.shape)
+        return y if rows is given else y.view(x.shape)
 
     def extra_repr(self) -> str:
         """Return the arguments, for repr."""
         return (
             f"{self.normalized_shape}, eps={self.eps}, "
             f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
+            + ", copy_inputs=True"
+            * self.copy_inputs
         )
 
 
@@ -230,6 +247,14 @@ def rows_of(
             )
         if count > 1:
             return x.flatten(-count)
+    return x
+
+
+def copied(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
+    """Return a copy of x where a gradient is recorded, which keeps what the op is given, else x."""
+    given = (x, *parameters)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+        return x.clone()
     return x
 
 

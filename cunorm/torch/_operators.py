@@ -16,7 +16,7 @@ from torch import Tensor
 import cunorm
 
 from . import _cpu
-from ._checks import apart, checked
+from ._checks import apart, checked, checked_backward
 
 
 @torch.library.custom_op("cunorm::rms_norm_fwd", mutates_args=())
@@ -110,8 +110,8 @@ def rms_norm_bwd(
     sums: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return dx, and dgamma where `sums` asks for it."""
-    arrays = (dy, x, gamma, rstd)
-    dx, dgamma = _backward("rms_norm_bwd", arrays, dresidual, sums, gamma_offset=gamma_offset)
+    given = (dy, x, gamma, {"rstd": rstd}, dresidual)
+    dx, dgamma = _backward("rms_norm_bwd", *given, sums, gamma_offset=gamma_offset)
     return dx, dgamma
 
 
@@ -125,6 +125,7 @@ def _(
     dresidual: Tensor | None,
     sums: bool,
 ) -> tuple[Tensor, Tensor]:
+    checked_backward(dy, x, gamma, {"rstd": rstd}, dresidual, gamma_offset)
     return _like(x), _total(x, gamma, sums)
 
 
@@ -139,8 +140,8 @@ def layer_norm_bwd(
     sums: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return dx, and dgamma and dbeta where `sums` asks for them."""
-    arrays = (dy, x, gamma, mean, rstd)
-    dx, dgamma, dbeta = _backward("layer_norm_bwd", arrays, dresidual, sums)
+    given = (dy, x, gamma, {"mean": mean, "rstd": rstd}, dresidual)
+    dx, dgamma, dbeta = _backward("layer_norm_bwd", *given, sums)
     return dx, dgamma, dbeta
 
 
@@ -154,6 +155,7 @@ def _(
     dresidual: Tensor | None,
     sums: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    checked_backward(dy, x, gamma, {"mean": mean, "rstd": rstd}, dresidual)
     return _like(x), _total(x, gamma, sums), _total(x, gamma, sums)
 
 
@@ -214,19 +216,22 @@ def _forward(
 
 def _backward(
     op: str,
-    arrays: tuple[Tensor | None, ...],
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    statistics: dict[str, Tensor],
     dresidual: Tensor | None,
     sums: bool,
-    **options: Any,
+    **options: float,
 ) -> Any:
     """Return what the CuPy op of that name returns, tensors without elements for None."""
-    x = arrays[1]
-    assert x is not None
+    arrays = (dy, x, gamma, *statistics.values())
     if _is_on_cuda(x):
         (residual,) = _detached((dresidual,))
         norm, given = getattr(cunorm, op), _detached(arrays)
         dx, *totals = norm(*given, dresidual=residual, sums=sums, **options)
     else:
+        checked_backward(dy, x, gamma, statistics, dresidual, **options)
         dx, *totals = getattr(_cpu, op)(*arrays, dresidual=dresidual, sums=sums, **options)
     return (dx, *(x.new_empty(0) if total is None else total for total in totals))
 

@@ -65,9 +65,10 @@ def rms_norm(
     Notes
     -----
     For the backward pass x, gamma and rstd are kept, which is one float32 (float64 for float64
-    data) for each row. No rounding is differentiated. Autocast changes nothing: y has x's dtype,
-    and sums are float32 anyway. The definition is that of Zhang and Sennrich, "Root Mean Square
-    Layer Normalization", 2019.
+    data) for each row: x and gamma themselves, so that writing to them before the backward pass is
+    an error, and copies of what was made under ``torch.inference_mode()``. No rounding is
+    differentiated. Autocast changes nothing: y has x's dtype, and sums are float32 anyway. The
+    definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 
     Examples
     --------

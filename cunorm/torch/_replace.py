@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
 from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import parametrize
 
+from .. import _check
+from .._described import Described, Named
 from ._modules import LayerNorm, RMSNorm
 from ._swapped import Swapped, swapped_class
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNKNOWN = "its forward is none of the definitions known"
 ITSELF = "the model itself"
-LOOKS_LIKE_A_NORM = re.compile(r"(rms|layer|l2)_?norm", re.IGNORECASE)
+# The word in the name of a class or attribute, and not that of surface normals; and at its end.
+NORM = re.compile(r"norm(?!al(?!i[sz]))", re.IGNORECASE)
+NORM_LAST = re.compile(r"norm(\d+d)?$", re.IGNORECASE)
+ROWS = Described((1, 1), Named("float32"), Named("cpu"))
 
 
 class Swap(NamedTuple):
@@ -27,7 +33,7 @@ class Swap(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What looked like a norm and was left alone: where it is, its class, and why."""
+    """What is called a norm and was left alone: where it is, its class, and why."""
 
     path: str
     cls: type[torch.nn.Module]
@@ -43,8 +49,9 @@ class Replaced:  # numpydoc ignore=PR01
         One for each path at which a swapped module is found, as `path`, `old` and `new`. A module
         that is found at several paths was swapped once.
     left : tuple of Left
-        One for each path at which something looked like a norm and was left alone, as `path`,
-        `cls` and `reason`.
+        One for each path at which a norm was left alone, as `path`, `cls` and `reason`: whatever
+        has the word in the name of its class or attribute, but for blocks that are named after a
+        norm which they hold.
 
     See Also
     --------
@@ -86,6 +93,8 @@ class Replaced:  # numpydoc ignore=PR01
             )
         for module in self._modules:
             module.__class__ = module._cunorm_original
+            vars(module).pop("_cunorm_copies", None)
+        _forget_compiled(self._modules)
         self._modules = []
 
     def __enter__(self) -> Replaced:
@@ -107,7 +116,7 @@ class Replaced:  # numpydoc ignore=PR01
         return "\n".join(lines)
 
 
-def replace_norms(model: torch.nn.Module) -> Replaced:
+def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Replaced:
     """Let the norm modules of a model compute by cunorm's ops, in place.
 
     Known are ``torch.nn.RMSNorm`` and ``torch.nn.LayerNorm``, their subclasses that keep the
@@ -128,13 +137,18 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     ----------
     model : torch.nn.Module
         Changed in place.
+    copy_inputs : bool
+        Whether each norm copies x first where a gradient is recorded. A model that writes to x
+        before the backward pass needs it, as in ``x += norm(x)``: the op keeps x itself, and
+        PyTorch then says that it was "modified by an inplace operation". Most originals keep a
+        float32 copy of 16-bit data, and survive that. It costs a read and a write of x.
 
     Returns
     -------
     Replaced
         What was swapped and what was left alone. Its `undo` takes all of it back, and so does the
-        end of a ``with replace_norms(model):`` block. Norms that are cunorm's already are not
-        mentioned.
+        end of a ``with replace_norms(model):`` block. Norms that are cunorm's already are neither
+        changed nor mentioned.
 
     Raises
     ------
@@ -157,13 +171,19 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     CUDA, and nested tensors. As with the ops, a second derivative is refused. In eval mode without
     gradients ``torch.nn.TransformerEncoderLayer`` calls no norm: PyTorch computes the layer whole.
 
-    ``torch.compile`` and ``torch.export`` take a swapped model, ``torch.jit.script`` and
-    ``torch.fx.symbolic_trace`` do not.
+    ``torch.compile`` takes a swapped model. While one is exported, by ``torch.export``,
+    ``torch.jit.trace`` or either exporter of ``torch.onnx``, each norm is its original, so that
+    what is exported needs no cunorm; and so it is for ``torch.fx.symbolic_trace``.
+    ``torch.jit.script`` takes a model after `undo` alone. Before PyTorch 2.12, compiled code does
+    not notice a swap: then this function and `undo` throw away all compiled code of the process,
+    by ``torch.compiler.reset()``. ``torch.ao``'s eager static quantisation finds modules by their
+    type: quantise first.
 
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
-    quantized or distributed; and norms with a ``forward`` of their own on the instance, as
-    accelerate's hooks put there. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
-    after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
+    quantized or distributed; norms with an eps that the ops refuse; and norms with a ``forward`` of
+    their own on the instance, as accelerate's hooks put there. Swap before
+    ``DistributedDataParallel`` or ``fully_shard``, or after the former. The ops know no DTensor: of
+    a model in sequence parallel, distribute first.
 
     Examples
     --------
@@ -180,8 +200,8 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     verdicts: dict[torch.nn.Module, type[Swapped] | str | None] = {}
     swapped, left = [], []
     for path, module in model.named_modules(remove_duplicate=False):
-        if module not in verdicts:
-            verdicts[module] = _verdict(module)
+        if verdicts.get(module) is None:
+            verdicts[module] = _verdict(module, path.rpartition(".")[2])
         verdict = verdicts[module]
         if isinstance(verdict, str):
             left.append(Left(path, type(module), verdict))
@@ -191,30 +211,39 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     for module, verdict in verdicts.items():
         if isinstance(verdict, type):
             module.__class__ = verdict
+            if copy_inputs:
+                vars(module)["_cunorm_copies"] = True
             modules.append(module)
+    _forget_compiled(modules)
     return Replaced(modules, tuple(swapped), tuple(left))
 
 
-def _verdict(module: torch.nn.Module) -> type[Swapped] | str | None:
-    """Return the class to swap to, or why a norm is left alone; None for what is no norm."""
+def _verdict(module: torch.nn.Module, name: str) -> type[Swapped] | str | None:
+    """Return the class to swap to, or why a norm is left alone; None for what is no norm.
+
+    `name` is that of the attribute which holds it.
+    """
     cls: Any = type(module)
     if isinstance(module, (RMSNorm, LayerNorm, Swapped)):
         return None
     new = swapped_class(cls)
     if new is None:
-        return UNKNOWN if _looks_like_a_norm(module) else None
+        return UNKNOWN if _is_called_a_norm(module, name) else None
     return _obstacle(module, new) or new
 
 
-def _looks_like_a_norm(module: torch.nn.Module) -> bool:
-    """Return whether a reader of the model would take it for one of the norms.
+def _is_called_a_norm(module: torch.nn.Module, name: str) -> bool:
+    """Return whether a reader of the model, who sees both names, would take it for a norm.
 
-    Blocks are often named after the norms that they hold: what has children is no norm.
+    Blocks and lists are often named after the norms that they hold, which are found by themselves.
     """
-    if isinstance(module, (torch.nn.LayerNorm, torch.nn.RMSNorm)):
+    cls = type(module).__name__
+    if isinstance(module, (torch.nn.LayerNorm, torch.nn.RMSNorm)) or NORM_LAST.search(cls):
         return True
-    leaf = next(module.children(), None) is None
-    return leaf and LOOKS_LIKE_A_NORM.search(type(module).__name__) is not None
+    if not (NORM.search(cls) or NORM.search(name)):
+        return False
+    within = [(path.rpartition(".")[2], m) for path, m in module.named_modules() if path]
+    return not any(_is_called_a_norm(m, own) for own, m in within)
 
 
 def _obstacle(module: torch.nn.Module, new: type[Swapped]) -> str:
@@ -238,7 +267,22 @@ def _obstacle(module: torch.nn.Module, new: type[Swapped]) -> str:
     eps = getattr(module, new._cunorm_eps, None)
     if not (isinstance(eps, Real) or (eps is None and isinstance(module, torch.nn.RMSNorm))):
         return f"its eps is a {type(eps).__qualname__}"
+    if eps is not None:
+        try:
+            _check.eps(eps, ROWS)
+        except (TypeError, ValueError) as error:
+            return f"its {error}"
     return ""
+
+
+def _forget_compiled(changed: list[torch.nn.Module]) -> None:
+    """Have models compiled again that hold norms of another class now.
+
+    PyTorch does so by itself since 2.12. Before, compiled code goes on with the classes that it saw
+    first, and nothing less than a reset takes those back.
+    """
+    if changed and "torch._dynamo" in sys.modules and torch.__version__ < "2.12":
+        torch.compiler.reset()
 
 
 def _is_swapped(module: torch.nn.Module) -> bool:

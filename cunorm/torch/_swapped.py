@@ -3,7 +3,7 @@
 A swapped class derives from the class that it takes the place of. So ``isinstance`` holds as
 before, each attribute is read where it always was, and an input that the op does not treat as the
 original does (float64 where Hugging Face computes in float32, a device that is neither a CPU nor a
-GPU, a nested tensor) reaches the original's forward.
+GPU, a nested tensor) reaches the original's forward, and so does all of a model that is exported.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from typing import Any, ClassVar
 import torch
 
 from . import _definitions
-from ._modules import machine_epsilon, rows_of
+from ._export import exporting
+from ._modules import copied, machine_epsilon, rows_of
 from ._ops import layer_norm, rms_norm
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+# What autocast has a rule for on CUDA: of these operators, that they compute in float32.
+WIDENED = frozenset(
+    op
+    for op in ("aten::rms_norm", "aten::layer_norm")
+    if torch._C._dispatch_has_kernel_for_dispatch_key(op, "AutocastCUDA")
+)
 
 
 class Swapped(torch.nn.Module):
@@ -29,12 +36,19 @@ class Swapped(torch.nn.Module):
     _cunorm_argument: ClassVar[str]
     _cunorm_eps: ClassVar[str]
     _cunorm_reads: ClassVar[tuple[str, ...]] = ("weight",)
+    _cunorm_copies: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the original's forward does, fused where that can be."""
         x = args[0] if args else kwargs.get(self._cunorm_argument)
-        if len(args) + len(kwargs) == 1 and isinstance(x, torch.Tensor) and self._cunorm_takes(x):
-            return self._cunorm_forward(x)
+        if (
+            len(args) + len(kwargs) == 1
+            and isinstance(x, torch.Tensor)
+            and not exporting()
+            and self._cunorm_takes(x)
+        ):
+            given = copied(x, *self._parameters.values()) if self._cunorm_copies else x
+            return self._cunorm_forward(given)
         return super().forward(*args, **kwargs)
 
     def _cunorm_takes(self, x: torch.Tensor) -> bool:
@@ -128,6 +142,7 @@ class _Torch(Swapped):
     bias: Any
     eps: Any
     _cunorm_reads = ("weight", "bias")
+    _cunorm_op: ClassVar[str]
 
     def _cunorm_takes(self, x: torch.Tensor) -> bool:
         shape = self.normalized_shape
@@ -139,14 +154,19 @@ class _Torch(Swapped):
         return x.dtype in FLOATS and all(dtype in FLOATS for dtype in given)
 
     def _cunorm_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x as the op takes it. Autocast computes norms in float32, on CUDA alone."""
+        """Return x as the op takes it: float32 where autocast computes the original in it.
+
+        That is on CUDA alone, and RMSNorm since PyTorch 2.12.
+        """
         if x.is_cuda and x.dtype in FLOATS and torch.is_autocast_enabled("cuda"):
-            x = x.float()
+            x = x.float() if self._cunorm_op in WIDENED else x
         return rows_of(x, self.normalized_shape, self.weight)
 
 
 class TorchRMSNorm(_Torch):
     """torch.nn.RMSNorm."""
+
+    _cunorm_op = "aten::rms_norm"
 
     def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
         rows, eps = self._cunorm_rows(x), machine_epsilon(x) if self.eps is None else self.eps
@@ -156,6 +176,8 @@ class TorchRMSNorm(_Torch):
 
 class TorchLayerNorm(_Torch):
     """torch.nn.LayerNorm."""
+
+    _cunorm_op = "aten::layer_norm"
 
     def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
         y = layer_norm(self._cunorm_rows(x), self.weight, self.bias, self.eps)
