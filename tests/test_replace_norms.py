@@ -34,7 +34,8 @@ def test_the_report_names_path_old_and_new_class_and_what_was_left_alone():
         "  named.k: RMSNorm -> CunormRMSNorm",
         f"  tied: Qwen2RMSNorm -> {new}",
         "left alone: 1",
-        "  others.3: RootRMSNorm, its forward is none of the definitions known",
+        "  others.3: RootRMSNorm, its forward differs at aten.mul: "
+        "it multiplies a normalised row by 1.0",
     ]
     assert repr(done) == "<Replaced: 6 swapped, 1 left alone>"
     assert new in repr(model)

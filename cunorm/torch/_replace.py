@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils import parametrize
 
+from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
-from ._swapped import Swapped, swapped_class
+from ._swapped import Swapped, become, bound_forward, restore, swapped_class
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-UNKNOWN = "its forward is none of the definitions known"
 ITSELF = "the model itself"
 LOOKS_LIKE_A_NORM = re.compile(r"(rms|layer|l2)_?norm", re.IGNORECASE)
 
@@ -70,7 +69,7 @@ class Replaced:
                 f"{len(changed)} of {len(self._modules)} are not: {', '.join(sorted(set(changed)))}"
             )
         for module in self._modules:
-            module.__class__ = module._cunorm_original
+            restore(module)
         self._modules = []
 
     def __enter__(self) -> Replaced:
@@ -147,7 +146,7 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__qualname__}")
-    verdicts: dict[torch.nn.Module, type[Swapped] | str | None] = {}
+    verdicts: dict[torch.nn.Module, Known | str | None] = {}
     swapped, left = [], []
     for path, module in model.named_modules(remove_duplicate=False):
         if module not in verdicts:
@@ -156,24 +155,43 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
         if isinstance(verdict, str):
             left.append(Left(path, type(module), verdict))
         elif verdict is not None:
-            swapped.append(Swap(path, type(module), verdict))
+            cls: Any = type(module)
+            swapped.append(Swap(path, cls, swapped_class(cls)))
     modules = []
     for module, verdict in verdicts.items():
-        if isinstance(verdict, type):
-            module.__class__ = verdict
+        if isinstance(verdict, Known):
+            become(module, verdict)
             modules.append(module)
     return Replaced(modules, tuple(swapped), tuple(left))
 
 
-def _verdict(module: torch.nn.Module) -> type[Swapped] | str | None:
-    """Return the class to swap to, or why a norm is left alone; None for what is no norm."""
-    cls: Any = type(module)
+def _verdict(module: torch.nn.Module) -> Known | str | None:
+    """Return what is known of a norm, or why it is left alone; None for what is no norm."""
     if isinstance(module, (RMSNorm, LayerNorm, Swapped)):
         return None
-    new = swapped_class(cls)
-    if new is None:
-        return UNKNOWN if _looks_like_a_norm(module) else None
-    return _obstacle(module, new) or new
+    if parametrize.is_parametrized(module):  # which has children, and PyTorch's own class
+        named = LOOKS_LIKE_A_NORM.search(type(module).__name__) is not None
+        return "its parameters are parametrized" if named else None
+    if not _may_be_a_norm(module):
+        return None
+    found = known(module)
+    if isinstance(found, Unknown):
+        return found.reason if found.normalises or _looks_like_a_norm(module) else None
+    return _obstacle(module, found) or found
+
+
+def _may_be_a_norm(module: torch.nn.Module) -> bool:
+    """Return whether to look at what a module computes: for that its forward is run, on no data.
+
+    So whatever has no parameter for each column of a row is left in peace, unless its name says
+    that it is a norm; and so are PyTorch's other modules.
+    """
+    if _looks_like_a_norm(module):
+        return True
+    leaf = next(module.children(), None) is None
+    if not leaf or type(module).__module__.startswith("torch."):
+        return False
+    return any(p is not None and p.ndim > 0 for p in module._parameters.values())
 
 
 def _looks_like_a_norm(module: torch.nn.Module) -> bool:
@@ -187,28 +205,19 @@ def _looks_like_a_norm(module: torch.nn.Module) -> bool:
     return leaf and LOOKS_LIKE_A_NORM.search(type(module).__name__) is not None
 
 
-def _obstacle(module: torch.nn.Module, new: type[Swapped]) -> str:
+def _obstacle(module: torch.nn.Module, found: Known) -> str:
     """Return why a norm of a known class cannot be swapped, nothing where it can."""
-    if "forward" in vars(module):
+    if bound_forward(module) is None:
         return "its forward is set on the instance"
     if type(module).__call__ is not torch.nn.Module.__call__:
         return "its class has a __call__ of its own"
-    if parametrize.is_parametrized(module):
-        return "its parameters are parametrized"
-    for name in new._cunorm_reads:
-        value = module._parameters.get(name)
-        if value is None and getattr(module, name, None) is not None:
-            return f"its {name} is no parameter of its own"
-        if value is not None and type(value) is not torch.nn.Parameter:
+    for name in found.names:
+        value = getattr(module, name)
+        if name in module._parameters and type(value) is not torch.nn.Parameter:
             return f"its {name} is a {type(value).__qualname__}"
-        if value is not None and value.dtype not in DTYPES:
+        if value.dtype not in DTYPES:
             return f"its {name} is {value.dtype}"
-        if value is not None and not hasattr(module, "normalized_shape") and value.ndim != 1:
-            return f"its {name} has {value.ndim} axes, its rows have one"
-    eps = getattr(module, new._cunorm_eps, None)
-    if not (isinstance(eps, Real) or (eps is None and isinstance(module, torch.nn.RMSNorm))):
-        return f"its eps is a {type(eps).__qualname__}"
-    return ""
+    return found.reason(module)
 
 
 def _is_swapped(module: torch.nn.Module) -> bool:
