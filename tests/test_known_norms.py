@@ -59,7 +59,7 @@ def test_every_known_class_of_transformers_has_the_bits_of_its_original(monkeypa
         found = None if module is None else known(module)
         if not isinstance(found, Known):
             continue
-        key = ("cpu", False, torch.bfloat16, *[torch.bfloat16] * len(found.names))
+        key = ("cpu", None, torch.bfloat16, *[torch.bfloat16] * len(found.names))
         plan = found.plans.get(key)
         if plan is None or plan.centred:
             continue

@@ -29,9 +29,7 @@ def test_what_a_patch_adds_on_the_class_before_the_swap_is_not_lost(monkeypatch,
     expected = norm(x)
     done = replace_norms(norm)
     assert done.swapped == ()
-    assert done.left[0].reason == (
-        "its forward differs at aten.add: it adds 1 to a normalised row"
-    )
+    assert done.left[0].reason == ("its forward differs at aten.add: it adds 1 to a normalised row")
     assert same_bits(norm(x), expected)
 
 

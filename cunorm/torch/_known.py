@@ -66,7 +66,8 @@ class Known:
                 return None
         device = "cuda" if x.is_cuda else "cpu"
         dtypes = [getattr(module, name).dtype for name in self.names]
-        return self.plans.get((device, torch.is_autocast_enabled(device), x.dtype, *dtypes))
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return self.plans.get((device, autocast, x.dtype, *dtypes))
 
     def reason(self, module: torch.nn.Module) -> str:
         """Return why a norm with parameters of these dtypes is not swapped, nothing where it is.
@@ -79,7 +80,7 @@ class Known:
             return f"its parameters are {' and '.join(map(name_of, dict.fromkeys(dtypes)))}"
         device = "cuda" if any(parameter.is_cuda for parameter in parameters) else "cpu"
         for x in dtypes[:1] or FLOATS[:3]:
-            key = (device, False, x, *dtypes)
+            key = (device, None, x, *dtypes)
             if key not in self.plans:
                 return f"{self.reasons[key]}, in {name_of(x)}"
         return ""
@@ -265,7 +266,7 @@ class _Trial:
         plans: dict[Key, Plan] = {}
         reasons: dict[Key, str] = {}
         for device in ("cpu", "cuda"):
-            for autocast in (False, True):
+            for autocast in (None, torch.bfloat16, torch.float16):
                 for x in FLOATS:
                     for w in TAKEN.get(x, NARROW) if fixed else (None,):
                         key = (device, autocast, x) if w is None else (device, autocast, x, w)

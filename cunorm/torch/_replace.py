@@ -183,15 +183,17 @@ def _verdict(module: torch.nn.Module) -> Known | str | None:
 def _may_be_a_norm(module: torch.nn.Module) -> bool:
     """Return whether to look at what a module computes: for that its forward is run, on no data.
 
-    So whatever has no parameter for each column of a row is left in peace, unless its name says
-    that it is a norm; and so are PyTorch's other modules.
+    So whatever has no parameter of some axes is left in peace, unless its name says that it is a
+    norm; and so are PyTorch's other modules.
     """
     if _looks_like_a_norm(module):
         return True
     leaf = next(module.children(), None) is None
     if not leaf or type(module).__module__.startswith("torch."):
         return False
-    return any(p is not None and p.ndim > 0 for p in module._parameters.values())
+    return "norm" in type(module).__name__.lower() or any(
+        p is not None and p.ndim > 0 for p in module._parameters.values()
+    )
 
 
 def _looks_like_a_norm(module: torch.nn.Module) -> bool:

@@ -31,7 +31,7 @@ class Setting(NamedTuple):
     x: torch.dtype = torch.float32
     parameters: torch.dtype = torch.float32
     device: str = "cpu"
-    autocast: bool = False
+    autocast: torch.dtype | None = None
     training: bool = True
     grad: bool = True
     requires_grad: bool = False
@@ -297,7 +297,7 @@ def probe_class(cls: Any) -> type:
 def _state(setting: Setting) -> Iterator[None]:
     """Set what a forward may ask for beside its arguments, and say nothing of what it warns of."""
     devices = ("cpu", "cuda")
-    before = [torch.is_autocast_enabled(device) for device in devices]
+    before = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in devices]
     with (
         warnings.catch_warnings(),
         torch.inference_mode(False),
@@ -306,9 +306,12 @@ def _state(setting: Setting) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             for device in devices:
-                on = setting.autocast and device == setting.device
+                on = setting.autocast is not None and device == setting.device
                 torch.set_autocast_enabled(device, on)
+                if setting.autocast is not None and on:
+                    torch.set_autocast_dtype(device, setting.autocast)
             yield
         finally:
-            for device, enabled in zip(devices, before, strict=True):
+            for device, (enabled, dtype) in zip(devices, before, strict=True):
                 torch.set_autocast_enabled(device, enabled)
+                torch.set_autocast_dtype(device, dtype)
