@@ -118,12 +118,9 @@ def test_a_value_that_the_forward_read_is_looked_at_again():
     torch.testing.assert_close(norm(x), 2 * before)
 
 
-def test_a_patched_class_is_found_again_when_it_is_as_before(monkeypatch):
-    x = batch()
+def test_a_patched_class_is_known_again_when_it_is_as_before(monkeypatch):
     for _ in range(2):
-        norm = Renamed(8)
-        assert len(replace_norms(norm).swapped) == 1
+        assert len(replace_norms(Renamed(8)).swapped) == 1
         with monkeypatch.context() as patch:
             patch.setattr(Renamed, "forward", plus_one(Renamed.forward))
             assert replace_norms(Renamed(8)).swapped == ()
-        assert same_bits(norm(x), Renamed(8)(x)) or (norm(x) - Renamed(8)(x)).abs().max() < 1e-6

@@ -2,8 +2,8 @@
 
 The bits are compared on rows whose statistics every spelling has alike: of whole numbers that come
 with both signs, so that no sum of squares is rounded, and of those rows the ones whose mean is 0
-and whose rstd is the op's. The parameters let a product or a sum be exact, so that a multiply-add has
-the bits of its parts. So what differs then differs in a rounding. The page docs/models.md is
+and whose rstd is the op's. The parameters let a product or a sum be exact, so that a multiply-add
+has the bits of its parts. So what differs then differs in a rounding. The page docs/models.md is
 written from the same; ``python tests/test_public_norms.py`` writes it anew.
 """
 
@@ -89,9 +89,7 @@ def fused_and_refused(cls):
             fill(theirs, 5, exact)
             theirs = theirs if w_dtype is None else theirs.to(w_dtype)
             ours = copy.deepcopy(theirs)
-            if not replace_norms(
-                ours
-            ).swapped:  # it is not known for rows of the weight's dtype
+            if not replace_norms(ours).swapped:  # it is not known for rows of the weight's dtype
                 break
             y = ours(x)
             try:

@@ -94,12 +94,20 @@ class Replaced:
 def replace_norms(model: torch.nn.Module) -> Replaced:
     """Let the norm modules of a model compute by cunorm's ops, in place.
 
-    Known are ``torch.nn.RMSNorm`` and ``torch.nn.LayerNorm``, their subclasses that keep the
-    ``forward``, and each class whose ``forward`` is one of those of Hugging Face's transformers
-    (Llama's, which Qwen2, Mistral and a hundred others share, Gemma's, T5's, Olmo2's, Cohere's). A
-    class is known by the code of its ``forward``, never by its name, because what is called
-    RMSNorm rounds in different places. So anyone's own copy of LlamaRMSNorm is swapped, and what
-    rounds elsewhere, or in a way not known, is left alone and listed.
+    A norm is known by what it computes, not by its name or by how it is written. The forward that
+    would run is run once on tensors without memory, for every pair of dtypes of x and the
+    parameters, on CPU and CUDA, in and out of autocast, for several shapes, strides and modes; each
+    operation is followed, with the dtype that it rounds to. Where all of it is what an op computes,
+    with the same roundings, the norm is swapped. What differs is left alone and listed, with the
+    first operation that does: so are norms that take more than one tensor, keep or change
+    something, compute without gradients, or look at numbers. For the dtypes, numbers of axes
+    and devices in which a forward is not known, a swapped norm calls it.
+
+    The forward may be PyTorch's, a wrapper around it, Hugging Face's, or anyone's own, and may be
+    patched: what counts is what it is at the time of the call. Where the forward of a class, a
+    method that it calls, ``torch.nn.functional.layer_norm`` or ``rms_norm``, or a value that the
+    forward reads of the module is another one later, the swapped norm calls the forward as it is
+    then. A patch of any other function that a forward calls has to come before the swap.
 
     A module is not exchanged: it gets another class, a subclass of its own, as
     ``torch.nn.utils.parametrize`` and ``fully_shard`` do it. So everything that holds the module
@@ -140,8 +148,9 @@ def replace_norms(model: torch.nn.Module) -> Replaced:
     ``torch.fx.symbolic_trace`` do not.
 
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
-    quantized or distributed; and norms with a ``forward`` of their own on the instance, as
-    accelerate's hooks put there. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
+    quantized or distributed; and norms with a ``forward`` of their own on the instance. The hooks
+    of accelerate, which a model loaded with ``device_map=`` has, go on running around the swapped
+    norm, and may be removed. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
     after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
     """
     if not isinstance(model, torch.nn.Module):

@@ -234,6 +234,8 @@ def run(
     if y.shape != x.shape:
         raise Differs("its forward returns another shape")
     for _, name in session.pending.values():
+        if setting.requires_grad and name == "aten.clone":  # of autograd, to write in place
+            continue
         raise Differs(f"its forward differs at {name}: it does not return what it computes there")
     if any(vars(module)[name] != value for name, value in lists.items()):
         raise Differs("its forward changes a list")
