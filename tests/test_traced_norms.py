@@ -126,6 +126,19 @@ def test_a_norm_that_does_more_is_left_alone_with_the_reason(forward, reason):
     assert "calls" not in vars(norm)
 
 
+def test_a_norm_without_a_shape_yet_or_with_modules_in_it_is_not_run():
+    norm = of(normalised)(8)
+    norm.weight = torch.nn.parameter.UninitializedParameter()
+    (left,) = replace_norms(norm).left
+    assert left.reason == "its parameters have no shape yet"
+    norm = torch.nn.LayerNorm(8)
+    norm.inner = torch.nn.Dropout()
+    norm.inner.register_forward_hook(lambda *_: WRITTEN.append("called"))
+    (left,) = replace_norms(norm).left
+    assert left.reason == "it has other modules in it"
+    assert "called" not in WRITTEN
+
+
 def test_what_is_written_in_place_over_a_result_alone_is_followed():
     def in_place(self, x):
         mean_square = x.float().pow(2).mean(-1, keepdim=True)

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from ._known import Known, Unknown, known
@@ -181,6 +182,8 @@ def _verdict(module: torch.nn.Module) -> Known | str | None:
     if parametrize.is_parametrized(module):  # which has children, and PyTorch's own class
         named = LOOKS_LIKE_A_NORM.search(type(module).__name__) is not None
         return "its parameters are parametrized" if named else None
+    if any(p is not None and is_lazy(p) for p in module._parameters.values()):
+        return "its parameters have no shape yet" if _looks_like_a_norm(module) else None
     if not _may_be_a_norm(module):
         return None
     found = known(module)

@@ -43,7 +43,9 @@ class Swapped(torch.nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as what can be made again from the original's class."""
         reduced: Any = super().__reduce_ex__(max(int(protocol), 2))
-        state = {name: value for name, value in reduced[2].items() if name != KNOWN}
+        state = reduced[2]
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != KNOWN}
         return (_unpickled, (self._cunorm_original,), state, *reduced[3:])
 
     def __setstate__(self, state: Any) -> None:
