@@ -34,9 +34,10 @@ def test_the_report_names_path_old_and_new_class_and_what_was_left_alone():
         "  named.k: RMSNorm -> CunormRMSNorm",
         f"  tied: Qwen2RMSNorm -> {new}",
         "left alone: 3",
-        "  others.0: GroupNorm, its forward is none of the definitions known",
-        "  others.1: BatchNorm1d, its forward is none of the definitions known",
-        "  others.3: RootRMSNorm, its forward is none of the definitions known",
+        "  others.0: GroupNorm, it is none of the norms that the ops compute",
+        "  others.1: BatchNorm1d, it is none of the norms that the ops compute",
+        "  others.3: RootRMSNorm, its forward differs at aten.mul: "
+        "it multiplies a normalised row by 1.0",
     ]
     assert repr(done) == "<Replaced: 6 swapped, 3 left alone>"
     assert new in repr(model)

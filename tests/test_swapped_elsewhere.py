@@ -1,4 +1,4 @@
-"""A swap beside other parts of PyTorch: of other versions, under autocast, in quantisation."""
+"""A swap beside other parts of PyTorch: of other versions, in quantisation."""
 
 import copy
 
@@ -6,11 +6,10 @@ import pytest
 import torch
 from arrays import random, to_torch
 from norm_modules import same_bits
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.torch_version import TorchVersion
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from cunorm.torch import _swapped, replace_norms
+from cunorm.torch import replace_norms
 
 
 @pytest.fixture
@@ -47,23 +46,6 @@ def test_compiled_code_is_kept_where_pytorch_looks_at_the_class(monkeypatch, res
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
     replace_norms(torch.nn.LayerNorm(8)).undo()
     assert not resets
-
-
-@pytest.mark.parametrize("rule", [False, True])
-def test_autocast_widens_rms_norm_where_pytorch_has_a_rule_for_it(monkeypatch, rule):
-    """It has one since 2.12; before, the output is as narrow as x."""
-    ops = {"aten::layer_norm"} | ({"aten::rms_norm"} if rule else set())
-    monkeypatch.setattr(_swapped, "WIDENED", ops)
-    norms = [cls(8, elementwise_affine=False) for cls in (torch.nn.RMSNorm, torch.nn.LayerNorm)]
-    replace_norms(torch.nn.ModuleList(norms))
-    with torch.no_grad(), FakeTensorMode(), torch.device("cuda"):
-        x = torch.empty(4, 8, dtype=torch.bfloat16)
-        torch.set_autocast_enabled("cuda", True)
-        try:
-            wide = [norm(x).dtype == torch.float32 for norm in norms]
-        finally:
-            torch.set_autocast_enabled("cuda", False)
-    assert wide == [rule, True]
 
 
 class Stubbed(torch.nn.Module):

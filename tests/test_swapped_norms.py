@@ -15,7 +15,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import cunorm.torch
 from cunorm.torch import replace_norms
-from cunorm.torch._swapped import swapped_class
+from cunorm.torch._known import known
+from cunorm.torch._swapped import become
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -166,7 +167,7 @@ def test_autocast_gives_the_dtype_that_it_gives_the_original(cls, dtype, device)
         torch.set_autocast_enabled(device, True)
         try:
             stock = norm(x).dtype
-            norm.__class__ = swapped_class(cls)
+            become(norm, known(norm))  # parameters are fake tensors here, which none is swapped for
             assert norm(x).dtype == stock
         finally:
             torch.set_autocast_enabled(device, False)

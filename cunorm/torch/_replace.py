@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from .. import _check
 from .._described import Described, Named
+from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
-from ._swapped import Swapped, swapped_class
+from ._swapped import Swapped, become, bound_forward, restore, swapped_class
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-UNKNOWN = "its forward is none of the definitions known"
+OF_PYTORCH = (torch.nn.LayerNorm, torch.nn.RMSNorm)
 ITSELF = "the model itself"
 # The word in the name of a class or attribute, and not that of surface normals; and at its end.
 NORM = re.compile(r"norm(?!al(?!i[sz]))", re.IGNORECASE)
@@ -92,8 +93,7 @@ class Replaced:  # numpydoc ignore=PR01
                 f"{len(changed)} of {len(self._modules)} are not: {', '.join(sorted(set(changed)))}"
             )
         for module in self._modules:
-            module.__class__ = module._cunorm_original
-            vars(module).pop("_cunorm_copies", None)
+            restore(module)
         _forget_compiled(self._modules)
         self._modules = []
 
@@ -119,12 +119,20 @@ class Replaced:  # numpydoc ignore=PR01
 def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Replaced:
     """Let the norm modules of a model compute by cunorm's ops, in place.
 
-    Known are ``torch.nn.RMSNorm`` and ``torch.nn.LayerNorm``, their subclasses that keep the
-    ``forward``, and each class whose ``forward`` is one of those of Hugging Face's transformers
-    (Llama's, which Qwen2, Mistral and a hundred others share, Gemma's, T5's, Olmo2's, Cohere's). A
-    class is known by the code of its ``forward``, never by its name, because what is called
-    RMSNorm rounds in different places. So anyone's own copy of LlamaRMSNorm is swapped, and what
-    rounds elsewhere, or in a way not known, is left alone and listed.
+    A norm is known by what it computes, not by its name or by how it is written. The forward that
+    would run is run once on tensors without memory, for every pair of dtypes of x and the
+    parameters, on CPU and CUDA, in and out of autocast, for several shapes, strides and modes; each
+    operation is followed, with the dtype that it rounds to. Where all of it is what an op computes,
+    with the same roundings, the norm is swapped. What differs is left alone and listed, with the
+    first operation that does: so are norms that take more than one tensor, keep or change
+    something, compute without gradients, or look at numbers. For the dtypes, numbers of axes
+    and devices in which a forward is not known, a swapped norm calls it.
+
+    The forward may be PyTorch's, a wrapper around it, Hugging Face's, or anyone's own, and may be
+    patched: what counts is what it is at the time of the call. Where the forward of a class, a
+    method that it calls, ``torch.nn.functional.layer_norm`` or ``rms_norm``, or a value that the
+    forward reads of the module is another one later, the swapped norm calls the forward as it is
+    then. A patch of any other function that a forward calls has to come before the swap.
 
     A module is not exchanged: it gets another class, a subclass of its own, as
     ``torch.nn.utils.parametrize`` and ``fully_shard`` do it. So everything that holds the module
@@ -181,9 +189,9 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
 
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
     quantized or distributed; norms with an eps that the ops refuse; and norms with a ``forward`` of
-    their own on the instance, as accelerate's hooks put there. Swap before
-    ``DistributedDataParallel`` or ``fully_shard``, or after the former. The ops know no DTensor: of
-    a model in sequence parallel, distribute first.
+    their own on the instance. The hooks of accelerate, which a model loaded with ``device_map=``
+    has, go on running around the swapped norm, and may be removed. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
+    after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
 
     Examples
     --------
@@ -197,7 +205,7 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__qualname__}")
-    verdicts: dict[torch.nn.Module, type[Swapped] | str | None] = {}
+    verdicts: dict[torch.nn.Module, Known | str | None] = {}
     swapped, left = [], []
     for path, module in model.named_modules(remove_duplicate=False):
         if verdicts.get(module) is None:
@@ -206,30 +214,46 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
         if isinstance(verdict, str):
             left.append(Left(path, type(module), verdict))
         elif verdict is not None:
-            swapped.append(Swap(path, type(module), verdict))
+            cls: Any = type(module)
+            swapped.append(Swap(path, cls, swapped_class(cls)))
     modules = []
     for module, verdict in verdicts.items():
-        if isinstance(verdict, type):
-            module.__class__ = verdict
-            if copy_inputs:
-                vars(module)["_cunorm_copies"] = True
+        if isinstance(verdict, Known):
+            become(module, verdict, copies=copy_inputs)
             modules.append(module)
     _forget_compiled(modules)
     return Replaced(modules, tuple(swapped), tuple(left))
 
 
-def _verdict(module: torch.nn.Module, name: str) -> type[Swapped] | str | None:
-    """Return the class to swap to, or why a norm is left alone; None for what is no norm.
+def _verdict(module: torch.nn.Module, name: str) -> Known | str | None:
+    """Return what is known of a norm, or why it is left alone; None for what is no norm.
 
     `name` is that of the attribute which holds it.
     """
-    cls: Any = type(module)
     if isinstance(module, (RMSNorm, LayerNorm, Swapped)):
         return None
-    new = swapped_class(cls)
-    if new is None:
-        return UNKNOWN if _is_called_a_norm(module, name) else None
-    return _obstacle(module, new) or new
+    called = _is_called_a_norm(module, name)
+    if parametrize.is_parametrized(module):  # which has children, and PyTorch's own class
+        return "its parameters are parametrized" if called else None
+    if any(p is not None and is_lazy(p) for p in module._parameters.values()):
+        return "its parameters have no shape yet" if called else None
+    if type(module).__module__.startswith("torch.") and not isinstance(module, OF_PYTORCH):
+        return "it is none of the norms that the ops compute" if called else None
+    if not (called or _may_be_a_norm(module)):
+        return None
+    found = known(module)
+    if isinstance(found, Unknown):
+        return found.reason if found.normalises or called else None
+    return _obstacle(module, found) or found
+
+
+def _may_be_a_norm(module: torch.nn.Module) -> bool:
+    """Return whether to look at what a module computes: for that its forward is run, on no data.
+
+    So whatever has other modules, or no parameter of some axes, is left in peace.
+    """
+    leaf = next(module.children(), None) is None
+    return leaf and any(p is not None and p.ndim > 0 for p in module._parameters.values())
 
 
 def _is_called_a_norm(module: torch.nn.Module, name: str) -> bool:
@@ -238,7 +262,7 @@ def _is_called_a_norm(module: torch.nn.Module, name: str) -> bool:
     Blocks and lists are often named after the norms that they hold, which are found by themselves.
     """
     cls = type(module).__name__
-    if isinstance(module, (torch.nn.LayerNorm, torch.nn.RMSNorm)) or NORM_LAST.search(cls):
+    if isinstance(module, OF_PYTORCH) or NORM_LAST.search(cls):
         return True
     if not (NORM.search(cls) or NORM.search(name)):
         return False
@@ -246,33 +270,24 @@ def _is_called_a_norm(module: torch.nn.Module, name: str) -> bool:
     return not any(_is_called_a_norm(m, own) for own, m in within)
 
 
-def _obstacle(module: torch.nn.Module, new: type[Swapped]) -> str:
+def _obstacle(module: torch.nn.Module, found: Known) -> str:
     """Return why a norm of a known class cannot be swapped, nothing where it can."""
-    if "forward" in vars(module):
+    if bound_forward(module) is None:
         return "its forward is set on the instance"
     if type(module).__call__ is not torch.nn.Module.__call__:
         return "its class has a __call__ of its own"
-    if parametrize.is_parametrized(module):
-        return "its parameters are parametrized"
-    for name in new._cunorm_reads:
-        value = module._parameters.get(name)
-        if value is None and getattr(module, name, None) is not None:
-            return f"its {name} is no parameter of its own"
-        if value is not None and type(value) is not torch.nn.Parameter:
+    for name in found.names:
+        value = getattr(module, name)
+        if name in module._parameters and type(value) is not torch.nn.Parameter:
             return f"its {name} is a {type(value).__qualname__}"
-        if value is not None and value.dtype not in DTYPES:
+        if value.dtype not in DTYPES:
             return f"its {name} is {value.dtype}"
-        if value is not None and not hasattr(module, "normalized_shape") and value.ndim != 1:
-            return f"its {name} has {value.ndim} axes, its rows have one"
-    eps = getattr(module, new._cunorm_eps, None)
-    if not (isinstance(eps, Real) or (eps is None and isinstance(module, torch.nn.RMSNorm))):
-        return f"its eps is a {type(eps).__qualname__}"
-    if eps is not None:
-        try:
-            _check.eps(eps, ROWS)
-        except (TypeError, ValueError) as error:
-            return f"its {error}"
-    return ""
+    try:
+        for plan in found.plans.values():
+            _check.eps(plan.eps_of(module), ROWS)
+    except (TypeError, ValueError) as error:
+        return f"its {error}"
+    return found.reason(module)
 
 
 def _forget_compiled(changed: list[torch.nn.Module]) -> None:

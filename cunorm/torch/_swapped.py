@@ -1,228 +1,134 @@
 """Classes that known norms become: the same modules, whose forward is one fused op.
 
 A swapped class derives from the class that it takes the place of. So ``isinstance`` holds as
-before, each attribute is read where it always was, and an input that the op does not treat as the
-original does (float64 where Hugging Face computes in float32, a device that is neither a CPU nor a
-GPU, a nested tensor) reaches the original's forward, and so does all of a model that is exported.
+before, each attribute is read where it always was, and whatever the op does not treat as the
+original does (float64 where the original computes in float32, a device that is neither a CPU nor a
+GPU, a nested tensor, a forward that was patched since) reaches the original's forward; and so does
+all of a model that is exported.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
+import types
 from typing import Any, ClassVar
 
 import torch
 
-from . import _definitions
 from ._export import exporting
-from ._modules import copied, machine_epsilon, rows_of
-from ._ops import layer_norm, rms_norm
+from ._known import Known, argument, known
+from ._modules import copied
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# What autocast has a rule for on CUDA: of these operators, that they compute in float32.
-WIDENED = frozenset(
-    op
-    for op in ("aten::rms_norm", "aten::layer_norm")
-    if torch._C._dispatch_has_kernel_for_dispatch_key(op, "AutocastCUDA")
-)
+KNOWN = "_cunorm_known"  # where a swapped module has what is known of it
 
 
 class Swapped(torch.nn.Module):
     """A norm whose forward calls an op, and the original's forward where the op is not the same."""
 
-    weight: Any
     _cunorm_original: ClassVar[type[torch.nn.Module]]
     _cunorm_argument: ClassVar[str]
-    _cunorm_eps: ClassVar[str]
-    _cunorm_reads: ClassVar[tuple[str, ...]] = ("weight",)
-    _cunorm_copies: bool = False
+    _cunorm_copies = False  # whether x is copied where it is kept for a gradient
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the original's forward does, fused where that can be."""
-        x = args[0] if args else kwargs.get(self._cunorm_argument)
-        if (
-            len(args) + len(kwargs) == 1
-            and isinstance(x, torch.Tensor)
-            and not exporting()
-            and self._cunorm_takes(x)
-        ):
-            given = copied(x, *self._parameters.values()) if self._cunorm_copies else x
-            return self._cunorm_forward(given)
-        return super().forward(*args, **kwargs)
-
-    def _cunorm_takes(self, x: torch.Tensor) -> bool:
-        """Return whether the op has the original's dtypes and shapes for x."""
-        weight = self._parameters.get("weight")
-        return (
-            x.dtype in FLOATS
-            and _plain(x)
-            and (weight is None or (weight.dtype in FLOATS and x.shape[-1:] == weight.shape))
-        )
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        cls: Any = type(self)
+        # A bound forward that someone kept may outlive the swap: then there is no original.
+        original = getattr(cls, "_cunorm_original", None)
+        if original is None:
+            return cls.forward(self, *args, **kwargs)
+        x = args[0] if args else kwargs.get(cls._cunorm_argument)
+        alone = len(args) + len(kwargs) == 1 and isinstance(x, torch.Tensor)
+        if alone and not exporting() and _plain(x):
+            found: Known | None = self.__dict__.get(KNOWN)
+            plan = None if found is None else found.find(self, x)
+            if found is not None and plan is not None:
+                given = copied(x, *self._parameters.values()) if self._cunorm_copies else x
+                return plan.compute(self, given, found.axes)
+        return original.forward(self, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as what can be made again from the original's class."""
         reduced: Any = super().__reduce_ex__(max(int(protocol), 2))
-        return (_unpickled, (self._cunorm_original,), *reduced[2:])
+        state = reduced[2]
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != KNOWN}
+        return (_unpickled, (self._cunorm_original,), state, *reduced[3:])
 
-
-class Llama(Swapped):
-    """The result is rounded before the weight multiplies, and has the wider dtype of the two."""
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, eps = self.weight, getattr(self, self._cunorm_eps)
-        if torch.promote_types(x.dtype, weight.dtype) == x.dtype:
-            return rms_norm(x, weight, eps)
-        wide: torch.Tensor = weight * rms_norm(x, None, eps)
-        return wide
-
-
-class T5(Swapped):
-    """As `Llama`, but a 16-bit weight says what is rounded to."""
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, eps = self.weight, getattr(self, self._cunorm_eps)
-        if x.dtype == weight.dtype:
-            return rms_norm(x, weight, eps)
-        if weight.dtype == torch.float32:
-            return rms_norm(x.float(), weight, eps)
-        narrow: torch.Tensor = weight * rms_norm(x.float(), None, eps).to(weight.dtype)
-        return narrow
-
-
-class After(Swapped):
-    """The result is rounded once, after the weight has multiplied."""
-
-    _cunorm_offset: ClassVar[float] = 0.0
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, eps = self.weight, getattr(self, self._cunorm_eps)
-        return rms_norm(x, weight, eps, gamma_offset=self._cunorm_offset, cast="after")
-
-
-class Gemma(After):
-    """As `After`, of a weight that is stored less one."""
-
-    _cunorm_offset = 1.0
-
-
-class Gemma4(Swapped):
-    """As `After`, of a weight that may be missing."""
-
-    with_scale: bool
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.weight if self.with_scale else None
-        return rms_norm(x, weight, getattr(self, self._cunorm_eps), cast="after")
-
-
-class Weightless(Swapped):
-    """There is no weight."""
-
-    _cunorm_reads = ()
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, None, getattr(self, self._cunorm_eps))
-
-
-class Cohere(Swapped):
-    """LayerNorm with a weight and no bias."""
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return layer_norm(x, self.weight, None, getattr(self, self._cunorm_eps))
-
-
-class _Torch(Swapped):
-    """A norm of torch itself: any trailing axes, float64 too, and what autocast makes of it."""
-
-    normalized_shape: tuple[int, ...]
-    bias: Any
-    eps: Any
-    _cunorm_reads = ("weight", "bias")
-    _cunorm_op: ClassVar[str]
-
-    def _cunorm_takes(self, x: torch.Tensor) -> bool:
-        shape = self.normalized_shape
-        if not _plain(x) or tuple(x.shape[-len(shape) :]) != shape:
-            return False
-        given = [p.dtype for p in self._parameters.values() if p is not None]
-        if x.dtype == torch.float64:
-            return all(dtype in (torch.float64, torch.float32) for dtype in given)
-        return x.dtype in FLOATS and all(dtype in FLOATS for dtype in given)
-
-    def _cunorm_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x as the op takes it: float32 where autocast computes the original in it.
-
-        That is on CUDA alone, and RMSNorm since PyTorch 2.12.
-        """
-        if x.is_cuda and x.dtype in FLOATS and torch.is_autocast_enabled("cuda"):
-            x = x.float() if self._cunorm_op in WIDENED else x
-        return rows_of(x, self.normalized_shape, self.weight)
-
-
-class TorchRMSNorm(_Torch):
-    """torch.nn.RMSNorm."""
-
-    _cunorm_op = "aten::rms_norm"
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, eps = self._cunorm_rows(x), machine_epsilon(x) if self.eps is None else self.eps
-        y = rms_norm(rows, self.weight, eps, cast="after")
-        return y if y.shape == x.shape else y.view(x.shape)
-
-
-class TorchLayerNorm(_Torch):
-    """torch.nn.LayerNorm."""
-
-    _cunorm_op = "aten::layer_norm"
-
-    def _cunorm_forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = layer_norm(self._cunorm_rows(x), self.weight, self.bias, self.eps)
-        return y if y.shape == x.shape else y.view(x.shape)
-
-
-CLASSES: dict[str, type[Swapped]] = {
-    "llama": Llama,
-    "llama4": Llama,
-    "olmo2": After,
-    "nemotron_h": After,
-    "moshi": After,
-    "gemma": Gemma,
-    "gemma4": Gemma4,
-    "l2_norm": Weightless,
-    "t5": T5,
-    "cohere": Cohere,
-}
+    def __setstate__(self, state: Any) -> None:
+        """Become a swapped norm again, or the original where it is not known here."""
+        original = self._cunorm_original
+        self.__class__ = original  # type: ignore[assignment]
+        self.__setstate__(state)
+        found = known(self)
+        if isinstance(found, Known):
+            become(self, found)
 
 
 @functools.cache
-def swapped_class(original: Any) -> type[Swapped] | None:
-    """Return the class that modules of a class become, None where its definition is not known."""
-    forward: Any = getattr(original, "forward", None)
-    eps = "eps"
-    if forward is torch.nn.RMSNorm.forward:
-        base: type[Swapped] = TorchRMSNorm
-    elif forward is torch.nn.LayerNorm.forward:
-        base = TorchLayerNorm
-    else:
-        definition = _definitions.find(original)
-        if definition is None:
-            return None
-        base = CLASSES[definition.name]
-        eps = _definitions.eps_name(original, definition)
+def swapped_class(original: Any) -> type[Swapped]:
+    """Return the class that modules of a class become."""
     names = {
         "__doc__": f"`{original.__qualname__}`, computed by cunorm.",
         "__module__": __name__,
         "_cunorm_original": original,
-        "_cunorm_argument": list(inspect.signature(forward).parameters)[1],
-        "_cunorm_eps": eps,
+        "_cunorm_argument": argument(original),
     }
     metaclass: Any = type(original)
-    new: type[Swapped] = metaclass(f"Cunorm{original.__name__}", (base, original), names)
+    new: type[Swapped] = metaclass(f"Cunorm{original.__name__}", (Swapped, original), names)
     return new
+
+
+def become(module: torch.nn.Module, found: Known, *, copies: bool = False) -> None:
+    """Swap a module, of which that is known; `copies` says whether x is copied to be kept.
+
+    A forward of the class may be bound on the instance, where accelerate's hooks keep it.
+    """
+    original: Any = type(module)
+    new = swapped_class(original)
+    _rebind(module, original, new)
+    module.__class__ = new
+    vars(module)[KNOWN] = found
+    if copies:
+        vars(module)["_cunorm_copies"] = True
+
+
+def restore(module: Any) -> None:
+    """Make a swapped module what it was."""
+    original = module._cunorm_original
+    _rebind(module, type(module), original)
+    module.__class__ = original
+    vars(module).pop(KNOWN, None)
+    vars(module).pop("_cunorm_copies", None)
+
+
+def bound_forward(module: torch.nn.Module) -> str | None:
+    """Return the name of the attribute of a module whose value is the forward that is called last.
+
+    That is ``_old_forward`` where accelerate has put hooks around it. Without any attribute that is
+    "", and None where the forward of the instance is not known to end in that of the class.
+    """
+    state = vars(module)
+    if "forward" not in state:
+        return ""
+    hooked = "_hf_hook" in state and "_old_forward" in state
+    for name in ("forward", *(["_old_forward"] if hooked else [])):
+        if _is_bound(state[name], module, type(module)):
+            return name
+    return None
+
+
+def _rebind(module: torch.nn.Module, old: Any, new: Any) -> None:
+    for name in ("forward", "_old_forward"):
+        if _is_bound(vars(module).get(name), module, old):
+            vars(module)[name] = types.MethodType(new.forward, module)
+
+
+def _is_bound(method: Any, module: torch.nn.Module, cls: Any) -> bool:
+    return (
+        isinstance(method, types.MethodType)
+        and method.__self__ is module
+        and method.__func__ is cls.forward
+    )
 
 
 def _plain(x: torch.Tensor) -> bool:
@@ -231,6 +137,6 @@ def _plain(x: torch.Tensor) -> bool:
 
 
 def _unpickled(original: Any) -> torch.nn.Module:
-    """Return an empty module of the swapped class, or of `original` where it is not known here."""
-    cls: type[torch.nn.Module] = swapped_class(original) or original
+    """Return an empty module, which knows what to become when it has its state."""
+    cls: type[torch.nn.Module] = swapped_class(original)
     return cls.__new__(cls)
