@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .._typing import Cast
 from ._ops import layer_norm, rms_norm
 from ._values import Add, Multiply, Normal, Parameter, Round, Step, name_of, narrowed
 
@@ -26,7 +27,7 @@ class Plan(NamedTuple):
     gamma: Parameter | None
     offset: float
     beta: Parameter | None
-    cast: str
+    cast: Cast
     eps: str | float
     steps: tuple[Step, ...]
 
@@ -58,7 +59,7 @@ class Fusion(NamedTuple):
 
     gamma: Parameter | None
     beta: Parameter | None
-    cast: str
+    cast: Cast
     rest: tuple[Step, ...]
 
 
@@ -99,7 +100,7 @@ def plan(
 
 
 def _offset(
-    gamma: Parameter | None, parameters: torch.dtype, given: torch.dtype, cast: str
+    gamma: Parameter | None, parameters: torch.dtype, given: torch.dtype, cast: Cast
 ) -> tuple[Parameter | None, float]:
     """Return gamma and what is added to it by `rms_norm`, which takes every dtype as it is.
 

@@ -190,8 +190,9 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
     Left alone, and listed, are norms whose weight is no plain parameter: parametrized, pruned,
     quantized or distributed; norms with an eps that the ops refuse; and norms with a ``forward`` of
     their own on the instance. The hooks of accelerate, which a model loaded with ``device_map=``
-    has, go on running around the swapped norm, and may be removed. Swap before ``DistributedDataParallel`` or ``fully_shard``, or
-    after the former. The ops know no DTensor: of a model in sequence parallel, distribute first.
+    has, go on running around the swapped norm, and may be removed. Swap before
+    ``DistributedDataParallel`` or ``fully_shard``, or after the former. The ops know no DTensor: of
+    a model in sequence parallel, distribute first.
 
     Examples
     --------

@@ -37,8 +37,8 @@ class Swapped(torch.nn.Module):
         if original is None:
             return cls.forward(self, *args, **kwargs)
         x = args[0] if args else kwargs.get(cls._cunorm_argument)
-        alone = len(args) + len(kwargs) == 1 and isinstance(x, torch.Tensor)
-        if alone and not exporting() and _plain(x):
+        alone = len(args) + len(kwargs) == 1 and not exporting()
+        if alone and isinstance(x, torch.Tensor) and _plain(x):
             found: Known | None = self.__dict__.get(KNOWN)
             plan = None if found is None else found.find(self, x)
             if found is not None and plan is not None:
