@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from . import _toolchain
 from .errors import NotEmulated
 from .faults import (
     AbsentBlock,
@@ -124,10 +125,7 @@ def install(
     try:
         from . import _tables  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(
-            "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
-            "then reinstall cunorm"
-        ) from error
+        raise RuntimeError(_toolchain.not_built()) from error
     try:
         from ._install import install as install_tables
     except ImportError as error:
