@@ -38,7 +38,7 @@ def missing() -> str:
 
 
 REINSTALL = (
-    'reinstall cunorm: `pip install --force-reinstall --no-deps --no-cache-dir cunorm`, or '
+    "reinstall cunorm: `pip install --force-reinstall --no-deps --no-cache-dir cunorm`, or "
     "`pip install --no-deps -e .` in a clone"
 )
 
