@@ -50,7 +50,8 @@ def test_without_cupy_the_first_use_of_an_op_says_which_two_there_are(use):
     said = fresh(
         "import json, sys; sys.modules['cupy'] = None\n"
         "import cunorm\n"
-        f"try:\n    {use}\nexcept ModuleNotFoundError as e:\n    print(json.dumps([e.name, str(e)]))"
+        f"try:\n    {use}\n"
+        "except ModuleNotFoundError as e:\n    print(json.dumps([e.name, str(e)]))"
     )
     name = use.replace(".", " ").split()[-1]
     assert said == [
