@@ -10,6 +10,7 @@ import pytest
 from cunorm import simgpu
 from cunorm.simgpu.device import ARCHITECTURES
 
+PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -46,7 +47,27 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"device: {count} x {name} (sm_{properties['major']}{properties['minor']})"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes `pytest -n auto` has: as many as have a core and memory each.
+
+    A GPU is not shared out: there the tests run in this one process, as without `-n`.
+    """
+    simulated = config.getoption("--simgpu") or config.getoption("--simgpu-arch") is not None
+    if not simulated and simgpu.hardware_devices() > 0:
+        return 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // PROCESS_MEMORY))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        reason = "takes times, and other processes run: pytest tests/benchmarks"
+        for item in items:
+            if "benchmark" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=reason))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(item.path.name))
     if not simgpu.installed():
         reason = "about the software GPU; run with --simgpu"
         for item in items:
