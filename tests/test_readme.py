@@ -72,7 +72,7 @@ def test_ci_runs_the_two_commands_as_written():
     assert run.stdout.splitlines() == commands
     assert len(commands) == 2
     assert "cunorm check --data tests/data/smollm2_rms_norm.npz" in commands[0]
-    assert commands[1].endswith("-m pytest")
+    assert commands[1].endswith("-m pytest -n auto")
 
 
 def test_every_file_and_section_that_readme_links_to_exists():
