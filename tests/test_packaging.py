@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import cunorm
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -164,3 +166,12 @@ def test_a_user_s_script_is_checked_against_an_editable_install(editable, source
     )
     assert 'Unexpected keyword argument "epsilon" for "layer_norm"' in done.stdout, done
     assert "Found 1 error in 1 file" in done.stdout
+
+
+def test_the_citation_is_of_this_version():
+    cited = dict(
+        line.split(": ", 1)
+        for line in (ROOT / "CITATION.cff").read_text().splitlines()
+        if ": " in line
+    )
+    assert cited["version"] == cunorm.__version__
