@@ -9,7 +9,8 @@ TOKENS, HEADS, HEAD_DIM = 6, 4, 128
 rng = np.random.default_rng(0)
 
 
-def draw(*shape):  # stands for the other layers
+def draw(*shape):
+    """Return random numbers, which stand for the other layers."""
     return cupy.asarray(rng.standard_normal(shape).astype("float16"))
 
 
