@@ -13,6 +13,8 @@ import cunorm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+FILES = "https://github.com/cunorm/cunorm/blob/main/"
+IMAGES = "https://raw.githubusercontent.com/cunorm/cunorm/main/"
 QUIET = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}  # it warns of a busy machine
 
 
@@ -76,11 +78,20 @@ def test_ci_runs_the_two_commands_as_written():
 
 
 def test_every_file_and_section_that_readme_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    links = [
+        link.removeprefix(FILES).removeprefix(IMAGES)
+        for link in re.findall(r"\]\(([^)]+)\)", README)
+        if link.startswith((FILES, IMAGES)) or "://" not in link
+    ]
     titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     sections = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
     assert links
     assert [link for link in links if link not in sections and not (ROOT / link).exists()] == []
+
+
+def test_links_to_files_work_where_pypi_shows_the_page():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert [link for link in links if not link.startswith(("#", "https://"))] == []
 
 
 def test_every_public_op_is_in_the_table():
