@@ -64,7 +64,17 @@ if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
             return import_module(f".{name}", __name__)
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_HOME[name], __name__), name)
+        try:
+            home = import_module(_HOME[name], __name__)
+        except ModuleNotFoundError as error:
+            if error.name != "cupy":
+                raise
+            raise ModuleNotFoundError(
+                f"cunorm.{name} needs CuPy, and none is installed: pip install 'cunorm[cuda12]', "
+                "or 'cunorm[cuda13]' for CUDA 13",
+                name="cupy",
+            ) from error
+        value = getattr(home, name)
         globals()[name] = value
         return value
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from whole_session import runs_instructions
 
 from cunorm import simgpu
 
+PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -41,7 +45,39 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"device: {count} x {name} (sm_{properties['major']}{properties['minor']})"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes `pytest -n auto` has: as many as have a core and memory each.
+
+    A GPU is not shared out: there the tests run in this one process, as without `-n`.
+    """
+    simulated = config.getoption("--simgpu") or config.getoption("--simgpu-arch") is not None
+    if not simulated and simgpu.hardware_devices() > 0:
+        return 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // PROCESS_MEMORY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files, and those about one session to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class WholeFiles(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(super()._split_scope(nodeid))
+            session = runs_instructions(file.name) or file.name == "test_forms.py"
+            return "instructions" if session else str(file)
+
+    return WholeFiles(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        reason = "takes times, and other processes run: pytest tests/benchmarks"
+        for item in items:
+            if "benchmark" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=reason))
     if not simgpu.installed():
         for item in items:
             mark = item.get_closest_marker("simgpu")

@@ -16,6 +16,8 @@ import cunorm
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = {page.name: page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+FILES = "https://github.com/cunorm/cunorm/blob/main/"
+IMAGES = "https://raw.githubusercontent.com/cunorm/cunorm/main/"
 QUIET = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}  # it warns of a busy machine
 
 
@@ -87,7 +89,7 @@ def test_ci_runs_the_two_commands_as_written():
     assert run.stdout.splitlines() == commands
     assert len(commands) == 2
     assert "cunorm check --data tests/data/smollm2_rms_norm.npz" in commands[0]
-    assert commands[1].endswith("-m pytest")
+    assert commands[1].endswith("-m pytest -n auto")
 
 
 @pytest.mark.parametrize(
@@ -96,11 +98,19 @@ def test_ci_runs_the_two_commands_as_written():
     ids=["README.md", *PAGES],
 )
 def test_every_file_and_section_that_a_page_links_to_exists(folder, page):
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if "://" not in link]
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    if page is README:
+        links = [link.removeprefix(FILES).removeprefix(IMAGES) for link in links]
+    links = [link for link in links if "://" not in link]
     titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
     sections = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
     assert links or page is not README
     assert [link for link in links if link not in sections and not (folder / link).exists()] == []
+
+
+def test_links_to_files_work_where_pypi_shows_the_page():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert [link for link in links if not link.startswith(("#", "https://"))] == []
 
 
 def test_every_public_op_is_in_the_table():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import children
+from . import _toolchain, children
 from .errors import NotEmulated
 from .faults import (
     AbsentBlock,
@@ -175,10 +175,7 @@ def _put_under_cupy(options: _Options) -> None:
     try:
         from . import _tables  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(
-            "cunorm.simgpu needs its C extension, which was not built: install a C compiler, "
-            "then reinstall cunorm"
-        ) from error
+        raise RuntimeError(_toolchain.not_built()) from error
     try:
         from ._install import install as install_tables
     except ImportError as error:

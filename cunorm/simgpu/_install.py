@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -240,6 +241,11 @@ def install(arch: int, devices: int, memory: int) -> Machine:
     """Put `devices` simulated devices under CuPy, import it, and return the machine they make."""
     if "cupy" in sys.modules or _API + "runtime" in sys.modules:
         raise RuntimeError("cunorm.simgpu.install() must be called before cupy is imported")
+    if importlib.util.find_spec("cupy_backends") is None:
+        raise RuntimeError(
+            "cunorm.simgpu runs CuPy, and none is installed: pip install 'cunorm[cuda12]', "
+            "or 'cunorm[cuda13]' for CUDA 13"
+        )
     machine = Machine(arch, devices, memory)
     # NVRTC then gives CuPy PTX instead of machine code.
     os.environ["CUPY_COMPILE_WITH_PTX"] = "1"

@@ -60,7 +60,7 @@ Every op: the requested sectors of the array that asks for most, over the floor,
 instructions for each packet.
 
 {every_op}
-![Share of the byte floor, and instructions for each packet, by N]({png})
+![Share of the byte floor, and instructions for each packet, by N](https://raw.githubusercontent.com/cunorm/cunorm/main/{png})
 
 ```bash
 python -m cunorm bench --odd --csv {csv} --png {png}

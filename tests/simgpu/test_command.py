@@ -218,7 +218,12 @@ def test_importing_it_imports_neither_cupy_nor_numpy():
         ("simgpu.enqueue_only()", "simgpu is not installed"),
         (
             "import sys; sys.modules['cunorm.simgpu._tables'] = None; simgpu.install()",
-            "install a C compiler, then reinstall",
+            "cunorm.simgpu needs its C extension, which was not built, though there are a C "
+            "compiler and Python's headers here. Reinstall cunorm",
+        ),
+        (
+            "import sys; sys.modules['cupy_backends'] = None; simgpu.install()",
+            "none is installed: pip install 'cunorm[cuda12]', or 'cunorm[cuda13]' for CUDA 13",
         ),
         (
             "from cunorm.simgpu import _tables; del _tables.given_arguments; simgpu.install()",
