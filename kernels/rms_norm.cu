@@ -23,8 +23,8 @@
 // Instructions  PTX, of a warp, for each 32 packets of x, without mov and cvta; float16 with a
 //              float16 gamma: 43 for the data itself (8 conversions and 8 squares, 8 conversions
 //              and 8 products with rstd, 4 roundings, 4 products with gamma, 3 accesses), the others
-//              for addresses, the sum and rstd, once a row: 59 in all at N=128, 56 at 1024, 61 at
-//              4096, 63 at 8192, 61 at 32768; 36 in float32 at 4096. 89 at N=769, where 768 take 53:
+//              for addresses, the sum and rstd, once a row: 59 in all at N=128, 56 at 1024, 60 at
+//              4096, 62 at 8192, 61 at 32768; 35 in float32 at 4096. 89 at N=769, where 768 take 53:
 //              10 move words in and out, between lanes and within them, 5 tell the eight shifts
 //              apart, twice a row, 11 are for the seams and 5 for the last column, once a row, the
 //              others for addresses and conditions.
