@@ -243,7 +243,7 @@ def test_a_class_is_known_by_its_forward_whatever_its_name(cls):
         (RootRMSNorm, "its forward differs at aten.mul: it multiplies a normalised row by 1.0"),
         (HalfRMSNorm, "its forward differs at aten._to_copy: it casts x to float16"),
         (OtherAxisRMSNorm, "its forward differs at aten.mean: it is over axes [-2] of 3"),
-        (OtherKeywordRMSNorm, "its forward raises TypeError: mean() got an unexpected keyword"),
+        (OtherKeywordRMSNorm, "its forward raises TypeError: mean() "),
         (DecoratedRMSNorm, "its forward differs at aten.pow: it turns gradients on or off"),
         (OtherArgumentRMSNorm, "its forward takes other arguments than one tensor"),
         (OtherCountL2Norm, "its forward takes other arguments than one tensor"),
