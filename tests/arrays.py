@@ -9,6 +9,16 @@ from cunorm._reference import DTYPES, Expected
 NARROW = ["float16", "bfloat16", "float32"]
 EVERY = [*NARROW, "float64"]
 
+
+def each_size(sizes):
+    """Return pairs of a dtype and a size: all sizes in two of the dtypes, every other in the rest.
+
+    How a row is kept follows from N and the bytes of an element, a conversion from the dtype alone.
+    """
+    halves = {"bfloat16": sizes[::2], "float64": sizes[::2]}
+    return [(dtype, cols) for dtype in EVERY for cols in halves.get(dtype, sizes)]
+
+
 # Columns of float16 rows that no architecture can keep; the second row does not start on 16 bytes.
 READ_TWICE = 1_300_005
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core: before what reads this is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,8 @@ DEVICES = 2  # so that tests of several devices run; hardware has as many as it 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cunorm")
-    group.addoption(
-        "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
-    )
+    for option in ("--hardest-kernels", "--every-kernel"):
+        group.addoption(option, action="store_true", help="assemble more in test_registers.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from functools import partial, reduce
 import cupy
 import numpy as np
 import pytest
-from arrays import EVERY, NARROW, assert_matches, bits, random
+from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
 
 import cunorm
 from cunorm import _kernels, _plan, _plan_backward, _reference, simgpu
@@ -52,8 +52,7 @@ def assert_is_the_definition(op, dy, x, gamma, *, dresidual=None, **options):
     return actual
 
 
-@pytest.mark.parametrize("cols", SIZES)
-@pytest.mark.parametrize("dtype", EVERY)
+@pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 @ops
 def test_every_size_matches_the_definition(op, dtype, cols):
     rows = 37 if cols <= 1024 else 3

@@ -5,7 +5,7 @@ import re
 import cupy
 import numpy as np
 import pytest
-from arrays import EVERY, READ_TWICE, bits, random
+from arrays import EVERY, READ_TWICE, bits, each_size, random
 from cuda import pathfinder
 from cupy.cuda.compiler import _NVRTCProgram
 
@@ -14,9 +14,8 @@ from cunorm import _kernels, _plan, _reference
 from cunorm._layouts import GUARD, GUARDS, around, place
 
 SIZES = [1, 7, 128, 769, 4096, 5125, 20000]
-BATCH = 1000
-# The row under test stands among other ones, first, last and in between.
-PLACES = [0, 1, 499, 998, 999]
+# Rows of a batch, the more the shorter: always more than there are multiprocessors.
+BATCH = {cols: 1000 if cols <= 1024 else 200 for cols in SIZES}
 
 OPS = {
     "rms_norm": lambda x, gamma, beta, **out: cunorm.rms_norm_fwd(x, gamma, **out),
@@ -30,8 +29,7 @@ def parameters(cols, dtype):
     return [cupy.asarray(random(cols, dtype, seed=seed)) for seed in (1, 2)]
 
 
-@pytest.mark.parametrize("cols", SIZES)
-@dtypes
+@pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 @ops
 def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(op, dtype, cols):
     norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
@@ -44,10 +42,11 @@ def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(o
         for index in (1, 2):
             assert [bits(output[index]) for output in outputs] == alone, (layout, index)
 
-    batch = np.repeat(random((1, cols), dtype, seed=9), BATCH, axis=0)
-    batch[PLACES] = row
+    batch = np.repeat(random((1, cols), dtype, seed=9), BATCH[cols], axis=0)
+    places = [0, 1, len(batch) // 2, len(batch) - 2, len(batch) - 1]
+    batch[places] = row
     outputs = norm(cupy.asarray(batch), gamma, beta)
-    for index in PLACES:
+    for index in places:
         assert [bits(output[index]) for output in outputs] == alone, index
 
 
@@ -86,8 +85,7 @@ def test_what_is_called_read_twice_is(arch):
         assert (plan.packets + plan.shared) * plan.lanes * plan.cluster < READ_TWICE // plan.vec
 
 
-@pytest.mark.parametrize("cols", [1, 7, 8, 769, 1024, 5125])
-@dtypes
+@pytest.mark.parametrize(("dtype", "cols"), each_size([1, 7, 8, 769, 1024, 5125]))
 @ops
 def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, cols):
     norm, (gamma, beta) = OPS[op], parameters(cols, dtype)

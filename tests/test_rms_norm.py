@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 import pytest
 import torch
-from arrays import EVERY, NARROW, assert_matches, bits, random, to_numpy, to_torch
+from arrays import EVERY, NARROW, assert_matches, bits, each_size, random, to_numpy, to_torch
 
 import cunorm
 from cunorm import _kernels, _launch, _plan, _reference
@@ -26,8 +26,7 @@ PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("cols", SIZES)
-@pytest.mark.parametrize("dtype", EVERY)
+@pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 def test_every_size_matches_the_definition(dtype, cols):
     # Enough rows that a block of several rows is full, and another is not.
     rows = 37 if cols <= 129 else 3 if cols < 8192 else 1
