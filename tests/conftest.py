@@ -7,6 +7,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core: before what reads this is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,25 @@ from whole_session import runs_instructions
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
+# Grids of cases much alike: a run of the whole suite takes a third of each, another one for
+# each commit, and a run of one file all of it. Tests that are no part of a grid always run.
+GRIDS = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("add_norm", "backward", "backward_gradients", "layer_norm", "layouts", "properties"),
+        *("registers", "rms_norm"),
+    )
+)
+SHARES = 3
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cunorm")
-    for option in ("--hardest-kernels", "--every-kernel"):
-        group.addoption(option, action="store_true", help="assemble more in test_registers.py")
+    group.addoption("--slow", action="store_true", help="all tests of the large grids")
+    group.addoption(
+        "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,7 +89,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WholeFiles(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    whole_suite = [Path(argument).name for argument in config.args] == ["tests"]
+    if whole_suite and not config.getoption("--slow"):
+        share = _share(config.rootpath)
+        left = [item for item in items if _is_left_out(item, share)]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
     if "PYTEST_XDIST_WORKER" in os.environ:
         reason = "takes times, and other processes run: pytest tests/benchmarks"
         for item in items:
@@ -87,6 +107,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if mark is not None:
                 (why,) = mark.args or ("about the software GPU",)
                 item.add_marker(pytest.mark.skip(reason=f"{why}; run with --simgpu"))
+
+
+def _share(root: Path) -> int:
+    """Return which of the shares of the grids this commit's runs take."""
+    asked = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    found = subprocess.run(asked, capture_output=True, text=True)
+    return int(found.stdout[:8] or "0", 16) % SHARES
+
+
+def _is_left_out(item: pytest.Item, share: int) -> bool:
+    is_of_grid = item.path.name in GRIDS and hasattr(item, "callspec")
+    return is_of_grid and zlib.crc32(item.nodeid.encode()) % SHARES != share
 
 
 @pytest.fixture(scope="module", autouse=True)

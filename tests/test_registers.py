@@ -1,8 +1,7 @@
 """What the assembler makes of the kernels: no spills, no local memory, and enough at work at once.
 
-NVRTC assembles each kernel here, for real architectures and without a device. By default a third
-of those that have the most to keep, another one for each edit of kernels/; all of them with
-`--hardest-kernels`, in some eight minutes. `--every-kernel` takes some two hours.
+NVRTC assembles each kernel here, for real architectures and without a device. By default a sample
+that has the most to keep; `pytest tests/test_registers.py --every-kernel` takes some two hours.
 """
 
 from __future__ import annotations
@@ -124,7 +123,6 @@ HARDEST = (
         for dtype in dtypes
     ]
 )
-SHARES = 3
 REGISTERS = 65536  # of a multiprocessor, everywhere
 THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
 # Where registers leave room for less than half of those threads, this is why that is enough: the
@@ -136,12 +134,10 @@ ENOUGH = {75: 6, 80: 13, 86: 8, 89: 6, 90: 18, 100: 24, 120: 8}
 
 
 def pytest_generate_tests(metafunc):
-    given = metafunc.config.getoption
-    share = int(_kernels.fingerprint(_kernels.folder()), 16) % SHARES
-    hardest = HARDEST if given("--hardest-kernels") else HARDEST[share::SHARES]
+    every = metafunc.config.getoption("--every-kernel")
     metafunc.parametrize(
         ("op", "arch", "cols", "dtype", "parameter", "access", "of_parameters"),
-        every_kernel() if given("--every-kernel") else hardest,
+        every_kernel() if every else HARDEST,
     )
 
 
