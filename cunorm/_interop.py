@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -84,7 +85,7 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
     ]
 
     def work(export: Export) -> Sequence[Any]:
-        with in_order(streams):
+        with in_order(streams) if streams else nullcontext():
             complete = call(
                 [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
             )

@@ -19,16 +19,17 @@ from whole_session import runs_instructions
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
-# Grids of cases much alike: a run of the whole suite takes a third of each, another one for
+# Grids of cases much alike: a run of the whole suite takes a tenth of each, another one for
 # each commit, and a run of one file all of it. Tests that are no part of a grid always run.
 GRIDS = frozenset(
     f"test_{name}.py"
     for name in (
-        *("add_norm", "backward", "backward_gradients", "layer_norm", "layouts", "properties"),
-        *("registers", "rms_norm"),
+        *("add_norm", "backward", "backward_calls", "backward_gradients", "concurrency"),
+        *("layer_norm", "layouts", "ordinary_ufuncs", "properties", "range", "registers"),
+        *("rms_norm", "torch_backward", "torch_compile", "torch_cpu", "torch_modules", "torch_ops"),
     )
 )
-SHARES = 3
+SHARES = 10
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 

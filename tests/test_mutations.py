@@ -218,8 +218,8 @@ MUTATIONS = [
     (
         "missing eps",
         "rms_norm.cu",
-        "Acc rstd = reciprocal_sqrt(fma_rn(squares[0], PER_COLUMN, eps));",
-        "Acc rstd = reciprocal_sqrt(mul(squares[0], PER_COLUMN));",
+        "mul(mul(eps, scale), scale) : eps);",
+        "mul(mul(eps, scale), scale) : Acc(0));",
         "rms_norm float64 (3, 769) row-strided",
     ),
     (

@@ -215,7 +215,8 @@ def test_a_copy_that_names_another_device_than_its_memorys_is_refused():
 
 @needs_two_devices
 @pytest.mark.simgpu("which devices are peers is a machine's own affair")
-def test_peer_access_is_enabled_once():
+def test_peer_access_is_enabled_once(monkeypatch):
+    monkeypatch.setattr(simgpu._machine, "peers", set())  # CuPy enables it where tests copy
     assert runtime.deviceCanAccessPeer(0, 1) == 1
     assert runtime.deviceCanAccessPeer(1, 1) == 0
     with cupy.cuda.Device(1):
