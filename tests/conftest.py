@@ -94,9 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     whole_suite = [Path(argument).name for argument in config.args] == ["tests"]
     if whole_suite and not config.getoption("--slow"):
         share = _share(config.rootpath)
-        left = [item for item in items if _is_left_out(item, share)]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+        config.hook.pytest_deselected(items=[item for item in items if _is_left_out(item, share)])
+        items[:] = [item for item in items if not _is_left_out(item, share)]
     if "PYTEST_XDIST_WORKER" in os.environ:
         reason = "takes times, and other processes run: pytest tests/benchmarks"
         for item in items:
