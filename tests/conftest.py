@@ -25,8 +25,8 @@ GRIDS = frozenset(
     f"test_{name}.py"
     for name in (
         *("add_norm", "backward", "backward_calls", "backward_gradients", "concurrency"),
-        *("layer_norm", "layouts", "ordinary_ufuncs", "properties", "range", "registers"),
-        *("rms_norm", "torch_backward", "torch_compile", "torch_cpu", "torch_modules", "torch_ops"),
+        *("golden_bits", "layer_norm", "layouts", "ordinary_ufuncs", "properties", "range"),
+        *("registers", "rms_norm", "torch_backward", "torch_compile", "torch_cpu", "torch_modules", "torch_ops"),
     )
 )
 SHARES = 10
