@@ -6,7 +6,7 @@ from typing import Literal, overload
 
 import cupy
 
-from . import _calls, _check, _kernels, _launch, _launch_backward, _plan_backward
+from . import _calls, _check, _kernels, _launch, _launch_backward, _plan
 from ._typing import DeviceArray, DeviceArrayT
 
 ARRAYS = (
@@ -256,11 +256,11 @@ def _planned(
     offset: bool,
     dresidual: bool,
     sums: bool,
-) -> _plan_backward.BackwardPlan:
+) -> _plan.BackwardPlan:
     row = (_launch.cols(x, axes), x.dtype.name, _launch.dtype_name(gamma))
     arch = _kernels.arch(x.device.id)
     if op == "rms_norm_bwd":
-        return _plan_backward.rms_norm_bwd(
+        return _plan.rms_norm_bwd(
             *row, gamma_offset=offset, dresidual=dresidual, arch=arch, sums=sums
         )
-    return _plan_backward.layer_norm_bwd(*row, dresidual=dresidual, arch=arch, sums=sums)
+    return _plan.layer_norm_bwd(*row, dresidual=dresidual, arch=arch, sums=sums)

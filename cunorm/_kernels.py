@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from ._plan import Plan
-    from ._plan_backward import ColumnSums
-
-Defines = tuple[tuple[str, str | int], ...]
+    from ._plan import ColumnSums, Plan, Reach, Try
 
 _log = logging.getLogger("cunorm")
 
@@ -28,7 +25,7 @@ def folder() -> Path:
     """Return the folder of CUDA C files: in the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     for candidate in (package / "kernels", package.parent / "kernels"):
-        if (candidate / "rms_norm.cu").is_file():
+        if (candidate / "norm.cuh").is_file():
             return candidate
     raise FileNotFoundError(
         f"cunorm's CUDA C files are neither in {package / 'kernels'} nor in "
@@ -41,10 +38,10 @@ def fingerprint(kernels: Path) -> str:
     """Return a hash of every file in `kernels`.
 
     CuPy's disk cache knows a kernel by its source and its options, and does not look into included
-    files. With this among the options, an edit of any of them is compiled.
+    files. With this in the source, an edit of any of them is compiled.
     """
     digest = hashlib.sha256()
-    for file in sorted((*kernels.glob("*.cu"), *kernels.glob("*.cuh"))):
+    for file in sorted(kernels.glob("*.cuh")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -66,15 +63,18 @@ def multiprocessors(device: int) -> int:
 
 
 @cache
-def load(plan: Plan | ColumnSums, access: Defines, device: int) -> cupy.RawKernel:
+def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
+
+    One that the assembler has no registers for is built again, until nothing of it is left in local
+    memory: see `_plan.registers`.
 
     Parameters
     ----------
-    plan : Plan
+    plan : Plan or ColumnSums
         Which kernel, and what it is specialised for.
-    access : tuple of (str, str or int)
-        Definitions that depend on the arrays of a call: their alignment, the levels of their rows.
+    reach : Reach
+        What depends on the arrays of a call: their alignment, the levels of their rows.
     device : int
         The current device.
 
@@ -83,25 +83,26 @@ def load(plan: Plan | ColumnSums, access: Defines, device: int) -> cupy.RawKerne
     cupy.RawKernel
         One object for each combination, compiled and on the device.
     """
+    start = perf_counter()
+    for attempt in plan.tries(reach):
+        kernel = _compiled(plan, reach, attempt)
+        if kernel.local_size_bytes == 0:
+            break
+    _log.debug(
+        "%s on device %d (sm_%d) after %.0f ms: %s, %s",
+        *(plan.kernel, device, arch(device), 1e3 * (perf_counter() - start), plan, attempt),
+    )
+    return kernel
+
+
+def _compiled(plan: Plan | ColumnSums, reach: Reach, attempt: Try) -> cupy.RawKernel:
     import cupy
 
-    start = perf_counter()
     kernels = folder()
-    # Compiler messages and profilers then name the file, not CuPy's temporary copy of it.
-    code = f'#line 1 "kernels/{plan.source}"\n' + (kernels / plan.source).read_text("utf-8")
-    defines = [f"{name}={value}" for name, value in plan.defines + access]
-    options = (
-        f"-I{kernels}",
-        f"-DCUNORM_SOURCES={fingerprint(kernels)}",
-        *(f"-D{define}" for define in defines),
-    )
-    kernel = cupy.RawKernel(code, plan.kernel, options)
+    code = f"// with kernels/ {fingerprint(kernels)}\n{plan.unit(reach, attempt)}"
+    kernel = cupy.RawKernel(code, plan.kernel, ("--std=c++17", f"-I{kernels}"))
     if plan.shared_bytes > 0:
         # Past 48 KiB a device wants to be asked, for each kernel.
         kernel.max_dynamic_shared_size_bytes = plan.shared_bytes
     kernel.compile()
-    _log.debug(
-        "%s on device %d (sm_%d) after %.0f ms: %s",
-        *(plan.kernel, device, arch(device), 1e3 * (perf_counter() - start), " ".join(defines)),
-    )
     return kernel

@@ -16,16 +16,12 @@ import numpy as np
 from cupy.cuda.function import CNumpyArray
 
 from . import _kernels, _rows
-from ._plan import PACKET_BYTES, WARP, accumulator
+from ._plan import PACKET_BYTES, WARP, Reach, accumulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._kernels import Defines
     from ._plan import Plan
-
-# The strides of struct Rows in kernels/place.cuh, in its order.
-ROW_STRIDES = ("x", "dy", "dx", "dresidual", "y", "residual", "residual_out")
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -143,10 +139,7 @@ def forward(
         sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
     if not fit(axes, *targets.values(), *sources.values()):
         targets = {name: empty_like(a) for name, a in targets.items()}
-    given = {
-        name: None if value is None else cupy.ascontiguousarray(value)
-        for name, value in parameters.items()
-    }
+    given = {name: cupy.ascontiguousarray(parameters[name]) for name in plan.parameters}
     twins = dict(zip(targets, sources, strict=True))
     arrays = {**targets, **statistics, **sources, **given}
     launch = prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
@@ -163,7 +156,7 @@ def prepare(
     plan: Plan,
     axes: int,
     rows: dict[str, cupy.ndarray],
-    parameters: dict[str, cupy.ndarray | None],
+    parameters: Mapping[str, cupy.ndarray | None],
     scalars: Mapping[str, float],
     arguments: tuple[str, ...],
     written: Mapping[str, str],
@@ -175,18 +168,23 @@ def prepare(
         name: tuple(stride * int(a.itemsize) for stride in steps)
         for (name, a), steps in zip(rows.items(), layout.strides, strict=True)
     }
-    access: Defines = (
-        *((_flag(name), _access(plan, a, strides[name])) for name, a in rows.items()),
-        *((_flag(name), _access(plan, value)) for name, value in parameters.items()),
-        ("LEVELS", len(layout.extents)),
-        ("ROW_INDEX", "unsigned" if layout.count < 2**32 else "unsigned long long"),
+    reach = Reach(
+        (
+            *((name, _access(plan, a, strides[name])) for name, a in rows.items()),
+            *((name, _access(plan, value)) for name, value in parameters.items()),
+        ),
+        len(layout.extents),
+        layout.count >= 2**32,
     )
     device = rows["x"].device.id
     numbers = _numbers(
-        layout.extents, tuple(strides.items()), plan.accumulator, tuple(scalars.items())
+        layout.extents,
+        tuple(strides[name] for name in plan.of_rows),
+        plan.accumulator,
+        tuple(scalars[name] for name in plan.scalars),
     )
     return Launch(
-        _kernels.load(plan, access, device).kernel,
+        _kernels.load(plan, reach, device).kernel,
         plan.grid(layout.count) if grid is None else grid,
         plan.block,
         plan.shared_bytes,
@@ -195,10 +193,6 @@ def prepare(
         arguments,
         written,
     )
-
-
-def _flag(name: str) -> str:
-    return f"{name.upper()}_ACCESS"
 
 
 def _strides(a: cupy.ndarray) -> tuple[int, ...]:
@@ -220,7 +214,7 @@ def fit(axes: int, *arrays: cupy.ndarray) -> bool:
 
 
 def _access(plan: Plan, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None) -> str:
-    """Return how the kernel reaches an array's packets: an `Access` of kernels/access.cuh.
+    """Return how the kernel reaches an array's packets: an `Access` of kernels/stream.cuh.
 
     `strides` are those of an array of rows, in bytes, None for a parameter.
     """
@@ -230,36 +224,29 @@ def _access(plan: Plan, a: cupy.ndarray | None, strides: tuple[int, ...] | None 
     starts = (a.data.ptr, *(strides or ()))
     if all(start % min(PACKET_BYTES, pack) == 0 for start in starts):
         return "ALIGNED"
-    shifts = strides is not None and plan.lanes >= WARP and pack == PACKET_BYTES
+    shifts = strides is not None and plan.split.lanes >= WARP and pack == PACKET_BYTES
     return "SHIFTED" if shifts else "ELEMENTS"
 
 
 @lru_cache(maxsize=1024)
 def _numbers(
     extents: tuple[int, ...],
-    strides: tuple[tuple[str, tuple[int, ...]], ...],
+    strides: tuple[tuple[int, ...], ...],
     accumulator: str,
-    scalars: tuple[tuple[str, float], ...],
+    scalars: tuple[float, ...],
 ) -> np.ndarray:
-    """Return the kernel's last argument: struct Rows of kernels/place.cuh, then the scalars."""
-    by_name = dict(strides)
-    names = [name for name in ROW_STRIDES if name in by_name]
+    """Return the kernel's last argument: Numbers of its translation unit."""
     dtype = np.dtype(
         [
             ("count", np.int64),
             ("extent", np.int64, 2),
-            *((name, np.int64, _rows.LEVELS) for name in names),
-            *((name, accumulator) for name, _ in scalars),
+            ("strides", np.int64, (len(strides), _rows.LEVELS)),
+            *((f"scalar{i}", accumulator) for i in range(len(scalars))),
         ],
         align=True,
     )
     unused = (0,) * (_rows.LEVELS - len(extents))
     return np.array(
-        (
-            prod(extents),
-            (*unused, *extents)[1:],
-            *(unused + by_name[name] for name in names),
-            *(value for _, value in scalars),
-        ),
+        (prod(extents), (*unused, *extents)[1:], [unused + steps for steps in strides], *scalars),
         dtype,
     )

@@ -8,13 +8,13 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from . import _kernels, _plan_backward
+from . import _kernels, _plan
 from ._launch import Launch, empty_like, fit, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._plan_backward import BackwardPlan
+    from ._plan import BackwardPlan
 
 # What there is one of for each column, and one row of for each block.
 TOTALS = ("dgamma", "dbeta")
@@ -87,10 +87,10 @@ def backward(
     rows = {"dx": made["dx"], **read}
     if not fit(axes, *rows.values()):
         rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
-    parameters = {
-        "gamma": None if gamma is None else cupy.ascontiguousarray(gamma),
-        "partial": partial,
-    }
+    parameters: dict[str, cupy.ndarray | None] = {}
+    if gamma is not None:
+        parameters["gamma"] = cupy.ascontiguousarray(gamma)
+    parameters["partial"] = partial
     kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
     arrays = {"dx": made["dx"], "partial": partial, **rows, **parameters, **kept}
     scalars = {"gamma_offset": gamma_offset}
@@ -105,7 +105,7 @@ def backward(
             sums.enqueue((*(made.get(name) for name in TOTALS), partial))
         launches.append(sums)
     asked = {**read, **statistics, "gamma": gamma}
-    return tuple(launches) if all(arrays[name] is a for name, a in asked.items()) else ()
+    return tuple(launches) if all(arrays.get(name) is a for name, a in asked.items()) else ()
 
 
 def _grid(plan: BackwardPlan, x: cupy.ndarray) -> tuple[int]:
@@ -114,11 +114,11 @@ def _grid(plan: BackwardPlan, x: cupy.ndarray) -> tuple[int]:
 
 def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int) -> Launch:
     """Return the launch that adds up the blocks' sums of each parameter."""
-    sums = _plan_backward.column_sums(plan.row, dgamma.dtype.name)
+    sums = _plan.column_sums(plan.row, dgamma.dtype.name)
     device = dgamma.device.id
     extent = np.array([(plan.cols, plan.pitch, blocks)], "i8,i8,i8")
     return Launch(
-        _kernels.load(sums, (), device).kernel,
+        _kernels.load(sums, _plan.Reach(()), device).kernel,
         sums.grid(plan.cols, parameters),
         sums.block,
         sums.shared_bytes,

@@ -26,7 +26,15 @@ GRIDS = frozenset(
     for name in (
         *("add_norm", "backward", "backward_calls", "backward_gradients", "concurrency"),
         *("golden_bits", "layer_norm", "layouts", "ordinary_ufuncs", "properties", "range"),
-        *("registers", "rms_norm", "torch_backward", "torch_compile", "torch_cpu", "torch_modules", "torch_ops"),
+        *(
+            "registers",
+            "rms_norm",
+            "torch_backward",
+            "torch_compile",
+            "torch_cpu",
+            "torch_modules",
+            "torch_ops",
+        ),
     )
 )
 SHARES = 10

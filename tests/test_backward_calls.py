@@ -10,7 +10,7 @@ import pytest
 from arrays import bits, random
 
 import cunorm
-from cunorm import _calls, _check, _plan_backward
+from cunorm import _calls, _check, _plan
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)
@@ -56,7 +56,7 @@ def test_a_repeated_call_is_not_worked_out_again(monkeypatch, op, without):
     _calls.clear()
     gradients(op, first)
     monkeypatch.setattr(_check, "data", worked_out_again)
-    monkeypatch.setattr(_plan_backward, f"{op}_bwd", worked_out_again)
+    monkeypatch.setattr(_plan, f"{op}_bwd", worked_out_again)
     assert gradients(op, second) == expected
 
 

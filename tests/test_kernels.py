@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,23 +10,21 @@ import sys
 import cupy
 import pytest
 
-from cunorm import _kernels, _plan, _plan_backward
+from cunorm import _kernels, _plan
 
 
-def test_the_folder_has_the_kernels_of_every_plan():
+def test_the_folder_has_what_the_unit_of_every_plan_includes():
     for plan in (
         _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90),
-        _plan.layer_norm_fwd(64, "float16", None, None, arch=90),
-        _plan_backward.rms_norm_bwd(
-            64, "float16", None, gamma_offset=False, dresidual=False, arch=90
-        ),
-        _plan_backward.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
-        _plan_backward.column_sums("float16", "float16"),
+        _plan.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
+        _plan.column_sums("float16", "float16"),
     ):
-        assert plan.kernel in (_kernels.folder() / plan.source).read_text()
+        unit = plan.unit(_plan.Reach(()), _plan.Try(1, 4))
+        (included,) = re.findall(r'#include "(.*)"', unit)
+        assert (_kernels.folder() / included).is_file()
 
 
-@pytest.mark.parametrize("name", ["rms_norm.cu", "vec.cuh"])
+@pytest.mark.parametrize("name", ["norm.cuh", "packet.cuh"])
 def test_an_edit_of_any_file_changes_the_fingerprint(name, tmp_path):
     copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
     assert _kernels.fingerprint(copy) == _kernels.fingerprint(_kernels.folder())
@@ -34,10 +33,10 @@ def test_an_edit_of_any_file_changes_the_fingerprint(name, tmp_path):
     assert _kernels.fingerprint(edited) != _kernels.fingerprint(copy)
 
 
-def test_the_fingerprint_is_among_the_options():
-    kernel = _kernels.load(_plan_backward.column_sums("float16", "float16"), (), 0)
+def test_the_fingerprint_is_in_the_source():
+    kernel = _kernels.load(_plan.column_sums("float16", "float16"), _plan.Reach(()), 0)
     assert isinstance(kernel, cupy.RawKernel)
-    assert f"-DCUNORM_SOURCES={_kernels.fingerprint(_kernels.folder())}" in kernel.options
+    assert f"// with kernels/ {_kernels.fingerprint(_kernels.folder())}\n" in kernel.code
 
 
 # Run the ops and say how often NVRTC was asked for one of cunorm's kernels.
@@ -81,7 +80,7 @@ def test_a_second_process_compiles_nothing_until_a_file_in_kernels_is_edited(tmp
 
     assert compilations() == 2
     assert compilations() == 0
-    for file in sorted(copy.glob("*.cu*")):
+    for file in sorted(copy.glob("*.cuh")):
         file.write_text(file.read_text() + "// edited\n")
         assert compilations() == 2, file.name
     assert compilations() == 0

@@ -1,15 +1,21 @@
-"""The plan: every column has one owner, and only N, the dtypes and the architecture decide who."""
+"""The plan: every column has one owner, and only N, the dtypes and the architecture decide who.
+
+Each test asks one question of every plan, and says of which it does not hold.
+"""
 
 from __future__ import annotations
 
 import inspect
+from itertools import product
 
 import pytest
 
-from cunorm import _plan, _plan_backward
+from cunorm import _plan
+from cunorm._plan.devices import SHARED_BYTES, SUMS_BYTES
+from cunorm._plan.unit import Reach
 
 DTYPES = sorted(_plan.ITEMSIZE)
-ARCHS = [75, 80, 86, 89, 90, 100, 120]
+ARCHS = sorted(SHARED_BYTES)
 # Around every boundary of the plan: packets of 2, 4 and 8 elements, sub-warps, the warp's share of
 # 128 packets, 512 lanes with 4 packets each in registers, shared memory.
 SIZES = sorted(
@@ -22,59 +28,80 @@ SIZES = sorted(
     }
     - {0}
 )
+ALIGNED = Reach((("y", "ALIGNED"), ("x", "ALIGNED"), ("gamma", "ALIGNED")))
 
 
 def rms(cols: int, dtype: str, arch: int = 90) -> _plan.Plan:
     return _plan.rms_norm_fwd(cols, dtype, dtype, cast_before=True, gamma_offset=False, arch=arch)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cols", SIZES)
-def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(cols, dtype, arch):
-    plan = rms(cols, dtype, arch)
-    packets = max(1, cols * _plan.ITEMSIZE[dtype] // 16)  # the tail is apart
-    kept, lanes = plan.packets + plan.shared, plan.lanes * plan.cluster
-    assert (kept - 1) * lanes < packets
-    # What is left over is read again, and then shared memory has no room for another packet.
-    if packets > kept * lanes:
-        room = _plan.SHARED_BYTES[arch] - _plan.SUMS_BYTES
-        assert plan.shared_bytes <= room < plan.shared_bytes + plan.lanes * 16
+def rms_bwd(cols: int, dtype: str, arch: int = 90) -> _plan.BackwardPlan:
+    return _plan.rms_norm_bwd(cols, dtype, dtype, gamma_offset=True, dresidual=True, arch=arch)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("cols", SIZES)
-def test_a_lane_has_registers_and_a_block_shared_memory_for_what_it_keeps(cols, arch):
-    plan = rms(cols, "float16", arch)
-    assert 1 <= plan.packets <= 10
-    assert plan.shared_bytes + _plan.SUMS_BYTES <= _plan.SHARED_BYTES[arch]
+def layer_bwd(cols: int, dtype: str, arch: int = 90) -> _plan.BackwardPlan:
+    return _plan.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cols", SIZES)
-def test_blocks_are_whole_warps_that_every_device_can_launch(cols, dtype):
-    plan = rms(cols, dtype)
-    lanes, rows = plan.block
-    assert lanes * rows % 32 == 0
-    assert lanes * rows <= 1024
-    # A sub-warp divides a warp, so that its shuffles stay inside it; more lanes are whole warps.
-    assert 32 % lanes == 0 if lanes < 32 else lanes % 32 == 0
-    # Only rows that meet in shuffles share a block: a barrier is for all of a block's threads.
-    assert rows == 1 or lanes <= 32
+def those_that_fail(holds, plan_of):
+    """Return N, dtype and architecture of each plan that `holds` does not hold of."""
+    return [case for case in product(SIZES, DTYPES, ARCHS) if not holds(plan_of(*case), *case)]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "longest"),
-    [("float16", 65536), ("bfloat16", 65536), ("float32", 32768), ("float64", 16384)],
-)
-@pytest.mark.parametrize("arch", [*ARCHS, 87, 103, 121])
-def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype, longest, arch):
-    plan = rms(longest, dtype, arch)
-    assert kept_bytes(plan) >= longest * _plan.ITEMSIZE[dtype]
+def packets_of(cols: int, dtype: str) -> int:
+    return max(1, cols * _plan.ITEMSIZE[dtype] // 16)  # the tail is apart
+
+
+@pytest.mark.parametrize("plan_of", [rms, rms_bwd, layer_bwd])
+def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(plan_of):
+    def holds(plan, cols, dtype, arch):
+        split = plan.split
+        packets, kept = packets_of(cols, dtype), split.packets + split.shared
+        lanes = split.lanes * split.cluster
+        # What is left over is read again, and then shared memory has no room for another packet.
+        room = SHARED_BYTES[arch] - SUMS_BYTES
+        of_turn = split.lanes * getattr(plan, "shared_packet_bytes", 16)
+        full = plan.shared_bytes <= room < plan.shared_bytes + of_turn
+        return (kept - 1) * lanes < packets and (packets <= kept * lanes or full)
+
+    assert those_that_fail(holds, plan_of) == []
+
+
+@pytest.mark.parametrize(("plan_of", "most"), [(rms, 9), (rms_bwd, 4), (layer_bwd, 4)])
+def test_a_lane_has_registers_and_a_block_shared_memory_for_what_it_keeps(plan_of, most):
+    def holds(plan, cols, dtype, arch):
+        return (
+            1 <= plan.split.packets <= most and plan.shared_bytes + SUMS_BYTES <= SHARED_BYTES[arch]
+        )
+
+    assert those_that_fail(holds, plan_of) == []
+
+
+@pytest.mark.parametrize("plan_of", [rms, rms_bwd])
+def test_blocks_are_whole_warps_that_every_device_can_launch(plan_of):
+    def holds(plan, cols, dtype, arch):
+        lanes, rows = plan.block
+        return (
+            lanes * rows % 32 == 0
+            and lanes * rows <= 1024
+            # A sub-warp divides a warp: its shuffles stay inside it; more lanes are whole warps.
+            and (32 % lanes == 0 if lanes < 32 else lanes % 32 == 0)
+            # Only rows that meet in shuffles share a block: a barrier is for all of its threads.
+            and (rows == 1 or lanes <= 32)
+        )
+
+    assert those_that_fail(holds, plan_of) == []
 
 
 def kept_bytes(plan):
-    return (plan.packets + plan.shared) * plan.lanes * plan.cluster * 16
+    split = plan.split
+    return (split.packets + split.shared) * split.lanes * split.cluster * 16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype):
+    longest = (128 << 10) // _plan.ITEMSIZE[dtype]
+    assert [a for a in ARCHS if kept_bytes(rms(longest, dtype, a)) < 128 << 10] == []
 
 
 # Shared memory, and 9 packets of 16 bytes for each of 512 lanes: in all of a cluster's 8 blocks
@@ -93,25 +120,25 @@ def test_the_longest_row_that_is_read_once(arch, kib):
 
 
 def test_clusters_serve_rows_that_would_keep_a_second_block_off_the_multiprocessor():
-    assert [rms(cols, "bfloat16").cluster for cols in (65536, 131072, 262144)] == [1, 2, 4]
-    assert rms(262144, "bfloat16", arch=80).cluster == 1
+    assert [rms(cols, "bfloat16").split.cluster for cols in (65536, 131072, 262144)] == [1, 2, 4]
+    assert rms(262144, "bfloat16", arch=80).split.cluster == 1
 
 
 # Of a multiprocessor, of which each block costs 1 KiB besides what it asks for.
 @pytest.mark.parametrize(
     ("arch", "kib"), [(75, 64), (80, 164), (86, 100), (89, 100), (90, 228), (100, 228), (120, 100)]
 )
-@pytest.mark.parametrize("cols", SIZES)
-def test_a_block_is_alone_where_a_multiprocessor_cannot_hold_two(cols, arch, kib):
-    plan = rms(cols, "float16", arch)
-    of_block = plan.shared_bytes + _plan.SUMS_BYTES + 1024
-    assert dict(plan.defines)["ALONE"] == (2 * of_block > kib << 10)
+def test_a_block_is_alone_where_a_multiprocessor_cannot_hold_two(arch, kib):
+    for cols in SIZES:
+        plan = rms(cols, "float16", arch)
+        of_block = plan.shared_bytes + SUMS_BYTES + 1024
+        assert plan.alone == (2 * of_block > kib << 10), cols
 
 
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (32, 1), (33, 2), (2**33, 2**28)])
 def test_the_grid_covers_the_rows(rows, blocks):
     plan = rms(64, "float32")
-    assert plan.rows == 32
+    assert plan.split.rows == 32
     assert plan.grid(rows) == (blocks,)
 
 
@@ -121,8 +148,8 @@ def test_the_grid_covers_the_rows(rows, blocks):
 )
 def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks):
     # 384 threads of a multiprocessor, at least eight rows for each block past one a multiprocessor.
-    plan = _plan_backward.layer_norm_bwd(2048, "float32", "float32", dresidual=False, arch=90)
-    assert (plan.rows, plan.lanes) == (1, 128)
+    plan = layer_bwd(2048, "float32")
+    assert plan.block == (128, 1)
     assert plan.persistent_grid(rows, 132) == (blocks,)
 
 
@@ -136,45 +163,28 @@ def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks
 def test_a_multiprocessor_has_512_threads_of_16_bit_rows_and_384_of_wider_ones(
     dtype, cols, lanes, blocks
 ):
-    plan = _plan_backward.rms_norm_bwd(
-        cols, dtype, dtype, gamma_offset=False, dresidual=True, arch=90
-    )
-    assert (plan.rows, plan.lanes) == (1, lanes)
+    plan = rms_bwd(cols, dtype)
+    assert plan.block == (lanes, 1)
     assert plan.persistent_grid(10**6, 132) == (132 * blocks,)
-    assert dict(plan.defines)["RESIDENT_THREADS"] == plan.resident_threads
+    assert next(plan.tries(ALIGNED)).blocks == blocks
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cols", SIZES)
-def test_what_a_backward_kernel_keeps_fits_and_is_not_more_than_the_row(cols, dtype, arch):
-    plan = _plan_backward.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
-    packets = max(1, cols * _plan.ITEMSIZE[dtype] // 16)
-    assert (plan.packets + plan.shared - 1) * plan.lanes < packets
-    assert 1 <= plan.packets <= 4
-    assert plan.lanes * plan.rows in (128, *range(32, 385, 32))
-    assert plan.shared_bytes + _plan.SUMS_BYTES <= _plan.SHARED_BYTES[arch]
+def test_a_kernel_is_tried_with_a_block_fewer_each_time_and_then_with_fewer_loads():
+    tries = [(t.blocks, t.at_once) for t in rms(4096, "float16").tries(ALIGNED)]
+    assert tries == [(4, 4), (3, 4), (2, 4), (1, 4), (1, 2), (1, 1)]
 
 
 def test_no_plan_function_is_told_the_number_of_rows():
     for function in (
         _plan.rms_norm_fwd,
         _plan.layer_norm_fwd,
-        _plan_backward.rms_norm_bwd,
-        _plan_backward.layer_norm_bwd,
+        _plan.rms_norm_bwd,
+        _plan.layer_norm_bwd,
     ):
         parameters = set(inspect.signature(function).parameters)
         assert parameters <= {
-            "cols",
-            "x",
-            "residual",
-            "gamma",
-            "beta",
-            "cast_before",
-            "dresidual",
-            "sums",
-            "gamma_offset",
-            "arch",
+            *("cols", "x", "residual", "gamma", "beta", "cast_before", "dresidual", "sums"),
+            *("gamma_offset", "arch"),
         }
 
 
@@ -183,18 +193,19 @@ def test_no_plan_function_is_told_the_number_of_rows():
     [("float16", "float16", 2), ("float16", None, 1), ("float32", "float32", 1)],
 )
 def test_both_casts_share_a_kernel_where_nothing_is_rounded_between(dtype, gamma, kernels):
-    plans = {
-        _plan.rms_norm_fwd(64, dtype, gamma, cast_before=before, gamma_offset=False, arch=90)
-        for before in (True, False)
-    }
-    assert len(plans) == kernels
+    units = set()
+    for before in (True, False):
+        plan = _plan.rms_norm_fwd(64, dtype, gamma, cast_before=before, gamma_offset=False, arch=90)
+        present = tuple(named for named in ALIGNED.access if named[0] in plan.arrays)
+        units.add(plan.unit(Reach(present), _plan.Try(1, 4)))
+    assert len(units) == kernels
 
 
-def test_an_absent_parameter_is_compiled_away():
-    defines = dict(_plan.layer_norm_fwd(64, "float16", None, "float32", arch=90).defines)
-    assert defines["HAS_GAMMA"] == 0
-    assert defines["HAS_BETA"] == 1
-    assert defines["BETA_TYPE"] == "float"
+def test_an_absent_parameter_is_no_argument_of_the_kernel():
+    plan = _plan.layer_norm_fwd(64, "float16", None, "float32", arch=90)
+    assert plan.parameters == ("beta",)
+    assert "Shift<S, Beta>" in plan.body
+    assert "Gamma" not in plan.body
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -203,9 +214,5 @@ def test_backward_rows_up_to_the_promised_length_are_kept_whole(dtype, arch):
     cols = 9216 if dtype != "float64" else 4608
     if arch == 90:
         cols = {2: 24576, 4: 19456, 8: 9216}[_plan.ITEMSIZE[dtype]]
-    rms = _plan_backward.rms_norm_bwd(
-        cols, dtype, dtype, gamma_offset=True, dresidual=True, arch=arch
-    )
-    layer = _plan_backward.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
-    for plan in (rms, layer):
-        assert (plan.packets + plan.shared) * plan.lanes * plan.vec >= cols
+    for plan in (rms_bwd(cols, dtype, arch), layer_bwd(cols, dtype, arch)):
+        assert kept_bytes(plan) >= cols * _plan.ITEMSIZE[dtype]

@@ -1,0 +1,245 @@
+"""Which backward kernel serves a row, its persistent grid, and the kernel that adds up its sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from .dtypes import C_TYPE, ITEMSIZE, accumulator
+from .plan import Plan
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, backward
+from .unit import Reach, Stage, Try
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A persistent backward kernel keeps x, dy, dresidual, what is made of them, and sums of columns: 2
+# packets of 16 bits for each lane, or 4 wider ones. On an SM stay 512 threads, whose 128 registers
+# hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are in flight. Wider rows have 384
+# threads of 168 registers, and 72 KiB in flight; 256 with the assembler of sm_120, which takes more
+# registers. By architecture: threads that an SM holds of 16-bit rows, and of others, which is also
+# most lanes.
+RESIDENT_THREADS = {120: (384, 256), 121: (384, 256)}
+RESIDENT_THREADS_ELSEWHERE = (512, 384)
+# Each block writes and reads again a row of sums, so it should have more rows of data than that.
+GROUPS_OF_BLOCK = 8
+# 32 lanes read 128 bytes of sums at once; 16 warps share out up to some hundred rows of them.
+SUM_COLUMNS, SUM_SLICES = 32, 16
+
+
+@dataclass(frozen=True)
+class BackwardPlan(Plan):
+    """One backward kernel, specialised for one kind of row.
+
+    Attributes
+    ----------
+    shared_packet_bytes : int
+        Bytes of shared memory for each packet of x kept there: dy's and the sums' are beside it.
+    resident : int
+        Threads that a multiprocessor should hold at once.
+    """
+
+    shared_packet_bytes: int
+    resident: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return self.split.shared * self.split.lanes * self.shared_packet_bytes
+
+    @property
+    def pitch(self) -> int:
+        """From one row of the blocks' sums to the next: PITCH of kernels/column_sums.cuh."""
+        return -(-self.cols // 4) * 4
+
+    def resident_threads(self, reach: Reach) -> int:
+        """Return the threads that a multiprocessor should hold, at first."""
+        return self.resident
+
+    def persistent_grid(self, rows: int, multiprocessors: int) -> tuple[int]:
+        """Return the grid of a launch, whose block b takes groups b, b + blocks, ...
+
+        A group is `split.rows` neighbouring rows. There is one block for each multiprocessor, and
+        more, up to `resident` threads on each, while every block has at least `GROUPS_OF_BLOCK`
+        groups; never more blocks than groups.
+        """
+        groups = -(-rows // self.split.rows)
+        most = multiprocessors * max(1, self.resident // (self.split.lanes * self.split.rows))
+        return (min(groups, max(multiprocessors, min(groups // GROUPS_OF_BLOCK, most))),)
+
+
+@dataclass(frozen=True)
+class ColumnSums:
+    """The kernel that adds up what the blocks of a backward kernel leave.
+
+    Attributes
+    ----------
+    gamma, sums : str
+        The dtypes of the results and of what is added up.
+    """
+
+    gamma: str
+    sums: str
+    kernel = "column_sums"
+    block = (SUM_COLUMNS, SUM_SLICES)
+    shared_bytes = 0
+
+    def grid(self, cols: int, parameters: int) -> tuple[int, int]:
+        """Return the grid that covers `cols` columns of each parameter."""
+        return (-(-cols // SUM_COLUMNS), parameters)
+
+    def tries(self, reach: Reach) -> Iterator[Try]:
+        """Yield what the kernel is to be built with."""
+        yield Try(1, 1)
+
+    def unit(self, reach: Reach, attempt: Try) -> str:
+        """Return the translation unit."""
+        columns, slices = self.block
+        gamma, sums = C_TYPE[self.gamma], C_TYPE[self.sums]
+        return (
+            '#include "column_sums.cuh"\n\n'
+            f'extern "C" __global__ void __launch_bounds__({columns * slices})\n'
+            f"column_sums({gamma}* dgamma, {gamma}* dbeta, const {sums}* partial, "
+            "const Extent extent) {\n"
+            f"  add_up_blocks<{columns}, {slices}>(dgamma, dbeta, partial, extent);\n}}\n"
+        )
+
+
+def _plan(
+    kernel: str,
+    cols: int,
+    x: str,
+    gamma: str | None,
+    arch: int,
+    statistic: str,
+    saves: tuple[str, ...],
+    kinds: int,
+    scale: Stage,
+    *,
+    dresidual: bool,
+    sums: bool,
+) -> BackwardPlan:
+    kinds = kinds if sums and gamma is not None else 0
+    of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
+    resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
+    packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
+    packet_bytes = 2 * PACKET_BYTES + kinds * packet_sums
+    most_packets = 2 if ITEMSIZE[x] == 2 else PACKETS_IN_FLIGHT
+    split = backward(
+        cols,
+        x,
+        arch,
+        most_packets=most_packets,
+        most_lanes=of_wide,
+        packet_bytes=packet_bytes,
+    )
+    read = {"x": x, "dy": x, "dresidual": x} if dresidual else {"x": x, "dy": x}
+    other, beside = "Nothing<S>", "{}"
+    if dresidual:
+        other, beside = "Beside<S, Dresidual>", "{{dresidual, n.dresidual}}"
+    parameters = {} if gamma is None else {"gamma": gamma}
+    acc = accumulator(x)
+    return BackwardPlan(
+        kernel,
+        "gradient.cuh",
+        x,
+        cols,
+        split,
+        arrays={"dx": x, "partial": acc} | read | parameters | dict.fromkeys(saves, acc),
+        of_rows=("dx", *read),
+        statistics=saves,
+        parameters=(*parameters,),
+        written=("dx", "partial"),
+        scalars=("gamma_offset",),
+        body=f"backward<S, Pairs<S, X, Dy>, {statistic}<S>, {scale.type}, {other}, Dx, "
+        f"ColumnSums<S, Partial, {kinds}>>(\n"
+        f"      {{{{x, n.x}}, {{dy, n.dy}}}}, {scale.arrays}, {beside}, {{dx, n.dx}}, partial, "
+        f"{{{', '.join(saves)}}}, n.rows);",
+        alone=False,
+        at_once=PACKETS_IN_FLIGHT,
+        shared_packet_bytes=packet_bytes,
+        resident=resident,
+    )
+
+
+def _scale(gamma: str | None, gamma_offset: bool) -> Stage:
+    if gamma is None:
+        return Stage("Unscaled<S>", "{}")
+    offset = str(gamma_offset).lower()
+    return Stage(f"Scale<S, Gamma, {offset}>", "{gamma, n.gamma_offset}")
+
+
+@cache
+def rms_norm_bwd(
+    cols: int,
+    x: str,
+    gamma: str | None,
+    *,
+    gamma_offset: bool,
+    dresidual: bool,
+    arch: int,
+    sums: bool = True,
+) -> BackwardPlan:
+    """Plan RMSNorm backward for rows of `cols` elements.
+
+    Parameters
+    ----------
+    cols : int
+        N, at least 1.
+    x : str
+        The dtype of x, dy, dx and dresidual.
+    gamma : str or None
+        The dtype of gamma and dgamma, None where there is none.
+    gamma_offset : bool
+        Whether an offset is added to gamma.
+    dresidual : bool
+        Whether a second gradient is added to dx.
+    arch : int
+        The architecture, like 90: how much shared memory a block may have.
+    sums : bool
+        Whether dgamma is wanted; there is none without a gamma.
+
+    Returns
+    -------
+    BackwardPlan
+    """
+    return _plan(
+        "rms_norm_bwd",
+        cols,
+        x,
+        gamma,
+        arch,
+        "MeanSquare",
+        ("rstd",),
+        1,
+        _scale(gamma, gamma_offset),
+        dresidual=dresidual,
+        sums=sums,
+    )
+
+
+@cache
+def layer_norm_bwd(
+    cols: int, x: str, gamma: str | None, *, dresidual: bool, arch: int, sums: bool = True
+) -> BackwardPlan:
+    """Plan LayerNorm backward for rows of `cols` elements: see `rms_norm_bwd`."""
+    return _plan(
+        "layer_norm_bwd",
+        cols,
+        x,
+        gamma,
+        arch,
+        "Moments",
+        ("mean", "rstd"),
+        2,
+        _scale(gamma, False),
+        dresidual=dresidual,
+        sums=sums,
+    )
+
+
+@cache
+def column_sums(x: str, gamma: str) -> ColumnSums:
+    """Plan the sums of what blocks left of dgamma and dbeta, by the dtypes of x and gamma."""
+    return ColumnSums(gamma, accumulator(x))

@@ -1,0 +1,16 @@
+"""The four dtypes, by their names in NumPy and ml_dtypes."""
+
+from __future__ import annotations
+
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+C_TYPE = {
+    "float16": "__half",
+    "bfloat16": "__nv_bfloat16",
+    "float32": "float",
+    "float64": "double",
+}
+
+
+def accumulator(dtype: str) -> str:
+    """Return the dtype of sums and statistics for data of `dtype`."""
+    return "float64" if dtype == "float64" else "float32"

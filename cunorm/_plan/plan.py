@@ -1,0 +1,118 @@
+"""One kernel, specialised for one kind of row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .dtypes import ITEMSIZE, accumulator
+from .split import PACKET_BYTES, Split
+from .unit import Try, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .unit import Reach
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One kernel, specialised for one kind of row.
+
+    Attributes
+    ----------
+    kernel : str
+        The entry point.
+    header : str
+        The file in kernels/ that has its parts.
+    row : str
+        The dtype of the row that is normalised.
+    cols : int
+        N, the number of columns of a row.
+    split : Split
+        How the columns are shared out.
+    arrays : mapping of str to str
+        The kernel's arguments but the last, in their order, and their dtypes.
+    of_rows, statistics, parameters, written : tuple of str
+        Which of them are arrays of rows, which have one number a row, which are the same for all
+        rows, and which are written.
+    scalars : tuple of str
+        The numbers that follow the strides in the kernel's last argument.
+    body : str
+        What the entry point calls.
+    alone : bool
+        Whether a multiprocessor's shared memory has no room for two blocks.
+    at_once : int
+        Packets that a lane asks for before it needs the first, at first.
+    """
+
+    kernel: str
+    header: str
+    row: str
+    cols: int
+    split: Split
+    arrays: Mapping[str, str] = field(hash=False)
+    of_rows: tuple[str, ...]
+    statistics: tuple[str, ...]
+    parameters: tuple[str, ...]
+    written: tuple[str, ...]
+    scalars: tuple[str, ...]
+    body: str
+    alone: bool
+    at_once: int
+
+    @property
+    def vec(self) -> int:
+        """Columns of a packet."""
+        return PACKET_BYTES // ITEMSIZE[self.row]
+
+    @property
+    def accumulator(self) -> str:
+        """The dtype of sums and statistics."""
+        return accumulator(self.row)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return self.split.shared * self.split.lanes * PACKET_BYTES
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """The block's shape: lanes of a row, then rows."""
+        return (self.split.lanes, self.split.rows)
+
+    def grid(self, rows: int) -> tuple[int]:
+        """Return the grid that covers `rows` rows."""
+        return (-(-rows // self.split.rows) * self.split.cluster,)
+
+    def resident_threads(self, reach: Reach) -> int:
+        """Return the threads that a multiprocessor should hold, at first: 65536 registers' worth.
+
+        512 have 128 each, which hold four packets, converted, beside what sums and shifts take.
+        Rows with less to keep leave room for twice as many threads.
+        """
+        wide = any(ITEMSIZE[dtype] > ITEMSIZE[self.row] for dtype in self.arrays.values())
+        by_element = any(access != "ALIGNED" for n, access in reach.access if n in self.parameters)
+        if self.alone:
+            return self.split.lanes
+        if self.split.packets > 3 or by_element or wide or not reach.all_aligned:
+            return 512
+        return 1024
+
+    def tries(self, reach: Reach) -> Iterator[Try]:
+        """Yield what the kernel is to be built with until nothing of it is left in local memory.
+
+        Registers are the assembler's to count. With one block fewer each time a thread may have
+        more of them, then it asks for fewer packets at once. Neither changes a bit.
+        """
+        blocks = max(1, self.resident_threads(reach) // (self.split.lanes * self.split.rows))
+        for fewer in range(blocks, 0, -1):
+            yield Try(fewer, self.at_once)
+        at_once = self.at_once
+        while at_once > 1:
+            at_once //= 2
+            yield Try(1, at_once)
+
+    def unit(self, reach: Reach, attempt: Try) -> str:
+        """Return the translation unit."""
+        return write(self, reach, attempt)

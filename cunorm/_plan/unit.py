@@ -1,0 +1,140 @@
+"""The translation unit of a kernel: some lines of CUDA C that choose its parts.
+
+kernels/norm.cuh and kernels/gradient.cuh say what the parts are. A unit is CuPy's key of a compiled
+kernel, together with the hash of kernels/, which it names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .dtypes import C_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from . import Plan
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a kernel: its type, and what it is made of, an initialiser in braces."""
+
+    type: str
+    arrays: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a launch reaches its arrays.
+
+    Attributes
+    ----------
+    access : tuple of (str, str)
+        For each array, by name, how its packets arrive: an Access of kernels/stream.cuh.
+    levels : int
+        Strided levels of rows.
+    wide_index : bool
+        Whether the number of rows needs 64 bits.
+    """
+
+    access: tuple[tuple[str, str], ...]
+    levels: int = 1
+    wide_index: bool = False
+
+    @property
+    def all_aligned(self) -> bool:
+        """Whether every array is reached in whole packets."""
+        return all(access == "ALIGNED" for _, access in self.access)
+
+
+@dataclass(frozen=True)
+class Try:
+    """How many registers a kernel may have: what launch bounds and its loads ask for.
+
+    Attributes
+    ----------
+    blocks : int
+        Blocks that a multiprocessor should hold.
+    at_once : int
+        Packets that a lane asks for before it needs the first.
+    """
+
+    blocks: int
+    at_once: int
+
+
+def then(stages: Iterable[Stage]) -> Stage:
+    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
+    stages = tuple(stages)
+    arrays = "{}"
+    for stage in reversed(stages):
+        arrays = f"{{{stage.arrays}, {arrays}}}"
+    return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
+
+
+def type_name(array: str) -> str:
+    """Return the name that a unit gives to the type of an array."""
+    return "".join(part.capitalize() for part in array.split("_"))
+
+
+def write(plan: Plan, reach: Reach, attempt: Try) -> str:
+    """Return the translation unit of a kernel."""
+    split = plan.split
+    chosen = {
+        "COLS": plan.cols,
+        "LANES": split.lanes,
+        "CLUSTER": split.cluster,
+        "ROWS": split.rows,
+        "PACKETS": split.packets,
+        "SHARED": split.shared,
+        "AT_ONCE": attempt.at_once,
+        "ARRAYS": len(plan.of_rows),
+        "LEVELS": reach.levels,
+    }
+    index = "unsigned long long" if reach.wide_index else "unsigned"
+    arrays = []
+    for name, how in reach.access:
+        number = f", {plan.of_rows.index(name)}" if name in plan.of_rows else ""
+        arrays.append(
+            f"using {type_name(name)} = Array<{C_TYPE[plan.arrays[name]]}, {how}{number}>;"
+        )
+    strides = ", ".join(plan.of_rows)
+    numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
+    cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
+    return "\n".join(
+        (
+            f"// {plan.kernel}: rows of {plan.cols} {plan.row}",
+            f'#include "{plan.header}"',
+            "",
+            "struct Chosen {",
+            f"  using T = {C_TYPE[plan.row]};",
+            f"  using Index = {index};",
+            "  static constexpr int "
+            + ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            + ";",
+            "};",
+            "using S = Split<Chosen>;",
+            *arrays,
+            "struct Numbers {",
+            "  Rows rows;",
+            f"  Strides {strides};{numbers}",
+            "};",
+            "",
+            f'extern "C" __global__ void{cluster} '
+            f"__launch_bounds__({split.lanes * split.rows}, {attempt.blocks})",
+            f"{plan.kernel}({', '.join(_parameter(plan, name) for name in plan.arrays)}, "
+            "const Numbers n) {",
+            f"  {plan.body}",
+            "}",
+            "",
+        )
+    )
+
+
+def _parameter(plan: Plan, name: str) -> str:
+    element = "S::Acc*" if name in plan.statistics else f"{type_name(name)}::E*"
+    if name in plan.written:
+        return f"{element} {name}"
+    return f"const {element} {'__restrict__ ' if name in plan.parameters else ''}{name}"

@@ -1,0 +1,288 @@
+// The backward pass of every norm, and its block's share of dgamma and dbeta.
+//
+// Formula      n = the normalised values of a row and g = gamma + gamma_offset, over its COLS
+//              columns: dx = rstd * (g * dy - n * mean(g * dy * n)), plus dresidual where there is
+//              one; where the statistic is CENTERED, mean(g * dy) is subtracted from g * dy first.
+//              Over rows, dgamma = sum of dy * n, and dbeta = sum of dy.
+//
+// Mapping      A row's LANES and a block's ROWS are as in norm.cuh. The grid is persistent: block b
+//              takes the groups of ROWS rows b, b + gridDim.x, b + 2 gridDim.x, ... and adds up,
+//              column by column in that order, what they give to dgamma and dbeta. A lane owns the
+//              columns it owns in every row, so that it adds without asking the others:
+//
+//   block 0   rows 0 ..        rows G * ROWS ..       ...   -> partial[0]   column_sums.cuh adds
+//   block 1   rows ROWS ..     rows (G + 1) * ROWS .. ...   -> partial[1]   these up in a fixed
+//   ...                                                                     order
+//
+// Traffic      x, dy, dx, and dresidual, once; gamma and the statistics of a row; and for each
+//              parameter 2 * blocks * COLS * sizeof(Acc) for the blocks' sums, written here and read
+//              by column_sums. Rows too long for registers and shared memory read x and dy once
+//              more, and their sums stay in L2.
+//
+// Numerics     All products and sums are float32 (float64 for float64), one rounding to dx's type at
+//              the end. dx of a row is the same in any batch. The order in which dgamma is added up
+//              follows from the number of rows and of blocks; there are no atomics. mean and rstd
+//              are taken as given: x - mean is exact or nearly so, wherever x is far from zero.
+//
+// Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. dx and the sums overlap
+//              nothing. An array's ACCESS holds for every row. rows.count >= 1, and no block is
+//              without rows.
+
+#pragma once
+
+#include "column_sums.cuh"
+#include "epilogue.cuh"
+#include "statistic.cuh"
+
+// g = 1.
+template <class S>
+struct Unscaled {
+  struct Arrays {};
+  __device__ Unscaled(const Arrays&, const Place<S>&) {}
+  __device__ void packet(int, Values<S>&) const {}
+  __device__ void column(int, Values<S>&) const {}
+};
+
+// No gradient beside dx.
+template <class S>
+struct Nothing {
+  struct Arrays {};
+  __device__ Nothing(const Arrays&, const Place<S>&) {}
+  __device__ void ask() {}
+  __device__ void take(int, Values<S>&) {}
+  __device__ void take_past_registers(int, Values<S>&) {}
+  __device__ void column(int, Values<S>&) const {}
+  __device__ static typename S::Acc finish(typename S::Acc inner, typename S::Acc rstd,
+                                           typename S::Acc) {
+    return mul(inner, rstd);
+  }
+};
+
+// dresidual of a row, whose packets are taken in order. With registers for it, it is asked for with
+// x and dy, and is in flight while the row is summed.
+template <class S, class DResidual>
+class Beside {
+  using Packet = Pack<typename S::T, S::VEC>;
+
+ public:
+  struct Arrays {
+    Strided<const typename S::T> dresidual;
+  };
+
+  __device__ Beside(const Arrays& arrays, const Place<S>& place)
+      : row_(arrays.dresidual.row(place)), reader_(row_, place) {}
+
+  // Asks for what take() gives, and for the first packet after those.
+  __device__ void ask() {
+    if (!EARLY) return;
+    reader_.read(0, S::PACKETS, kept_);
+    reader_.read(S::PACKETS, S::TURNS, next_);
+  }
+
+  __device__ void take(int turn, Values<S>& value) {
+    if (!EARLY) reader_.read(turn, S::TURNS, next_);
+    unpack(EARLY ? kept_[turn] : next_[0], value);
+  }
+
+  // Asks for the next packet while this one is used.
+  __device__ void take_past_registers(int turn, Values<S>& value) {
+    if (!EARLY) reader_.read(turn, S::TURNS, next_);
+    unpack(next_[0], value);
+    if (EARLY) reader_.read(turn + 1, S::TURNS, next_);
+  }
+
+  __device__ void column(int column, Values<S>& value) const {
+    unpack(load_column<S>(row_, column), value);
+  }
+
+  __device__ static typename S::Acc finish(typename S::Acc inner, typename S::Acc rstd,
+                                           typename S::Acc beside) {
+    return fma_rn(inner, rstd, beside);
+  }
+
+ private:
+  static constexpr bool EARLY = S::AT_ONCE >= 4;
+
+  const typename S::T* row_;
+  Reader<S, DResidual> reader_;
+  Packet kept_[S::PACKETS];
+  Packet next_[1];
+};
+
+// One row of a group: its sums, dx, and what its columns give to dgamma and dbeta.
+template <class S, class Saved, class Weight, class Source, class Other, class DX>
+class RowGradient {
+  using Acc = typename S::Acc;
+  using T = typename S::T;
+  static constexpr bool CENTERED = Saved::CENTERED;
+  static constexpr int COUNT = CENTERED ? 2 : 1;
+  // Whether registers have room for g * dy until dx is made of it.
+  static constexpr bool KEEPS_WEIGHTED = S::AT_ONCE >= 4;
+
+ public:
+  __device__ RowGradient(const Source& pairs, const Weight& weight, const Saved& saved,
+                         const Place<S>& place)
+      : pairs_(pairs), weight_(weight), saved_(saved), place_(place) {}
+
+  // Sums of g * dy * n, and of g * dy, over the row, divided by COLS.
+  __device__ void sum(int buffer) {
+    Acc total[COUNT] = {};
+    Acc first_sums[2][COUNT] = {};
+    Values<S> x, dy;
+#pragma unroll
+    for (int turn = 0; turn < S::PACKETS; ++turn) {
+      pairs_.in_register(turn, x, dy);
+      weight_.packet(turn, dy);
+      saved_.normalise(x);
+      copy(x, normal_[turn]);
+      if constexpr (KEEPS_WEIGHTED) copy(dy, weighted_[turn]);
+      if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, first_sums);
+    }
+#pragma unroll
+    for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
+      if (!place_.has_tail(turn)) continue;
+      pairs_.tail(turn, x, dy);
+      weight_.column(place_.tail_column(turn), dy);
+      saved_.normalise(x);
+      add_columns(1, x, dy, first_sums);
+    }
+    add_sums(first_sums, total);
+#pragma unroll 1
+    for (int first = S::PACKETS; first < S::TURNS; first += CHUNK) {
+      Acc sums[2][COUNT] = {};
+      const int end = min(first + CHUNK, S::TURNS);
+#pragma unroll 1
+      for (int turn = first; turn < end; ++turn) {
+        if (!place_.has_packet(turn)) continue;
+        pairs_.past_registers(turn, x, dy);
+        weight_.packet(turn, dy);
+        saved_.normalise(x);
+        add_columns(S::VEC, x, dy, sums);
+      }
+      add_sums(sums, total);
+    }
+    row_sums<S::LANES, 0, 2>(total, buffer);
+    mean_of_products_ = mul(total[0], PER_COLUMN<S>);
+    mean_of_gradient_ = mul(total[COUNT - 1], PER_COLUMN<S>);
+  }
+
+  // Turns come in order, and all lanes take part. What is shifted is shifted once for all packets.
+  template <class Sums>
+  __device__ void write(T* dx, Other& other, Sums& columns) const {
+    Writer<S, DX> out(dx, place_);
+    Values<S> x, dy, weighted, beside;
+    Pack<T, S::VEC> made[S::PACKETS];
+#pragma unroll
+    for (int turn = 0; turn < S::PACKETS; ++turn) {
+      pairs_.in_register(turn, x, dy);
+      if constexpr (KEEPS_WEIGHTED) {
+        copy(weighted_[turn], weighted);
+      } else {
+        copy(dy, weighted);
+        weight_.packet(turn, weighted);
+      }
+      other.take(turn, beside);
+      made[turn] = gradient(normal_[turn], weighted, beside);
+      columns.add_kept(turn, dy, normal_[turn]);
+    }
+    out.write(0, S::TURNS, made);
+#pragma unroll 1
+    for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
+      other.take_past_registers(turn, beside);
+      pairs_.past_registers(turn, x, dy);
+      copy(dy, weighted);
+      weight_.packet(turn, weighted);
+      saved_.normalise(x);
+      const Pack<T, S::VEC> made_now[1] = {gradient(x, weighted, beside)};
+      out.write(turn, S::TURNS, made_now);
+      columns.add_past_registers(turn, dy, x);
+    }
+#pragma unroll
+    for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
+      if (!place_.has_tail(turn)) continue;
+      const int column = place_.tail_column(turn);
+      pairs_.tail(turn, x, dy);
+      copy(dy, weighted);
+      weight_.column(column, weighted);
+      saved_.normalise(x);
+      other.column(column, beside);
+      store_column(dx, column, gradient(x, weighted, beside));
+      columns.add_tail(turn, dy, x);
+    }
+    out.finish();
+  }
+
+ private:
+  __device__ static void copy(const Values<S>& from, Values<S>& to) {
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) to[i] = from[i];
+  }
+
+  __device__ static void add_columns(int count, const Values<S>& normal, const Values<S>& weighted,
+                                     Acc (&sums)[2][COUNT]) {
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) {
+      if (i >= count) continue;
+      sums[i % 2][0] = fma_rn(weighted[i], normal[i], sums[i % 2][0]);
+      if (CENTERED) sums[i % 2][COUNT - 1] = add(sums[i % 2][COUNT - 1], weighted[i]);
+    }
+  }
+
+  __device__ static void add_sums(const Acc (&sums)[2][COUNT], Acc (&total)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
+  }
+
+  // dx of one packet.
+  __device__ Pack<T, S::VEC> gradient(const Values<S>& normal, const Values<S>& weighted,
+                                      const Values<S>& beside) const {
+    Values<S> value;
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) {
+      const Acc centred = CENTERED ? sub(weighted[i], mean_of_gradient_) : weighted[i];
+      const Acc inner = fma_rn(-normal[i], mean_of_products_, centred);
+      value[i] = Other::finish(inner, saved_.rstd, beside[i]);
+    }
+    return round_to<T>(value);
+  }
+
+  const Source& pairs_;
+  const Weight& weight_;
+  const Saved& saved_;
+  const Place<S>& place_;
+  Acc mean_of_products_;
+  Acc mean_of_gradient_;
+  Values<S> normal_[S::PACKETS];
+  Values<S> weighted_[KEEPS_WEIGHTED ? S::PACKETS : 1];
+};
+
+// All rows of a block.
+template <class S, class Source, class Statistic, class Weight, class Other, class DX, class Sums>
+__device__ inline void backward(const typename Source::Arrays& from,
+                                const typename Weight::Arrays& parameters,
+                                const typename Other::Arrays& beside,
+                                const Strided<typename S::T>& dx, typename S::Acc* partial,
+                                const typename Statistic::Saved::Arrays& statistics,
+                                const Rows& rows) {
+  using Saved = typename Statistic::Saved;
+  const long long groups = (rows.count + S::ROWS - 1) / S::ROWS;
+  const Place<S> first = Place<S>::of(rows);
+  const Weight weight(parameters, first);  // the same for all of the block's rows
+  Sums columns(partial, first);
+  int buffer = 0;
+#pragma unroll 1
+  for (long long group = blockIdx.x; group < groups; group += gridDim.x) {
+    const Place<S> here = Place<S>::of(rows, group);
+    if (here.is_idle_warp()) break;
+    __syncwarp();  // the ends of shifted rows are in shared memory: those of the last row are done
+    const Source pairs(from, here);
+    Other other(beside, here);
+    other.ask();
+    const Saved saved(statistics, here);
+    RowGradient<S, Saved, Weight, Source, Other, DX> row(pairs, weight, saved, here);
+    row.sum(buffer);
+    row.write(dx.row(here), other, columns);
+    buffer ^= 1;
+  }
+  columns.finish();
+}

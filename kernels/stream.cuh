@@ -1,0 +1,133 @@
+// How a lane's packets arrive and leave, however their rows lie.
+//
+//   ALIGNED    every row starts on 16 bytes (on 8 where VEC elements take 8): whole packets
+//   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
+//   ELEMENTS   what is left: sub-warps on odd addresses, and packs of another size than 16 bytes
+//
+// Tails go element by element in any case.
+
+#pragma once
+
+#include "place.cuh"
+#include "shift.cuh"
+
+enum Access { ELEMENTS, ALIGNED, SHIFTED };
+
+// What a kernel is told of an array: the type of its elements, and how it reaches them. Arrays of
+// rows are numbered, since each that is SHIFTED has shared memory of its own.
+template <typename E_, Access ACCESS_, int NUMBER_ = 0>
+struct Array {
+  using E = E_;
+  static constexpr Access ACCESS = ACCESS_;
+  static constexpr int NUMBER = NUMBER_;
+};
+
+// Reads a lane's packets in order.
+template <class S, class A, Access = A::ACCESS>
+class Reader {
+  using E = typename A::E;
+
+ public:
+  __device__ Reader(const E* row, const Place<S>& place)
+      : place_(place), mine_(packet_at<S>(row, place.first_packet())) {}
+
+  // Packets first, first + 1, ... below end, as many as `packet` holds.
+  template <int COUNT>
+  __device__ void read(int first, int end, Pack<E, S::VEC> (&packet)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) packet[i] = again(first + i);
+    }
+  }
+
+  // One packet, out of order.
+  __device__ Pack<E, S::VEC> again(int turn) const {
+    return load<A::ACCESS == ALIGNED, S::VEC>(mine_ + turn * S::TURN_COLS,
+                                              place_.has_packet(turn) ? S::VEC : 0);
+  }
+
+ private:
+  const Place<S>& place_;
+  const E* mine_;
+};
+
+template <class S, class A>
+class Reader<S, A, SHIFTED> {
+  using E = typename A::E;
+
+ public:
+  __device__ Reader(const E* row, const Place<S>& place) : again_(row, place), share_(row, place) {}
+
+  template <int COUNT>
+  __device__ void read(int first, int end, Pack<E, S::VEC> (&packet)[COUNT]) {
+    uint4 joined[COUNT];
+    share_.read(first, min(end - first, COUNT), joined);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) packet[i] = bits<Pack<E, S::VEC>>(joined[i]);
+  }
+
+  __device__ Pack<E, S::VEC> again(int turn) const { return again_.again(turn); }
+
+ private:
+  Reader<S, Array<E, ELEMENTS>> again_;
+  Shifted<S, E, A::NUMBER> share_;
+};
+
+// Writes a lane's packets in order. Lanes without a packet call too.
+template <class S, class A, Access = A::ACCESS>
+class Writer {
+  using E = typename A::E;
+
+ public:
+  __device__ Writer(E* row, const Place<S>& place)
+      : place_(place), mine_(packet_at<S>(row, place.first_packet())) {}
+
+  // Packets first, first + 1, ... below end.
+  template <int COUNT>
+  __device__ void write(int first, int end, const Pack<E, S::VEC> (&packet)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end && place_.has_packet(first + i)) {
+        store<A::ACCESS == ALIGNED>(mine_ + (first + i) * S::TURN_COLS, packet[i], S::VEC);
+      }
+    }
+  }
+
+  __device__ void finish() {}
+
+ private:
+  const Place<S>& place_;
+  E* mine_;
+};
+
+template <class S, class A>
+class Writer<S, A, SHIFTED> {
+  using E = typename A::E;
+
+ public:
+  __device__ Writer(E* row, const Place<S>& place) : share_(row, place) {}
+
+  template <int COUNT>
+  __device__ void write(int first, int end, const Pack<E, S::VEC> (&packet)[COUNT]) {
+    uint4 moved[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) moved[i] = bits<uint4>(packet[i]);
+    share_.write(first, min(end - first, COUNT), moved);
+  }
+
+  __device__ void finish() { share_.finish(); }
+
+ private:
+  Shifted<S, E, A::NUMBER> share_;
+};
+
+// One column, as the first element of a pack.
+template <class S, typename E>
+__device__ inline Pack<E, S::VEC> load_column(const E* row, int column) {
+  return load<false, S::VEC>(row + column, 1);
+}
+
+template <typename E, int VEC>
+__device__ inline void store_column(E* row, int column, const Pack<E, VEC>& pack) {
+  store<false>(row + column, pack, 1);
+}
