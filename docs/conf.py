@@ -3,9 +3,12 @@
 import re
 
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 
 import cunorm
-import cunorm.torch  # so that a build without PyTorch ends here, and says so
+import cunorm.simgpu
+import cunorm.torch
 
 project = "cunorm"
 author = "The cunorm authors"
@@ -47,7 +50,17 @@ def without_docstring(
         lines.clear()
 
 
+def warn_of_what_is_missing(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of each public name that has no entry, as those that need CuPy where there is none."""
+    entries = env.domains.python_domain.objects
+    for module in (cunorm, cunorm.torch, cunorm.simgpu):
+        for name in module.__all__:
+            if f"{module.__name__}.{name}" not in entries:
+                logging.getLogger(__name__).warning("no entry for %s.%s", module.__name__, name)
+
+
 def setup(app: Sphinx) -> None:
     """Tell Sphinx what is changed on the way."""
     app.connect("source-read", lead_to_github)
     app.connect("autodoc-process-docstring", without_docstring)
+    app.connect("env-check-consistency", warn_of_what_is_missing)
