@@ -1,9 +1,9 @@
-"""Measures what README and the ceilings of test_kernel_counters.py say, and writes it there.
+"""Measures what docs/benchmarks.md and test_kernel_counters.py say, and writes it there.
 
     python tests/benchmarks/publish.py
 
 On the software GPU: counters.csv, counters_backward.csv and counters.png beside this file, and the
-tables between the two marks in README.md. It takes a few minutes.
+tables between the two marks in docs/benchmarks.md. It takes a few minutes.
 """
 
 import csv
@@ -18,7 +18,7 @@ from cunorm._bench_report import is_aligned
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CSV, PNG, README = HERE / "counters.csv", HERE / "counters.png", ROOT / "README.md"
+CSV, PNG, PAGE = HERE / "counters.csv", HERE / "counters.png", ROOT / "docs" / "benchmarks.md"
 BACKWARD_CSV = HERE / "counters_backward.csv"
 BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
 
@@ -60,7 +60,7 @@ Every op: the requested sectors of the array that asks for most, over the floor,
 instructions for each packet.
 
 {every_op}
-![Share of the byte floor, and instructions for each packet, by N](https://raw.githubusercontent.com/cunorm/cunorm/main/{png})
+![Share of the byte floor, and instructions for each packet, by N](../{png})
 
 ```bash
 python -m cunorm bench --odd --csv {csv} --png {png}
@@ -77,13 +77,13 @@ Where a cell has four numbers, the last is float64's.
 {backward}
 The kernel holds x, dy and the sums of its columns, and so keeps fewer packets than the forward
 kernels, which have a row of 16,384 float64 mostly in shared memory; of such a row it reads again
-what is left, 26 % or 39 %. Each block writes a row of N
-sums for each parameter, and a second kernel adds those up: there are as many blocks as the device
-holds at once, however many rows there are. *Sums* are their bytes, written and read, over those of
-2 MiB of x; over 64 MiB, 8,192 rows of 4,096 in float16, they are a 16th of that. Registers set the
-occupancy: a multiprocessor has 512 threads of 16-bit rows or 384 of wider ones, each with 96 or 192
-bytes of x, dy and dresidual on their way. LayerNorm's rows of 4,096 float32 have 256 of those. Rows
-that start off 16 bytes have fewer on their way: they wait for x before they ask for dy.
+what is left, 26 % or 39 %. Each block writes a row of N sums for each parameter, and a second
+kernel adds those up: there are as many blocks as the device holds at once, however many rows there
+are. *Sums* are their bytes, written and read, over those of 2 MiB of x; over 64 MiB, 8,192 rows of
+4,096 in float16, they are a 16th of that. Registers set the occupancy: a multiprocessor has 512
+threads of 16-bit rows or 384 of wider ones, each with 96 or 192 bytes of x, dy and dresidual in
+flight. LayerNorm's rows of 4,096 float32 have 256 of those. Rows that start off 16 bytes have fewer
+in flight: they wait for x before they ask for dy.
 
 ```bash
 python -m cunorm {backward_command}
@@ -118,7 +118,7 @@ def table(head, lines):
 
 
 def section(measured, backward):
-    """Return what stands between the marks in README."""
+    """Return what stands between the marks of the page."""
     return SECTION.format(
         arch=measured[0].arch,
         rms_norm=_of_rms_norm([m for m in measured if m.op == "rms_norm"]),
@@ -221,12 +221,12 @@ def _of_backward(measured):
     return table(head, lines)
 
 
-def split(readme):
-    """Return README before the section, the section, and what follows it, with the marks."""
-    before, begin, rest = readme.partition(BEGIN)
+def split(page):
+    """Return the page before the section, the section, and what follows it, with the marks."""
+    before, begin, rest = page.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"README.md has not both marks, {BEGIN!r} and {END!r}")
+        raise SystemExit(f"{PAGE} has not both marks, {BEGIN!r} and {END!r}")
     return before + begin, old, end + after
 
 
@@ -236,8 +236,8 @@ def main():
         (*BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
     ):
         subprocess.run([sys.executable, "-m", "cunorm", *command], cwd=ROOT, check=True)
-    before, _, after = split(README.read_text("utf-8"))
-    README.write_text(before + section(stored(), stored(BACKWARD_CSV)) + after, "utf-8")
+    before, _, after = split(PAGE.read_text("utf-8"))
+    PAGE.write_text(before + section(stored(), stored(BACKWARD_CSV)) + after, "utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ROUNDS, CALLS = 200, 20
 # How an op is called, and the most that it may cost in additions. cupy.add hands four arguments to
 # the driver and looks at three arrays; the ops hand over five to eight, and look at three to seven.
 # A backward op makes three or four arrays, 1.7 us each, and launches two kernels. The bounds stand
-# a third above what README tells, for the noise of a machine that does other work.
+# a third above what docs/benchmarks.md tells, for the noise of a machine that does other work.
 CASES = {
     "rms_norm": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.y), 1.3),
     "rms_norm in place": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.x), 1.3),

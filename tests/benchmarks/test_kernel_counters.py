@@ -127,6 +127,6 @@ def test_counters(benchmark, case):
     assert counters.instructions_per_packet <= STORED[case].instructions_per_packet * SLACK
 
 
-def test_readme_shows_the_stored_counters():
-    _, shown, _ = publish.split(publish.README.read_text("utf-8"))
+def test_the_page_shows_the_stored_counters():
+    _, shown, _ = publish.split(publish.PAGE.read_text("utf-8"))
     assert shown == publish.section(list(STORED.values()), list(BACKWARD.values()))

@@ -7,7 +7,7 @@ limit=$(($(left) - 70))
 say "the whole suite on $CORES cores, for $limit s at most"
 step $((limit + 20)) "$PY" -m hardware.suite "$limit" --all
 
-say "host time of calls, as README tells it; where one is past its bound, README is to be changed"
+say "host time of calls, as docs/benchmarks.md has it; where one is past its bound, that is to be changed"
 only=test_host_time
 [[ -n $DRY ]] && only='test_a_call_is_one_launch and layer_norm'
 step 45 "$PY" -m pytest tests/benchmarks/test_host_time.py -q -p no:cacheprovider --no-header \
