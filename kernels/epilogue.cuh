@@ -17,8 +17,10 @@ class Parameter {
       : first_(first), place_(place) {}
 
   __device__ Packet packet(int turn) const {
+    const typename W::E* first = first_;
+    if (S::AT_ONCE == 1) forget(first);  // there are no registers to keep it in
     return load<W::ACCESS == ALIGNED, S::VEC>(
-        packet_at<S>(first_, place_.first_packet()) + turn * S::TURN_COLS,
+        packet_at<S>(first, place_.first_packet()) + turn * S::TURN_COLS,
         place_.has_packet(turn) ? S::VEC : 0);
   }
   __device__ Packet column(int column) const { return load_column<S>(first_, column); }

@@ -116,8 +116,9 @@ class RowGradient {
   using T = typename S::T;
   static constexpr bool CENTERED = Saved::CENTERED;
   static constexpr int COUNT = CENTERED ? 2 : 1;
-  // Whether registers have room for g * dy until dx is made of it.
-  static constexpr bool KEEPS_WEIGHTED = S::AT_ONCE >= 4;
+  static constexpr int AT_ONCE = S::AT_ONCE < S::PACKETS ? S::AT_ONCE : S::PACKETS;
+  // Whether registers have room for n and g * dy until dx is made of them.
+  static constexpr bool KEEPS = S::AT_ONCE >= 4;
 
  public:
   __device__ RowGradient(const Source& pairs, const Weight& weight, const Saved& saved,
@@ -134,8 +135,10 @@ class RowGradient {
       pairs_.in_register(turn, x, dy);
       weight_.packet(turn, dy);
       saved_.normalise(x);
-      copy(x, normal_[turn]);
-      if constexpr (KEEPS_WEIGHTED) copy(dy, weighted_[turn]);
+      if constexpr (KEEPS) {
+        copy(x, normal_[turn]);
+        copy(dy, weighted_[turn]);
+      }
       if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, first_sums);
     }
 #pragma unroll
@@ -166,26 +169,36 @@ class RowGradient {
     mean_of_gradient_ = mul(total[COUNT - 1], PER_COLUMN<S>);
   }
 
-  // Turns come in order, and all lanes take part. What is shifted is shifted once for all packets.
+  // Turns come in order, and all lanes take part. What is shifted is shifted for several packets at
+  // once.
   template <class Sums>
   __device__ void write(T* dx, Other& other, Sums& columns) const {
     Writer<S, DX> out(dx, place_);
     Values<S> x, dy, weighted, beside;
-    Pack<T, S::VEC> made[S::PACKETS];
 #pragma unroll
-    for (int turn = 0; turn < S::PACKETS; ++turn) {
-      pairs_.in_register(turn, x, dy);
-      if constexpr (KEEPS_WEIGHTED) {
-        copy(weighted_[turn], weighted);
-      } else {
-        copy(dy, weighted);
-        weight_.packet(turn, weighted);
+    for (int first = 0; first < S::PACKETS; first += AT_ONCE) {
+      Pack<T, S::VEC> made[AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const int turn = first + i;
+        if (turn >= S::PACKETS) continue;
+        pairs_.in_register(turn, x, dy);
+        if constexpr (KEEPS) {
+          copy(normal_[turn], x);
+          copy(weighted_[turn], weighted);
+        } else {
+#pragma unroll
+          for (int i = 0; i < S::VEC; ++i) forget(x[i]), forget(dy[i]);
+          saved_.normalise(x);
+          copy(dy, weighted);
+          weight_.packet(turn, weighted);
+        }
+        other.take(turn, beside);
+        made[i] = gradient(x, weighted, beside);
+        columns.add_kept(turn, dy, x);
       }
-      other.take(turn, beside);
-      made[turn] = gradient(normal_[turn], weighted, beside);
-      columns.add_kept(turn, dy, normal_[turn]);
+      out.write(first, S::PACKETS, made);
     }
-    out.write(0, S::TURNS, made);
 #pragma unroll 1
     for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
       other.take_past_registers(turn, beside);
@@ -252,8 +265,8 @@ class RowGradient {
   const Place<S>& place_;
   Acc mean_of_products_;
   Acc mean_of_gradient_;
-  Values<S> normal_[S::PACKETS];
-  Values<S> weighted_[KEEPS_WEIGHTED ? S::PACKETS : 1];
+  Values<S> normal_[KEEPS ? S::PACKETS : 1];
+  Values<S> weighted_[KEEPS ? S::PACKETS : 1];
 };
 
 // All rows of a block.
