@@ -50,7 +50,6 @@ struct Nothing {
   __device__ Nothing(const Arrays&, const Place<S>&) {}
   __device__ void ask() {}
   __device__ void take(int, Values<S>&) {}
-  __device__ void take_past_registers(int, Values<S>&) {}
   __device__ void column(int, Values<S>&) const {}
   __device__ static typename S::Acc finish(typename S::Acc inner, typename S::Acc rstd,
                                            typename S::Acc) {
@@ -58,8 +57,8 @@ struct Nothing {
   }
 };
 
-// dresidual of a row, whose packets are taken in order. With registers for it, it is asked for with
-// x and dy, and is in flight while the row is summed.
+// dresidual of a row, whose packets are taken in order. Of a row in registers it is asked for with x
+// and dy, and is in flight while the row is summed.
 template <class S, class DResidual>
 class Beside {
   using Packet = Pack<typename S::T, S::VEC>;
@@ -72,23 +71,14 @@ class Beside {
   __device__ Beside(const Arrays& arrays, const Place<S>& place)
       : row_(arrays.dresidual.row(place)), reader_(row_, place) {}
 
-  // Asks for what take() gives, and for the first packet after those.
+  // Asks for what take() gives.
   __device__ void ask() {
-    if (!EARLY) return;
-    reader_.read(0, S::PACKETS, kept_);
-    reader_.read(S::PACKETS, S::TURNS, next_);
+    if (EARLY) reader_.read(0, S::PACKETS, packet_);
   }
 
   __device__ void take(int turn, Values<S>& value) {
-    if (!EARLY) reader_.read(turn, S::TURNS, next_);
-    unpack(EARLY ? kept_[turn] : next_[0], value);
-  }
-
-  // Asks for the next packet while this one is used.
-  __device__ void take_past_registers(int turn, Values<S>& value) {
-    if (!EARLY) reader_.read(turn, S::TURNS, next_);
-    unpack(next_[0], value);
-    if (EARLY) reader_.read(turn + 1, S::TURNS, next_);
+    if (!EARLY) reader_.read(turn, S::TURNS, packet_);
+    unpack(packet_[EARLY ? turn : 0], value);
   }
 
   __device__ void column(int column, Values<S>& value) const {
@@ -101,12 +91,11 @@ class Beside {
   }
 
  private:
-  static constexpr bool EARLY = S::AT_ONCE >= 4;
+  static constexpr bool EARLY = S::IN_REGISTERS && S::AT_ONCE >= 4;
 
   const typename S::T* row_;
   Reader<S, DResidual> reader_;
-  Packet kept_[S::PACKETS];
-  Packet next_[1];
+  Packet packet_[EARLY ? S::PACKETS : 1];
 };
 
 // One row of a group: its sums, dx, and what its columns give to dgamma and dbeta.
@@ -201,7 +190,7 @@ class RowGradient {
     }
 #pragma unroll 1
     for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
-      other.take_past_registers(turn, beside);
+      other.take(turn, beside);
       pairs_.past_registers(turn, x, dy);
       copy(dy, weighted);
       weight_.packet(turn, weighted);

@@ -85,6 +85,10 @@ class ColumnSums:
     block = (SUM_COLUMNS, SUM_SLICES)
     shared_bytes = 0
 
+    def summary(self, reach: Reach, attempt: Try) -> str:
+        """Return what it is for in a line, for the log."""
+        return f"dgamma={self.gamma} partial={self.sums}"
+
     def grid(self, cols: int, parameters: int) -> tuple[int, int]:
         """Return the grid that covers `cols` columns of each parameter."""
         return (-(-cols // SUM_COLUMNS), parameters)

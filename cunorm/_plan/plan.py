@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from . import unit
 from .dtypes import ITEMSIZE, accumulator
 from .split import PACKET_BYTES, Split
-from .unit import Try, write
+from .unit import Try
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,4 +116,9 @@ class Plan:
 
     def unit(self, reach: Reach, attempt: Try) -> str:
         """Return the translation unit."""
-        return write(self, reach, attempt)
+        return unit.write(self, reach, attempt)
+
+    def summary(self, reach: Reach, attempt: Try) -> str:
+        """Return the unit's choices in a line, for the log."""
+        choices = {"T": self.row} | unit.chosen(self, reach, attempt) | unit.arrays(self, reach)
+        return " ".join(f"{name}={value}" for name, value in choices.items())

@@ -79,10 +79,10 @@ def type_name(array: str) -> str:
     return "".join(part.capitalize() for part in array.split("_"))
 
 
-def write(plan: Plan, reach: Reach, attempt: Try) -> str:
-    """Return the translation unit of a kernel."""
+def chosen(plan: Plan, reach: Reach, attempt: Try) -> dict[str, int]:
+    """Return the numbers that a unit chooses: see Split of kernels/place.cuh."""
     split = plan.split
-    chosen = {
+    return {
         "COLS": plan.cols,
         "LANES": split.lanes,
         "CLUSTER": split.cluster,
@@ -93,13 +93,21 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
         "ARRAYS": len(plan.of_rows),
         "LEVELS": reach.levels,
     }
-    index = "unsigned long long" if reach.wide_index else "unsigned"
-    arrays = []
+
+
+def arrays(plan: Plan, reach: Reach) -> dict[str, str]:
+    """Return the types that a unit gives to arrays, by name: see Array of kernels/stream.cuh."""
+    types = {}
     for name, how in reach.access:
         number = f", {plan.of_rows.index(name)}" if name in plan.of_rows else ""
-        arrays.append(
-            f"using {type_name(name)} = Array<{C_TYPE[plan.arrays[name]]}, {how}{number}>;"
-        )
+        types[name] = f"Array<{C_TYPE[plan.arrays[name]]}, {how}{number}>"
+    return types
+
+
+def write(plan: Plan, reach: Reach, attempt: Try) -> str:
+    """Return the translation unit of a kernel."""
+    split = plan.split
+    index = "unsigned long long" if reach.wide_index else "unsigned"
     strides = ", ".join(plan.of_rows)
     numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
     cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
@@ -112,11 +120,11 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
             f"  using T = {C_TYPE[plan.row]};",
             f"  using Index = {index};",
             "  static constexpr int "
-            + ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            + ", ".join(f"{n} = {value}" for n, value in chosen(plan, reach, attempt).items())
             + ";",
             "};",
             "using S = Split<Chosen>;",
-            *arrays,
+            *(f"using {type_name(n)} = {how};" for n, how in arrays(plan, reach).items()),
             "struct Numbers {",
             "  Rows rows;",
             f"  Strides {strides};{numbers}",
