@@ -6,9 +6,11 @@ import struct
 
 from one_instruction import entry
 
-from cunorm.simgpu import device, launch, ptx
-from cunorm.simgpu.memory import GlobalMemory
-from cunorm.simgpu.profiling import Profile
+from cunorm.simgpu.device import tables as device
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.profiler.profile import Profile
+from cunorm.simgpu.ptx import module as ptx
 
 DECLARED = """
   .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<40>; .reg .b64 %q<20>; .reg .f32 %f<9>;

@@ -9,7 +9,8 @@ import pytest
 from cupy_backends.cuda.api import driver
 
 from cunorm import simgpu
-from cunorm.simgpu import _tables, launch
+from cunorm.simgpu import _tables
+from cunorm.simgpu.execution import launch
 
 pytestmark = pytest.mark.simgpu("about the software driver's messages and limits")
 

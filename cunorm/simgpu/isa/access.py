@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import faults, provenance
-from ..memory import UNITS, BadAccess, Part, misaligned
-from ..races import Access
-from . import Array, form
-from .types import TYPES
+from .. import faults
+from ..execution import provenance
+from ..lanes import Array
+from ..memory.space import UNITS, BadAccess, Part, misaligned
+from ..ptx.types import TYPES
+from ..sanitizer.record import Access
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 SCOPE = "[cta|cluster|gpu|sys:scope]"
 SHARED = "shared|shared=cta|shared=cluster"

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..memory import UNITS
-from ..races import Access
-from . import Array, form
+from ..lanes import Array
+from ..memory.space import UNITS
+from ..sanitizer.record import Access
 from .access import gather, resolve, state_space
 from .mbarrier import objects
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 SHARED = "shared|shared=cta:space"
 BULK = 16  # bulk copies come in units of this many bytes, at addresses that are multiples of it

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..races import Access
-from . import Array, form
+from ..lanes import Array
+from ..ptx.types import TYPES
+from ..sanitizer.record import Access
 from .access import resolve, state_space
 from .half import lanes_of
 from .rounding import apply, exact_sum, narrow, widen
-from .types import TYPES
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 ORDER = "[relaxed|acquire|release|acq_rel:order] [cta|cluster|gpu|sys:scope]"
 SPACE = "[global|shared|shared=cta|shared=cluster:space]"

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..clusters import RANK_SHIFT
-from . import Array, form
+from ..lanes import Array
+from ..sync.clusters import RANK_SHIFT
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
+    from ..execution.decode import Decoder
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 SHIFT = np.uint64(RANK_SHIFT)
 RANKS = np.uint64(0xFF)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Array, form
+from ..lanes import WARP, Array
 from .bits import highest
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
-WARP = 32
 # A lane that does not take part has no value to give: a NaN in float32, absurd as an integer.
 NOBODY = np.uint32(0xFFFFDEAD)
 

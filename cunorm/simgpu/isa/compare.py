@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Array, Pure, form
+from ..lanes import Array
+from ..ptx.types import TYPES, UNSIGNED
 from .half import lanes_of
 from .rounding import flush, widen
-from .types import TYPES, UNSIGNED
+from .table import Pure, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
+    from ..execution.decode import Decoder
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 Test = Callable[[Array, Array], Array]
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from . import Array, form
+from ..lanes import Array
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 
 @form("bra [uni]", "branch", decodes=True)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..mbarriers import PHASE_SHIFT
-from ..races import Access
-from . import Array, Pure, form
+from ..lanes import Array
+from ..sanitizer.record import Access
+from ..sync.mbarriers import PHASE_SHIFT
 from .access import resolve, state_space
+from .table import Pure, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..execution.decode import Decoder
+    from ..execution.warps import Batch
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 OWN = "[shared|shared=cta:space] b64"
 ANY = "[shared|shared=cta|shared=cluster:space] b64"

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Array, form
+from ..lanes import Array
+from ..ptx.types import TYPES, UNSIGNED
 from .cluster import absolute, within
-from .types import TYPES, UNSIGNED
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
+    from ..execution.decode import Decoder
+    from ..ptx.operands import Site
+    from ..ptx.program import Op
 
 TYPE = "pred|b16|b32|b64|u16|u32|u64|s16|s32|s64|f16|bf16|f32|f64"
 

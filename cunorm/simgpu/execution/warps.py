@@ -1,0 +1,240 @@
+"""Who runs next: the lanes of a batch of blocks, their divergence, barriers and budget.
+
+Lanes that stand at the same block of the program run together, those at the lowest block first, so
+that diverged lanes meet again where their ways join. As long as all live lanes are together, every
+operation is one NumPy call over whole registers.
+"""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import faults
+from ..lanes import WARP, Array, Groups, Lanes
+from ..ptx.terminators import Meeting
+from ..sanitizer.checks import Checks
+from ..sanitizer.record import Access
+from ..sync.barriers import Barriers
+from ..sync.clusters import Clusters
+from ..sync.copies_in_flight import CopiesInFlight
+from ..sync.mbarriers import Mbarriers
+from .progress import PACE
+from .registers import Execution
+
+if TYPE_CHECKING:
+    from .launch import Launch
+
+PATIENCE = 1024  # polls of memory by lower blocks before a group above gets a turn: spin locks
+
+
+class Batch(Execution):
+    """Some neighbouring blocks of a launch, executed together.
+
+    Attributes
+    ----------
+    live : ndarray of bool
+        Which lanes have not exited; `live_count` of them.
+    waiting : dict
+        The groups that can run, by the block of the program they stand at.
+    meetings : dict
+        The lanes that wait for others at a warp collective, by its block.
+    counted : bool
+        Whether `entered` and `reached` are to be told of the blocks that groups run, and of their
+        memory accesses.
+    yields : bool
+        Whether the group at work would rather wait: an mbarrier told it that a phase goes on.
+    """
+
+    counted = False
+    yields = False
+
+    def __init__(self, launch: Launch, first: int, blocks: int) -> None:
+        super().__init__(launch, first, blocks)
+        self.live = np.tile(launch.exists, blocks)
+        self.live_count = self.threads = blocks * launch.threads
+        self.waiting: dict[int, list[Lanes]] = {}
+        self.meetings: dict[int, Array] = {}
+        self._polled: dict[int, tuple[Lanes, list[Array]]] = {}
+        self.barriers = Barriers(self)
+        self.checks = Checks(self)
+        self.clusters = Clusters(self)
+        self.copies = CopiesInFlight(self)
+        self.mbarriers = Mbarriers(self)
+
+    def run(self) -> None:
+        """Run until every lane has exited."""
+        everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
+        self.waiting[0] = [everyone]
+        blocks, pause, turns = self.program.blocks, self._pause(0, None), 0
+        counted, index, preferred = self.counted, 0, 0
+        while True:
+            if not self.waiting:
+                if not self.live_count:
+                    return
+                self._stuck()
+            if len(self.waiting) == 1:
+                index, groups = self.waiting.popitem()
+            else:
+                last, index = index, min(self.waiting)
+                if self.yields:
+                    # Lanes that waited in vain let the next ones have their turn, in a circle.
+                    self.yields = False
+                    index = min((other for other in self.waiting if other > last), default=index)
+                elif blocks[index].polls:
+                    turns += 1
+                    if self._spins(index):
+                        others = [other for other in self.waiting if other != index]
+                        index = min((at for at in others if at > preferred), default=min(others))
+                        preferred = index
+                    elif turns % PATIENCE == 0:
+                        index = max(self.waiting)
+                groups = self.waiting.pop(index)
+            lanes = groups[0] if len(groups) == 1 else _joined(groups)
+            block = blocks[index]
+            while True:
+                self.steps += len(block.steps) + 1
+                if self.steps > pause:
+                    pause = self._pause(index, lanes)
+                self.active = lanes
+                if counted:
+                    self.entered(index, lanes)
+                if (self.lanes if lanes is None else lanes.size) == self.live_count:
+                    registers = self.registers
+                    for step in block.steps:
+                        step(registers)
+                elif block.ops and lanes is not None:
+                    self.run_some(block.ops, lanes, self._wanted())
+                groups_after: Groups = block.terminator.advance(self, lanes)
+                for target, group in groups_after:
+                    if blocks[target].ends:
+                        self.barriers.leaves(index, group)
+                if len(groups_after) == 1 and not self.waiting and not self.meetings:
+                    # One group and nobody else: straight on.
+                    index, lanes = groups_after[0]
+                    block = blocks[index]
+                    continue
+                break
+            for target, group in groups_after:
+                self.waiting.setdefault(target, []).append(group)
+
+    def _spins(self, index: int) -> bool:
+        """Whether lanes are back at a block as they left it: only others' writes let them go on."""
+        groups = self.waiting[index]
+        wanted, slots = self.program.wanted[index], []
+        while wanted:
+            slots.append((wanted & -wanted).bit_length() - 1)
+            wanted &= wanted - 1
+        # A register that was not written holds the very same array.
+        state = [self.registers[slot] for slot in slots]
+        lanes, before = self._polled.pop(index, (None, []))
+        here = groups[0] if len(groups) == 1 else _joined(groups)
+        assert here is not None
+        if lanes is not None and np.array_equal(lanes, here) and all(map(is_, state, before)):
+            return True
+        self._polled[index] = (here, state)
+        return False
+
+    def entered(self, index: int, lanes: Lanes) -> None:
+        """Learn that a group runs a block."""
+
+    def reached(
+        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
+    ) -> None:
+        """Learn that lanes access memory."""
+
+    def _wanted(self) -> int:
+        """Return the slots that lanes elsewhere will read."""
+        kept = self.barriers.wanted() | self.clusters.wanted()
+        for index in (*self.waiting, *self.meetings):
+            kept |= self.program.wanted[index]
+        return kept
+
+    # Ends, and waiting for others.
+
+    def retire(self, lanes: Lanes) -> None:
+        """End lanes; those that wait for them to join a collective look again."""
+        if lanes is None:
+            self.live[:] = False
+            self.live_count = 0
+        else:
+            self.live[lanes] = False
+            self.live_count -= lanes.size
+        for index, waiting in self.meetings.items():
+            self.waiting.setdefault(index, []).append(waiting)
+        self.meetings.clear()
+        for index, group in (*self.clusters.leave(), *self.barriers.after_exits()):
+            self.waiting.setdefault(index, []).append(group)
+
+    def meet(self, meeting: Meeting, lanes: Lanes) -> Groups:
+        """Let lanes through a collective whose named members are all here; others wait."""
+        op = meeting.op
+        index = meeting.follower - 1
+        here = np.arange(self.lanes) if lanes is None else lanes
+        if index in self.meetings:
+            here = np.union1d(here, self.meetings.pop(index))
+        mask = self.registers[op.sources[-1]]
+        everyone = here.size == self.live_count
+        if not (everyone and mask.size == 1 and int(mask[0]) == 0xFFFFFFFF):
+            members = np.broadcast_to(mask if mask.size == 1 else mask[here], here.shape)
+            outside = members >> (here % WARP).astype(np.uint32) & np.uint32(1) == 0
+            if outside.any():
+                at = int(outside.argmax())
+                what = f"a lane runs a collective whose mask {int(members[at]):#010x} leaves it out"
+                raise faults.MissingLanes(what, self.place(op, int(here[at])))
+            lacking = members & self.ballot(self.live)[here // WARP]
+            lacking = lacking & ~self.ballot(here)[here // WARP]
+            if lacking.any():
+                self.meetings[index] = here[lacking != 0]
+                here = here[lacking == 0]
+                if not here.size:
+                    return ()
+        group: Lanes = None if here.size == self.lanes else here
+        self.effect(op, group, 0 if everyone else self._wanted())
+        return ((meeting.follower, group),)
+
+    def ballot(self, chosen: Array) -> Array:
+        """Return each warp's bits of the chosen lanes, given as a mask or as indices."""
+        if chosen.dtype != bool:
+            mask = np.zeros(self.lanes, bool)
+            mask[chosen] = True
+            chosen = mask
+        return np.packbits(chosen, bitorder="little").view(np.uint32)
+
+    def _stuck(self) -> None:
+        """Name who is missed: nobody can run, and lanes are waiting."""
+        for index, waiting in self.meetings.items():
+            op = self.program.blocks[index].terminator.op
+            lane = int(waiting[0])
+            mask = self.registers[op.sources[-1]]
+            named = int(mask[lane if mask.size > 1 else 0])
+            warp = lane // WARP
+            missing = named & int(self.ballot(self.live)[warp]) & ~int(self.ballot(waiting)[warp])
+            names = [bit for bit in range(WARP) if missing >> bit & 1]
+            what = (
+                f"a collective with mask {named:#010x} waits for lanes {names}, which do not come"
+            )
+            raise faults.MissingLanes(what, self.place(op, lane))
+        self.clusters.stuck()
+        self.barriers.stuck()
+
+    def _pause(self, index: int, lanes: Lanes) -> int:
+        """Look at the budget and the clock; return how many steps there are to the next look."""
+        budget, block = self.launch.budget, self.program.blocks[index]
+        statement = block.ops[0].statement if block.ops else block.terminator.statement
+        if self.steps > budget:
+            lane = int(np.flatnonzero(self.live)[0]) if lanes is None else int(lanes[0])
+            raise faults.EndlessLoop(
+                f"the launch used up its budget of {budget:,} instructions for each batch of blocks"
+                " (--budget, or budget= of install(), sets another)",
+                self.place(statement, lane),
+            )
+        self.launch.progress.look(self.steps, statement)
+        return min(budget, self.steps + PACE)
+
+
+def _joined(groups: list[Lanes]) -> Lanes:
+    """Merge groups that met, in the order of lanes."""
+    return np.sort(np.concatenate([group for group in groups if group is not None]))

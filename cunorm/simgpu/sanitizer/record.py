@@ -1,0 +1,284 @@
+"""Two accesses to one place that nothing orders: the record of who touched what.
+
+A record keeps a stamp for every granule of a memory: who wrote it last, and which two parties read
+it or used an atomic on it last. A granule is as small as the narrowest access so far, so that
+neighbours in one sector, or in one word, are told apart. Accesses of one party are in order; what
+orders two parties is the caller's to say, so that the same record serves the warps of a block in
+shared memory and the blocks of a launch in global memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..lanes import Array
+
+if TYPE_CHECKING:
+    from ..ptx.program import Op
+
+OP_BITS = 12  # operations that a stamp can name; more of them remain without a name
+# (earlier stamps, later stamps, whether the earlier are atomics) -> whether they are in order
+Ordered = Callable[[Array, Array, bool], Array]
+Store = tuple[Array, Array]  # memory in units of the access, and what a plain store puts there
+
+
+class Access(Enum):
+    """What an instruction does to memory.
+
+    Strong accesses (volatile, relaxed, acquire, release) are made to be used by several parties at
+    once: among each other and with atomics they are no race. A strong store counts as an atomic.
+    """
+
+    READ = "read"
+    STRONG_READ = "strong read"
+    WRITE = "write"
+    STRONG_WRITE = "strong write"
+    ATOMIC = "atomic"
+
+    @property
+    def reads(self) -> bool:
+        """Whether the result depends on what memory held."""
+        return self in (Access.READ, Access.STRONG_READ, Access.ATOMIC)
+
+    @property
+    def writes(self) -> bool:
+        """Whether memory changes."""
+        return self in (Access.WRITE, Access.STRONG_WRITE, Access.ATOMIC)
+
+    @property
+    def strong(self) -> bool:
+        """Whether it may be used to hand something over to another party."""
+        return self in (Access.STRONG_READ, Access.STRONG_WRITE, Access.ATOMIC)
+
+
+# Which earlier accesses, by the list they are kept in, may be a race with each kind of access.
+_AGAINST = {
+    Access.READ: ("written", "atomic"),
+    Access.STRONG_READ: ("written",),
+    Access.WRITE: ("written", "read", "atomic"),
+    Access.STRONG_WRITE: ("written", "read"),
+    Access.ATOMIC: ("written", "read"),
+}
+# Where each kind is kept. A strong read races with plain writes alone, which look at `read`; kept
+# there it would race with atomics too, so it is not kept, and such a race is seen from one side.
+_KEPT_IN = {
+    Access.READ: "read",
+    Access.WRITE: "written",
+    Access.STRONG_WRITE: "atomic",
+    Access.ATOMIC: "atomic",
+}
+VERBS = {"written": "wrote", "read": "read", "atomic": "used an atomic or volatile access on"}
+
+
+class Stamps:
+    """Who, with which operation, when: in the bits of an integer, the time uppermost.
+
+    Parameters
+    ----------
+    count : int
+        How many there are who may access.
+    together : int
+        The power of two of neighbours that are one party: 5 for the lanes of a warp.
+    timed : bool
+        Whether the time matters. Stamps without it are half as large, where that is enough.
+    """
+
+    def __init__(self, count: int, together: int, *, timed: bool = True) -> None:
+        bits = max(count - 1, 1).bit_length()
+        self.who = (1 << bits) - 1
+        self.party = self.who & ~((1 << together) - 1)
+        self._op_shift = bits
+        self.time_shift = bits + OP_BITS
+        self.timed = timed
+        self.dtype = np.dtype(np.int64 if timed or self.time_shift > 31 else np.int32)
+        self.last_time = (1 << 63 - self.time_shift) - 1
+        self._ops: list[Op | None] = [None]
+        self._numbers: dict[int, int] = {}
+
+    def base(self, op: Op, time: int) -> int:
+        """Return the stamp of an operation now, without who."""
+        number = self._numbers.get(id(op))
+        if number is None:
+            number = min(len(self._ops), (1 << OP_BITS) - 1)
+            if number == len(self._ops):
+                self._ops.append(op)
+            self._numbers[id(op)] = number
+        return ((time << OP_BITS if self.timed else 0) | number) << self._op_shift
+
+    def op(self, stamp: int) -> Op | None:
+        """Return the operation of a stamp."""
+        number = stamp >> self._op_shift & ((1 << OP_BITS) - 1)
+        return self._ops[number] if number < (1 << OP_BITS) - 1 else None
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two accesses without an order: which of the present ones, and the stamp of the earlier."""
+
+    position: int
+    verb: str
+    stamp: int
+
+
+class Record:
+    """The latest accesses to every granule of one memory.
+
+    Parameters
+    ----------
+    nbytes : int
+        The size of the memory.
+    stamps : Stamps
+        How its stamps are made; times start at 1, so that 0 is nobody.
+    """
+
+    def __init__(self, nbytes: int, stamps: Stamps) -> None:
+        self.nbytes = nbytes
+        self.stamps = stamps
+        self.granule = 0
+        # For each list the last stamp, and the last one of another party than that.
+        self.last: dict[str, Array] = {}
+        self.other: dict[str, Array] = {}
+
+    def access(
+        self,
+        kind: Access,
+        index: Array,
+        width: int,
+        stamps: Array,
+        floor: int,
+        ordered: Ordered,
+        store: Store | None = None,
+    ) -> Race | None:
+        """Look for a race with earlier accesses, and among these; keep them.
+
+        Parameters
+        ----------
+        index : ndarray
+            Where, in units of `width`.
+        stamps : ndarray
+            One for each.
+        floor : int
+            Everything stamped up to here is known to be in order with these.
+        ordered : callable
+            Whether pairs of an earlier and a present stamp, above the floor, are in order.
+        store : pair of ndarray
+            For plain writes. One that leaves memory as another party's write made it is no race
+            with that: programs set one flag from many threads.
+        """
+        copies = self._copies(width)
+        changes = None if store is None else _Changes(*store, index, copies)
+        if copies > 1:
+            index = (index[:, None] * copies + np.arange(copies)).reshape(-1)
+            stamps = np.repeat(stamps, copies)
+        race = self._conflict(kind, index, stamps, floor, ordered, changes)
+        race = race or self._keep(kind, index, stamps, changes)
+        if race is None or copies == 1:
+            return race
+        return Race(race.position // copies, race.verb, race.stamp)
+
+    def _copies(self, width: int) -> int:
+        """Make granules small enough for an access; return how many it touches."""
+        if not self.granule:
+            self.granule = width
+        while width < self.granule:
+            self.granule //= 2
+            for pair in (self.last, self.other):
+                for name, stamps in pair.items():
+                    # Where nothing was touched no page of either array is real.
+                    kept = np.flatnonzero(stamps)
+                    finer = pair[name] = np.zeros(2 * stamps.size, stamps.dtype)
+                    finer[2 * kept] = finer[2 * kept + 1] = stamps[kept]
+        return width // self.granule
+
+    def _conflict(
+        self,
+        kind: Access,
+        index: Array,
+        stamps: Array,
+        floor: int,
+        ordered: Ordered,
+        changes: _Changes | None,
+    ) -> Race | None:
+        for name in _AGAINST[kind]:
+            for pair in (self.last, self.other):
+                if name not in pair:
+                    continue
+                earlier = pair[name][index]
+                if int(earlier.max()) <= floor:
+                    continue
+                suspect = ((earlier ^ stamps) & self.stamps.party != 0) & (earlier > floor)
+                at = np.flatnonzero(suspect)
+                if at.size:
+                    at = at[~ordered(earlier[at], stamps[at], name == "atomic")]
+                if at.size and name == "written" and changes is not None:
+                    at = at[changes.memory(at)]
+                if at.size:
+                    return Race(int(at[0]), VERBS[name], int(earlier[at[0]]))
+        return None
+
+    def _keep(
+        self, kind: Access, index: Array, stamps: Array, changes: _Changes | None
+    ) -> Race | None:
+        name = _KEPT_IN.get(kind)
+        if name is None:
+            return None
+        last = self.last.get(name)
+        if last is None:
+            last = self.last[name] = np.zeros(-(-self.nbytes // self.granule), self.stamps.dtype)
+        if name != "written":
+            earlier = last[index]
+            if earlier.any():
+                apart = ((earlier ^ stamps) & self.stamps.party != 0) & (earlier != 0)
+                self._keep_other(name, index, earlier, apart)
+        last[index] = stamps
+        # Of several at one place only one was kept.
+        kept = last[index]
+        apart = (kept ^ stamps) & self.stamps.party != 0
+        if name != "written":
+            self._keep_other(name, index, stamps, apart)
+        elif apart.any():
+            at = np.flatnonzero(apart)
+            if changes is not None:
+                at = at[changes.each_other(index, at)]
+            if at.size:
+                return Race(int(at[0]), VERBS[name], int(kept[at[0]]))
+        return None
+
+    def _keep_other(self, name: str, index: Array, stamps: Array, chosen: Array) -> None:
+        if not chosen.any():
+            return
+        other = self.other.get(name)
+        if other is None:
+            other = self.other[name] = np.zeros_like(self.last[name])
+        other[index[chosen]] = stamps[chosen]
+
+
+class _Changes:
+    """Which writes of a store change what is there; positions count granules, `copies` a write."""
+
+    def __init__(self, memory: Array, written: Array, index: Array, copies: int) -> None:
+        self._memory, self._index, self._copies = memory, index, copies
+        self._written = np.broadcast_to(written, index.shape)
+
+    def memory(self, at: Array) -> Array:
+        """Whether the writes at these positions change what memory holds."""
+        at = at // self._copies
+        return _differ(self._memory[self._index[at]], self._written[at])
+
+    def each_other(self, granules: Array, at: Array) -> Array:
+        """Whether the writes at these positions change what the last at the same place writes."""
+        places, last = np.unique(granules[::-1], return_index=True)
+        winner = granules.size - 1 - last[np.searchsorted(places, granules[at])]
+        return _differ(self._written[at // self._copies], self._written[winner // self._copies])
+
+
+def _differ(a: Array, b: Array) -> Array:
+    # As bytes: wide units are complex numbers, for which a NaN would differ from itself.
+    pairs = [np.ascontiguousarray(side).view(np.uint8).reshape(a.size, -1) for side in (a, b)]
+    differ: Array = (pairs[0] != pairs[1]).any(axis=1)
+    return differ
