@@ -76,6 +76,7 @@ __all__ = [
 ]
 
 _machine: Machine | None = None
+_profiles: list[Profile] = []  # those that are open
 _options: Options | None = None
 
 
@@ -154,8 +155,7 @@ def _put_under_cupy(options: Options) -> None:
         return
     if options.devices < 1 or options.memory < 1:
         raise ValueError(
-            "devices and memory must be at least 1, "
-            f"not {options.devices} and {options.memory}"
+            f"devices and memory must be at least 1, not {options.devices} and {options.memory}"
         )
     if options.budget < 1:
         raise ValueError(f"budget must be at least 1, not {options.budget}")
@@ -173,7 +173,7 @@ def _put_under_cupy(options: Options) -> None:
         ) from error
 
     _hide_hardware()
-    _machine = install_tables(options)
+    _machine = install_tables(options, _profiles)
     _options = options
 
 
@@ -266,7 +266,7 @@ def profile(registers: bool = True) -> Profile:
     """
     from .profiler.profile import Profile
 
-    return Profile(registers)
+    return Profile(registers, _profiles)
 
 
 def warp_races() -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from one_instruction import entry
 from cunorm.simgpu.device import tables as device
 from cunorm.simgpu.execution import launch
 from cunorm.simgpu.memory.space import GlobalMemory
-from cunorm.simgpu.profiler.profile import Profile
+from cunorm.simgpu.profiler.profile import Observer, Profile
 from cunorm.simgpu.ptx import module as ptx
 
 DECLARED = """
@@ -29,11 +29,11 @@ def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, arch=90, memory=N
     text = entry(f"{DECLARED}{PRELUDE}{body} ret;", ["x"], top=HELD)
     text = text.replace(".target sm_90", f".target sm_{arch}")
     function = ptx.parse(text).functions["k"]
-    with Profile(registers=False) as profile:
-        launch.run(
-            function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
-            memory=memory, device=device.make(arch), symbols={},
-        )  # fmt: skip
+    profile = Profile(registers=False)
+    launch.run(
+        function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
+        memory=memory, device=device.make(arch), symbols={}, observer=Observer([profile]),
+    )  # fmt: skip
     (counters,) = profile.launches
     return counters
 

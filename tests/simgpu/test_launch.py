@@ -5,7 +5,7 @@ import pytest
 from one_instruction import entry, start
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.execution import launch
+from cunorm.simgpu.execution import launch, setup
 from cunorm.simgpu.memory.space import GlobalMemory
 
 SPECIAL = """
@@ -111,7 +111,7 @@ def test_a_kernel_is_decoded_once():
     from cunorm.simgpu.ptx import module as ptx
 
     function = ptx.parse(entry("ret;")).functions["k"]
-    assert launch.program_of(function) is launch.program_of(function)
+    assert setup.program_of(function) is setup.program_of(function)
 
 
 def test_a_trap_ends_the_launch():

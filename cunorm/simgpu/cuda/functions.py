@@ -10,12 +10,13 @@ from typing import cast
 
 from .._tables import given_arguments, read_arguments
 from ..device import assembler
+from ..device.geometry import Extent
 from ..device.occupancy import MAX_REGISTERS, occupancy
 from ..device.tables import Device
 from ..execution import launch
-from ..execution.launch import Extent
 from ..faults import LaunchError, NotEmulated, Place
 from ..lanes import WARP
+from ..profiler.profile import Observer
 from ..ptx.module import Function
 from .arguments import check as check_arguments
 from .errors import driver_error
@@ -170,7 +171,7 @@ class FunctionHandlers:
         arguments: list[bytes],
         cooperative: bool,
     ) -> None:
-        memory = self._machine.memory
+        memory, profiles = self._machine.memory, self._machine.profiles
         # Whom the device may access is looked up now: a graph runs later than it was captured.
         memory.strangers = self._machine.strangers(device.ordinal)
         launch.run(
@@ -184,6 +185,7 @@ class FunctionHandlers:
             symbols=function.module.symbols,
             budget=self._machine.budget,
             cooperative=cooperative,
+            observer=Observer(profiles) if profiles else None,
         )
 
     def launchCooperativeKernel(

@@ -16,6 +16,7 @@ from .. import _tables
 from ..device import assembler
 from ..faults import NotEmulated
 from ..options import Options
+from ..profiler.profile import Profile
 from .copies import CopyHandlers
 from .errors import Status
 from .events import EventHandlers
@@ -240,8 +241,11 @@ def _stop_destroying() -> None:
         _tables.bind(name, lambda *_: None)
 
 
-def install(options: Options) -> Machine:
-    """Put simulated devices under CuPy, import it, and return the machine they make."""
+def install(options: Options, profiles: list[Profile]) -> Machine:
+    """Put simulated devices under CuPy, import it, and return the machine they make.
+
+    Launches are counted into the `profiles` that are there at the time.
+    """
     if "cupy" in sys.modules or _API + "runtime" in sys.modules:
         raise RuntimeError("cunorm.simgpu.install() must be called before cupy is imported")
     if importlib.util.find_spec("cupy_backends") is None:
@@ -249,7 +253,7 @@ def install(options: Options) -> Machine:
             "cunorm.simgpu runs CuPy, and none is installed: pip install 'cunorm[cuda12]', "
             "or 'cunorm[cuda13]' for CUDA 13"
         )
-    machine = Machine(options)
+    machine = Machine(options, profiles)
     # NVRTC then gives CuPy PTX instead of machine code.
     os.environ["CUPY_COMPILE_WITH_PTX"] = "1"
     runtime = importlib.import_module(_API + "runtime")

@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..device import tables as devices
 from ..memory.space import GlobalMemory
 from ..options import Options
+from ..profiler.profile import Profile
 from .errors import Status, runtime_error
 
 # Handles are pointers to CuPy: they must not be 0, 1 or 2, which name the default streams. A range
@@ -28,14 +29,17 @@ class Machine:
     ----------
     options : Options
         What they were asked to be.
+    profiles : list of Profile
+        Those that are open, into which every launch is counted.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, profiles: list[Profile]) -> None:
         arch, count, capacity = options[:3]
         self.devices = tuple(devices.make(arch, i, capacity) for i in range(count))
         self.memory = GlobalMemory(capacity)
         self.memory.uninitialised = options.uninitialised
         self.memory.warp_races = options.warp_races
+        self.profiles = profiles
         self.executing = True
         self.budget = options.budget
         self.peers: set[tuple[int, int]] = set()  # (a, b) where a may access the memory of b

@@ -8,19 +8,21 @@ parameters live in local memory, in the caller's frame.
 from __future__ import annotations
 
 from .. import faults, isa
-from ..ptx import module as ptx
 from ..ptx import refusals
 from ..ptx.builder import Builder
+from ..ptx.module import Function
+from ..ptx.op import Op
 from ..ptx.operands import Scope, Site, Unknown
-from ..ptx.program import Op, Program
+from ..ptx.program import Program
 from ..ptx.terminators import Branch, Exit, Jump
 from . import system
+from .registers import step_of
 
 
 class Decoder(Builder):
     """The reader of one kernel: what each statement becomes is up to the instruction families."""
 
-    def __init__(self, kernel: ptx.Function) -> None:
+    def __init__(self, kernel: Function) -> None:
         super().__init__(kernel)
 
     def decode(self) -> Program:
@@ -33,6 +35,8 @@ class Decoder(Builder):
                 raise faults.UnknownInstruction(f"label {label} is not defined")
             terminator.resolve(label, scope.labels[label])
         self.program.finish()
+        for block in self.program.blocks:
+            block.steps = [step_of(op) for op in block.ops]
         return self.program
 
     def expand(self, scope: Scope) -> None:
@@ -97,7 +101,7 @@ class Decoder(Builder):
         around = None
         if guard is not None:
             slot, _ = self.source(site, guard, "pred")
-            around = Branch(slot, not site.statement.negated, site.statement)
+            around = Branch(site.statement, (slot,), negated=not site.statement.negated)
             self.end(around)
         if entry.family != "branch" and self.block.ops:
             # Lanes wait in front of a collective: it has a block to itself.

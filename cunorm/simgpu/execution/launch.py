@@ -1,40 +1,32 @@
-"""A launch: its checks, its parameters, and its blocks in batches of lanes."""
+"""A launch: its blocks, run in batches of lanes."""
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .. import faults
-from ..lanes import WARP
-from ..memory.space import GlobalMemory, Segment
+from ..device.geometry import Extent
+from ..memory.space import GlobalMemory
 from ..options import DEFAULT
-from ..profiler import profile as profiling
 from ..ptx.module import Function
-from ..ptx.program import Program
-from ..sanitizer.block_races import RACES_MEANT, BlockRaces
-from ..sync.clusters import Shape
+from ..sync.context import Watch
 from . import system
-from .decode import Decoder
 from .progress import Progress
-from .registers import Execution
+from .setup import Launch
 from .warps import Batch
 
-if TYPE_CHECKING:
-    from ..lanes import Array
-
 LANES = 16384  # per batch: registers of 64 KiB, several of which fit in a core's L2 cache
-Extent = tuple[int, int, int]
 
 
-def program_of(function: Function) -> Program:
-    """Return the function decoded, which is done once."""
-    program: Program | None = function.program
-    if program is None:
-        program = function.program = Decoder(function).decode()
-    return program
+class Observer(Protocol):
+    """Who counts a launch."""
+
+    def begin(self, launch: Launch) -> Watch:
+        """Return who is told what its lanes do."""
+
+    def end(self) -> None:
+        """Learn that it ran to its end."""
 
 
 def run(
@@ -49,6 +41,7 @@ def run(
     symbols: dict[str, int],
     budget: int = DEFAULT.budget,
     cooperative: bool = False,
+    observer: Observer | None = None,
 ) -> None:
     """Execute a kernel over its whole grid.
 
@@ -65,201 +58,40 @@ def run(
     memory : GlobalMemory
         What its pointers point into.
     device : object
-        The device; `multiprocessors` is used.
+        The device; `arch`, `multiprocessors` and `ordinal` are used.
     symbols : dict
         Address of every module-scope variable.
     budget : int
         Instructions that a batch of blocks may take.
     cooperative : bool
         Whether all blocks run at once, and may wait for each other at a barrier of the grid.
+    observer : Observer or None
+        Who counts it.
 
     Raises
     ------
     faults.Fault
         What the program did wrong, with its place. Memory keeps what was written before.
     """
-    launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols, budget)
+    launch = Launch(function, grid, block, shared_bytes, arguments, memory, device, symbols)
+    # Blocks of a cluster wait for each other, so that they run in one batch.
+    several = launch.shape.size
+    per_batch = max(1, LANES // (launch.padded * several)) * several
     if cooperative:
+        per_batch = launch.blocks
         launch.cooperate()
-    watch = profiling.begin(launch)
-    batch = Batch if watch is None else watch.batch
+    progress = Progress(function.name, launch.blocks, budget)
+    watch = None if observer is None else observer.begin(launch)
     try:
         with np.errstate(all="ignore"):
-            for first in range(0, launch.blocks, launch.per_batch):
-                some = batch(launch, first, min(launch.per_batch, launch.blocks - first))
-                some.run()
-                launch.progress.finished(some)
+            for first in range(0, launch.blocks, per_batch):
+                blocks = min(per_batch, launch.blocks - first)
+                batch = Batch(launch, launch.geometry(first, blocks), progress, watch)
+                batch.run()
+                progress.finished(blocks, batch.steps)
     finally:
         system.show(launch.printed)
         if launch.workspace:
             memory.free(launch.workspace)
-    if watch is not None:
-        watch.end()
-
-
-class Launch:
-    """What all batches of one launch share."""
-
-    def __init__(
-        self,
-        function: Function,
-        grid: Extent,
-        block: Extent,
-        shared_bytes: int,
-        arguments: list[bytes],
-        memory: GlobalMemory,
-        device: Any,
-        symbols: dict[str, int],
-        budget: int,
-    ) -> None:
-        self.function = function
-        self.grid, self.block = grid, block
-        self.threads = block[0] * block[1] * block[2]
-        self.blocks = grid[0] * grid[1] * grid[2]
-        self.memory, self.device, self.symbols = memory, device, symbols
-        self.budget = budget
-        self.printed: list[tuple[int, bytes]] = []  # by thread, in the order of its calls
-        self.dynamic_bytes = shared_bytes
-        self.workspace = 0  # the address of a cooperative launch's barrier
-        self.shared_bytes = function.shared_bytes + shared_bytes
-        self.shape = Shape(grid, function.cluster or (1, 1, 1))
-        self._check(arguments)
-        self.program = program_of(function)
-        self.padded = -(-self.threads // WARP) * WARP
-        # Blocks of a cluster wait for each other, so that they run in one batch.
-        self.per_batch = max(1, LANES // (self.padded * self.shape.size)) * self.shape.size
-        several = self.blocks > self.shape.size and not function.name.startswith(RACES_MEANT)
-        self.block_races = BlockRaces(self) if several else None
-        self.exists = np.arange(self.padded) < self.threads
-        self.parameters = self._pack(arguments)
-        self.progress = Progress(self)
-
-    def cooperate(self) -> None:
-        """Run all blocks in one batch, and give them a barrier.
-
-        It is a word after that of its size, in memory that the driver provides; the code that
-        counts blocks in it is cooperative groups' own.
-        """
-        self.per_batch = self.blocks
-        self.workspace = self.memory.allocate(8, "pinned").address
-
-    def _check(self, arguments: list[bytes]) -> None:
-        function = self.function
-        place = faults.Place(kernel=function.name)
-        if min(*self.grid, *self.block) < 1:
-            raise faults.LaunchError(f"grid {self.grid} of blocks {self.block}", place)
-        if self.threads > function.max_threads:
-            what = f"{self.threads} threads a block, of {function.max_threads} allowed"
-            raise faults.LaunchError(what, place)
-        problem = self.shape.problem(self.device.arch)
-        if function.cluster is None:
-            problem = "a cluster of a size that the launch must give, which no launch here can"
-        if problem is not None:
-            raise faults.LaunchError(f"the launch asks for {problem}", place)
-        wanted = [parameter.size for parameter in function.parameters]
-        given = [len(argument) for argument in arguments]
-        if wanted != given:
-            what = f"arguments of {given} bytes for parameters of {wanted}"
-            raise faults.LaunchError(what, place)
-
-    def _pack(self, arguments: list[bytes]) -> Segment:
-        nbytes = self.program.parameter_bytes
-        segment = Segment("param", 1, nbytes, faults.OutOfBounds)
-        for offset, argument in zip(self.program.parameters.values(), arguments, strict=True):
-            segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
-        return segment
-
-    def pointers(self) -> list[tuple[int, int]]:
-        """Return every word of the arguments that may be a pointer, with its argument's number."""
-        data = self.parameters.data
-        places = zip(self.program.parameters.values(), self.function.parameters, strict=True)
-        return [
-            (number, int.from_bytes(data[at : at + 8].tobytes(), "little"))
-            for number, (offset, parameter) in enumerate(places)
-            for at in range(offset, offset + parameter.size - 7, 8)
-        ]
-
-    def fill(self, batch: Execution) -> None:
-        """Give a batch its special registers and the addresses of variables."""
-        registers = batch.registers
-        for name, slot in self.program.special.items():
-            registers[slot] = self._special(name, batch)
-        for slot, (name, offset) in self.program.symbols.items():
-            if name not in self.symbols:
-                raise faults.LaunchError(
-                    f"variable {name} has no address", faults.Place(kernel=self.function.name)
-                )
-            dtype = registers[slot].dtype
-            registers[slot] = np.array([self.symbols[name] + offset], np.uint64).astype(dtype)
-
-    def _special(self, name: str, batch: Execution) -> Array:
-        kind, _, axis = name.lstrip("%").partition(".")
-        at = "xyz".find(axis) if axis else 0
-        if kind == "tid":
-            if self.block[at] == 1:
-                return _one(0)
-            return np.tile(_thread(at, self.block, self.padded), batch.blocks)
-        blocks = np.arange(batch.first, batch.first + batch.blocks)
-        if kind in ("ctaid", "clusterid", "cluster_ctaid"):
-            return self._per_block(self.shape.coordinate(kind, at, blocks))
-        if kind == "cluster_ctarank":
-            return self._per_block(blocks % self.shape.size)
-        if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
-            return np.tile(_within(kind, self.padded), batch.blocks)
-        if kind == "smid":
-            processors = int(self.device.multiprocessors)
-            return np.repeat((blocks % processors).astype(np.uint32), self.padded)
-        if kind == "is_explicit_cluster":
-            return np.array([self.function.explicit_cluster])
-        if kind == "gridid":
-            return np.zeros(1, np.uint64)
-        return _one(
-            {
-                "ntid": self.block[at],
-                "nctaid": self.grid[at],
-                "cluster_nctaid": self.shape.cluster[at],
-                "nclusterid": self.shape.clusters[at],
-                "cluster_nctarank": self.shape.size,
-                "nwarpid": self.padded // WARP,
-                "nsmid": int(self.device.multiprocessors),
-                "dynamic_smem_size": self.dynamic_bytes,
-                "total_smem_size": self.shared_bytes,
-                "WARP_SZ": WARP,
-                "envreg1": self.workspace >> 32,
-                "envreg2": self.workspace & 0xFFFFFFFF,
-            }[kind]
-        )
-
-    def _per_block(self, values: Array) -> Array:
-        if (values == values[0]).all():
-            return _one(int(values[0]))
-        return np.repeat(values.astype(np.uint32), self.padded)
-
-
-# Of the largest blocks an array is 4 KiB, and programs have few shapes of blocks.
-@functools.lru_cache(maxsize=256)
-def _thread(at: int, block: Extent, padded: int) -> Array:
-    """Return each thread's index along an axis."""
-    below = int(np.prod(block[:at], dtype=np.int64))
-    return (np.arange(padded) // below % block[at]).astype(np.uint32)
-
-
-@functools.lru_cache(maxsize=256)
-def _within(kind: str, padded: int) -> Array:
-    """Return what tells a thread its place in its warp, or its warp's."""
-    thread = np.arange(padded)
-    lane = thread % WARP
-    value = {
-        "laneid": lane,
-        "warpid": thread // WARP,
-        "lanemask_eq": 1 << lane,
-        "lanemask_le": (2 << lane) - 1,
-        "lanemask_lt": (1 << lane) - 1,
-        "lanemask_ge": (1 << 32) - (1 << lane),
-        "lanemask_gt": (1 << 32) - (2 << lane),
-    }[kind]
-    return value.astype(np.uint32)
-
-
-def _one(value: int) -> Array:
-    return np.array([value], np.uint32)
+    if observer is not None:
+        observer.end()

@@ -7,17 +7,14 @@ the module, and memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from .. import faults
-from ..memory.space import BadAccess
-from ..ptx.program import Op
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..memory.allocation import Allocation
-    from .registers import Execution
+from ..lanes import Array
+from ..memory.access import BadAccess
+from ..memory.allocation import Allocation
+from ..ptx.op import Op
+from .setup import Launch
 
 # Which operands of an instruction its result may be a pointer because of.
 _CARRIED = {
@@ -35,11 +32,13 @@ _CARRIED = {
 }
 
 
-def explained(refusal: BadAccess, batch: Execution, op: Op, lane: int) -> BadAccess:
+def explained(
+    refusal: BadAccess, launch: Launch, registers: list[Array], op: Op, lane: int
+) -> BadAccess:
     """Return a refusal of a global access that says of which array it is, as far as is known."""
     if refusal.fault not in (faults.OutOfBounds, faults.UseAfterFree):
         return refusal
-    pointers = Pointers(batch, lane)
+    pointers = Pointers(launch, registers, lane)
     meant = pointers.behind(op)
     if len(meant) == 1:
         ((allocation, name),) = meant.items()
@@ -77,9 +76,9 @@ def _beside(address: int, allocation: Allocation, name: str) -> str:
 class Pointers:
     """Where the pointers of a lane come from."""
 
-    def __init__(self, batch: Execution, lane: int) -> None:
-        self.batch, self.lane = batch, lane
-        self.program = batch.program
+    def __init__(self, launch: Launch, registers: list[Array], lane: int) -> None:
+        self.launch, self.registers, self.lane = launch, registers, lane
+        self.program = launch.program
         self.definitions: dict[int, list[Op]] = {}
         self.stores: dict[int, list[int]] = {}  # of arguments of device functions, by their place
         for block in self.program.blocks:
@@ -98,9 +97,8 @@ class Pointers:
 
     def given(self) -> dict[Allocation, str]:
         """Return every array that the launch was given, with its name."""
-        launch = self.batch.launch
-        named = [(word, f"arg {number}") for number, word in launch.pointers()]
-        named += [(address, f"variable {name}") for name, address in launch.symbols.items()]
+        named = [(word, f"arg {number}") for number, word in self.launch.pointers()]
+        named += [(address, f"variable {name}") for name, address in self.launch.symbols.items()]
         return {array: name for word, name in named if (array := self._array(word)) is not None}
 
     def _trace(self, slots: Sequence[int], *, certain: bool) -> dict[Allocation, str]:
@@ -153,7 +151,7 @@ class Pointers:
         if at is None:
             return self._value(slot), f"by the pointer of PTX line {op.statement.line}"
         at += 8 * op.targets.index(slot)
-        word = self.batch.launch.parameters.data[at : at + 8].tobytes()
+        word = self.launch.parameters.data[at : at + 8].tobytes()
         starts = enumerate(self.program.parameters.values())
         number = max(number for number, start in starts if start <= at)
         return int.from_bytes(word, "little"), f"arg {number}"
@@ -171,13 +169,13 @@ class Pointers:
         return self._value(op.sources[0]) + _base(op.statement.operands[operand])[1]
 
     def _value(self, slot: int) -> int:
-        register = self.batch.registers[slot]
+        register = self.registers[slot]
         at = self.lane if register.size > 1 else 0
         return int.from_bytes(register[at : at + 1].tobytes(), "little")
 
     def _array(self, word: int) -> Allocation | None:
         """Return the allocation that a pointer points into, or to the end of."""
-        nearest = self.batch.memory.nearest(word)
+        nearest = self.launch.memory.nearest(word)
         return nearest if nearest is not None and word <= nearest.end else None
 
 

@@ -1,4 +1,4 @@
-"""Operations on the lanes of a batch: with all of them together, or for some while others wait.
+"""The registers of a batch, and operations on them: with all lanes, or for some while others wait.
 
 Registers are never written in place: an array may stand in several of them. A register that holds
 one value for all lanes is an array of one element.
@@ -6,19 +6,15 @@ one value for all lanes is an array of one element.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from .. import faults
-from ..device import sources
+from ..device.geometry import Geometry
 from ..lanes import Array, Lanes
-from ..memory.space import Segment
-from ..ptx.program import Op, Program
-
-if TYPE_CHECKING:
-    from ..ptx.statements import Statement
-    from .launch import Launch
+from ..ptx.op import Op
+from ..sync.context import Watch
 
 FEW = 8  # a group below this fraction of the lanes is gathered; a larger one computes in every lane
 
@@ -30,8 +26,11 @@ class Registers(list[Array]):
     batch: Execution
 
 
+Step = Callable[[Registers], None]
+
+
 class Execution:
-    """The registers and memory of some neighbouring blocks of a launch.
+    """The registers of a batch of blocks.
 
     Attributes
     ----------
@@ -39,53 +38,18 @@ class Execution:
         Threads, with each block padded to whole warps; the padding never lives.
     active : ndarray or None
         The lanes of the group at work, None for all.
+    watch : Watch or None
+        Who counts.
     """
 
-    WINDOW_BITS = 48
-
-    def __init__(self, launch: Launch, first: int, blocks: int) -> None:
-        self.launch = launch
-        self.program: Program = launch.program
-        self.memory = launch.memory
-        self.first = first
-        self.blocks = blocks
-        self.padded = launch.padded
-        self.lanes = blocks * launch.padded
+    def __init__(self, geometry: Geometry, watch: Watch | None) -> None:
+        self.geometry = geometry
+        self.program = geometry.program
+        self.lanes = geometry.lanes
         self.registers = Registers(self.program.initial)
         self.registers.batch = self
         self.active: Lanes = None
-        self.steps = 0
-        self._segments: dict[str, tuple[Segment, Array]] = {}
-        launch.fill(self)
-
-    # Memory spaces.
-
-    def segment(self, space: str) -> tuple[Segment, Array]:
-        """Return the memory of a space, and which piece of it each lane owns."""
-        found = self._segments.get(space)
-        if found is None:
-            found = self._segments[space] = self._make_segment(space)
-        return found
-
-    def _make_segment(self, space: str) -> tuple[Segment, Array]:
-        if space == "shared":
-            owners = np.arange(self.lanes) // self.padded if self.blocks > 1 else np.zeros(1, int)
-            nbytes = self.launch.shared_bytes
-            return Segment(space, self.blocks, nbytes, faults.SharedOutOfBounds), owners
-        if space == "local":
-            nbytes = self.program.local_bytes
-            return (
-                Segment(space, self.lanes, nbytes, faults.LocalOutOfBounds),
-                np.arange(self.lanes),
-            )
-        return self.launch.parameters, np.zeros(1, int)
-
-    def space_at(self, top: int) -> str | None:
-        """Return which space a generic address with these upper bits points into."""
-        shared = "cluster" if self.launch.shape.size > 1 else "shared"
-        return {0: "global", 1: shared, 2: "local", 3: "param"}.get(top)
-
-    # Operations.
+        self.watch = watch
 
     def run_some(self, ops: list[Op], lanes: Array, kept: int) -> None:
         """Run operations for a group while other lanes, which want the slots `kept`, wait."""
@@ -129,6 +93,8 @@ class Execution:
         results = op.function(self, op, lanes, *operands)
         for target, result in zip(op.targets, results, strict=True):
             self.merge(target, result, lanes, kept)
+        if self.watch is not None:
+            self.watch.performed(self.geometry, op, lanes)
 
     def merge(self, target: int, result: Array, lanes: Lanes, kept: int) -> None:
         """Put a group's results into a register; `kept` says what other lanes want unchanged."""
@@ -176,22 +142,51 @@ class Execution:
         else:
             self._gathered(op, chosen, kept)
 
-    def place(self, at: Op | Statement | None, lane: int) -> faults.Place:
-        """Return where a lane is, in the words of faults."""
-        block, thread = divmod(lane, self.padded)
-        place = faults.Place(
-            kernel=self.program.kernel.name,
-            block=self.launch.shape.block(self.first + block),
-            thread=_coordinates(thread, self.launch.block),
-        )
-        statement = at.statement if isinstance(at, Op) else at
-        return place if statement is None else sources.placed(place, statement, self.program.kernel)
-
 
 def _pairs(op: Op, results: Any) -> Any:
     return zip(op.targets, results if len(op.targets) != 1 else (results,), strict=True)
 
 
-def _coordinates(index: int, extent: tuple[int, int, int]) -> tuple[int, int, int]:
-    x, y, _ = extent
-    return index % x, index // x % y, index // (x * y)
+def step_of(op: Op) -> Step:
+    """Return an operation for the case that every live lane takes part."""
+    if op.guard >= 0:
+        return lambda registers: registers.batch.step_guarded(op)
+    if not op.pure:
+        return lambda registers: registers.batch.step_effect(op)
+    function, sources, targets = op.function, op.sources, op.targets
+    if len(targets) != 1:
+
+        def several(registers: Registers) -> None:
+            results = function(*[registers[slot] for slot in sources])
+            for target, result in zip(targets, results, strict=True):
+                registers[target] = result
+
+        return several
+    target = targets[0]
+    # Spelled out by arity: this is the inner loop of everything.
+    if len(sources) == 1:
+        (a,) = sources
+
+        def one(registers: Registers) -> None:
+            registers[target] = function(registers[a])
+
+        return one
+    if len(sources) == 2:
+        a, b = sources
+
+        def two(registers: Registers) -> None:
+            registers[target] = function(registers[a], registers[b])
+
+        return two
+    if len(sources) == 3:
+        a, b, c = sources
+
+        def three(registers: Registers) -> None:
+            registers[target] = function(registers[a], registers[b], registers[c])
+
+        return three
+
+    def many(registers: Registers) -> None:
+        registers[target] = function(*[registers[slot] for slot in sources])
+
+    return many

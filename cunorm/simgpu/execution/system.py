@@ -12,19 +12,17 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import faults
+from ..lanes import Array, Lanes, indices
 from ..memory.initialised import Written
+from ..memory.segment import WINDOW_BITS, WINDOWS
+from ..ptx.op import Op
+from ..sync.context import Context
 
-if TYPE_CHECKING:
-    from ..lanes import Array
-    from ..ptx.program import Op
-    from .registers import Execution
-
-Effect = Callable[["Execution", "Op", "Array | None"], "tuple[Array, ...]"]
+Effect = Callable[[Context, Op, Lanes], tuple[Array, ...]]
 
 _SPEC = re.compile(
     rb"%(?P<flags>[-+ #0]*)(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d*))?"
@@ -45,7 +43,7 @@ class _Frame:
 class _Thread:
     """One thread's memory, as the driver's functions read it."""
 
-    def __init__(self, batch: Execution, op: Op, lane: int) -> None:
+    def __init__(self, batch: Context, op: Op, lane: int) -> None:
         self._batch = batch
         self._op = op
         self._lane = lane
@@ -57,14 +55,14 @@ class _Thread:
     def _rest(self, address: int) -> Array:
         """Return the bytes from an address to the end of what holds it."""
         batch = self._batch
-        space = batch.space_at(address >> batch.WINDOW_BITS)
+        space = batch.spaces.named(address >> WINDOW_BITS)
         if space == "global":
             allocation = batch.memory.find(address)
             if allocation is not None and not allocation.freed:
                 return allocation.data[address - allocation.base :]
         elif space is not None:
-            segment, owners = batch.segment("shared" if space == "cluster" else space)
-            offset = address & (1 << batch.WINDOW_BITS) - 1
+            segment, owners = batch.spaces.segment("shared" if space == "cluster" else space)
+            offset = address & (1 << WINDOW_BITS) - 1
             start = int(owners[self._lane if owners.size > 1 else 0]) * segment.stride
             if offset < segment.nbytes:
                 return segment.data[start + offset : start + segment.nbytes]
@@ -80,12 +78,12 @@ class _Thread:
 
     def argument(self, offset: int, code: str = "u8") -> int:
         """Return one of the call's own arguments, which lie in the frame."""
-        return int(self.read((2 << self._batch.WINDOW_BITS) + offset, code))
+        return int(self.read(WINDOWS["local"] + offset, code))
 
     def give(self, offset: int, value: int, code: str = "i4") -> None:
         """Put a number where the caller looks for the result."""
         dtype = np.dtype(code)
-        place = self._rest((2 << self._batch.WINDOW_BITS) + offset)[: dtype.itemsize]
+        place = self._rest(WINDOWS["local"] + offset)[: dtype.itemsize]
         place.view(dtype)[0] = value
 
     def text(self, address: int) -> bytes:
@@ -178,18 +176,18 @@ def _printed(thread: _Thread, form: int, buffer: int) -> tuple[bytes, int]:
     return b"".join(parts), arguments.count
 
 
-def _vprintf(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
-    first = batch.first * batch.padded
-    for lane in range(batch.lanes) if lanes is None else lanes.tolist():
+def _vprintf(batch: Context, op: Op, lanes: Lanes, frame: _Frame) -> None:
+    first = batch.geometry.first * batch.geometry.padded
+    for lane in indices(lanes, batch.lanes).tolist():
         thread = _Thread(batch, op, lane)
         form, buffer = (thread.argument(offset) for offset in frame.arguments)
         text, count = _printed(thread, form, buffer)
-        batch.launch.printed.append((first + lane, text))
+        batch.printed.append((first + lane, text))
         if frame.results:
             thread.give(frame.results[0], count)
 
 
-def _assertfail(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
+def _assertfail(batch: Context, op: Op, lanes: Lanes, frame: _Frame) -> None:
     thread = _Thread(batch, op, 0 if lanes is None else int(lanes[0]))
     message, file, line, function = frame.arguments[:4]
     condition, source, name = (
@@ -200,19 +198,19 @@ def _assertfail(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) ->
     raise thread.fault(faults.Trap, f"assertion `{condition}` failed in {name}, {where}")
 
 
-def _malloc(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
-    for lane in range(batch.lanes) if lanes is None else lanes.tolist():
+def _malloc(batch: Context, op: Op, lanes: Lanes, frame: _Frame) -> None:
+    for lane in indices(lanes, batch.lanes).tolist():
         thread = _Thread(batch, op, lane)
         size, address = thread.argument(frame.arguments[0]), 0
         if 0 < size <= HEAP:
-            allocation = batch.memory.allocate(size, "heap", batch.launch.device.ordinal)
+            allocation = batch.memory.allocate(size, "heap", batch.device.ordinal)
             allocation.written = Written(size)
             address = allocation.address
         thread.give(frame.results[0], address, "u8")
 
 
-def _free(batch: Execution, op: Op, lanes: Array | None, frame: _Frame) -> None:
-    for lane in range(batch.lanes) if lanes is None else lanes.tolist():
+def _free(batch: Context, op: Op, lanes: Lanes, frame: _Frame) -> None:
+    for lane in indices(lanes, batch.lanes).tolist():
         thread = _Thread(batch, op, lane)
         address = thread.argument(frame.arguments[0])
         held = batch.memory.find(address)
@@ -233,7 +231,7 @@ def call(name: str, arguments: list[int], results: list[int]) -> Effect:
     """Return the effect of a call whose arguments and results lie there in the frame."""
     function, frame = CALLS[name], _Frame(tuple(arguments), tuple(results))
 
-    def effect(batch: Execution, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+    def effect(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
         function(batch, op, lanes, frame)
         return ()
 

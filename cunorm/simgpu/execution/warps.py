@@ -7,31 +7,45 @@ operation is one NumPy call over whole registers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import is_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import faults
-from ..lanes import WARP, Array, Groups, Lanes
-from ..ptx.terminators import Meeting
+from ..device.geometry import Geometry
+from ..lanes import WARP, Array, Groups, Lanes, indices
+from ..memory.access import BadAccess
+from ..memory.segment import Spaces
+from ..ptx.op import Op
+from ..ptx.terminators import (
+    Barrier,
+    Branch,
+    ClusterArrive,
+    ClusterWait,
+    Exit,
+    IndexedBranch,
+    Jump,
+    Meeting,
+)
 from ..sanitizer.checks import Checks
-from ..sanitizer.record import Access
-from ..sync.barriers import Barriers
+from ..sync.barriers import Barriers, Leaving
 from ..sync.clusters import Clusters
+from ..sync.context import Context, Watch
 from ..sync.copies_in_flight import CopiesInFlight
 from ..sync.mbarriers import Mbarriers
-from .progress import PACE
+from . import provenance
+from .branches import branch, indexed_branch, jump
+from .progress import PACE, Progress
 from .registers import Execution
-
-if TYPE_CHECKING:
-    from .launch import Launch
+from .setup import Launch
 
 PATIENCE = 1024  # polls of memory by lower blocks before a group above gets a turn: spin locks
 
 
 class Batch(Execution):
-    """Some neighbouring blocks of a launch, executed together.
+    """Some neighbouring blocks of a launch, executed together: what instructions know as a Context.
 
     Attributes
     ----------
@@ -41,38 +55,51 @@ class Batch(Execution):
         The groups that can run, by the block of the program they stand at.
     meetings : dict
         The lanes that wait for others at a warp collective, by its block.
-    counted : bool
-        Whether `entered` and `reached` are to be told of the blocks that groups run, and of their
-        memory accesses.
+    steps : int
+        The instructions so far.
     yields : bool
         Whether the group at work would rather wait: an mbarrier told it that a phase goes on.
     """
 
-    counted = False
-    yields = False
-
-    def __init__(self, launch: Launch, first: int, blocks: int) -> None:
-        super().__init__(launch, first, blocks)
-        self.live = np.tile(launch.exists, blocks)
-        self.live_count = self.threads = blocks * launch.threads
+    def __init__(
+        self, launch: Launch, geometry: Geometry, progress: Progress, watch: Watch | None
+    ) -> None:
+        super().__init__(geometry, watch)
+        self.launch, self.progress = launch, progress
+        self.memory, self.device, self.printed = launch.memory, launch.device, launch.printed
+        self.place = geometry.place
+        self.steps, self.yields = 0, False
+        self.live = np.tile(launch.exists, geometry.blocks)
+        self.live_count = geometry.blocks * geometry.threads
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
         self._polled: dict[int, tuple[Lanes, list[Array]]] = {}
-        self.barriers = Barriers(self)
-        self.checks = Checks(self)
-        self.clusters = Clusters(self)
-        self.copies = CopiesInFlight(self)
-        self.mbarriers = Mbarriers(self)
+        self.spaces = Spaces(
+            geometry.blocks,
+            geometry.padded,
+            launch.shared_bytes,
+            self.program.local_bytes,
+            launch.parameters,
+            clustered=geometry.clustered,
+        )
+        self.checks = Checks(geometry, launch.memory, launch.races)
+        self.barriers = Barriers(geometry, self.registers, self.live, self.checks)
+        self.clusters = Clusters(geometry, self.live, self.checks)
+        self.copies = CopiesInFlight(geometry, self.spaces, self.checks)
+        self.mbarriers = Mbarriers(geometry, self.spaces, self.checks, self.clusters, self.copies)
+        launch.fill(self.registers, geometry)
 
     def run(self) -> None:
         """Run until every lane has exited."""
         everyone = None if self.live_count == self.lanes else np.flatnonzero(self.live)
         self.waiting[0] = [everyone]
         blocks, pause, turns = self.program.blocks, self._pause(0, None), 0
-        counted, index, preferred = self.counted, 0, 0
+        index, preferred, watch = 0, 0, self.watch
         while True:
             if not self.waiting:
                 if not self.live_count:
+                    if watch is not None:
+                        watch.finished(self.barriers.completed)
                     return
                 self._stuck()
             if len(self.waiting) == 1:
@@ -99,15 +126,15 @@ class Batch(Execution):
                 if self.steps > pause:
                     pause = self._pause(index, lanes)
                 self.active = lanes
-                if counted:
-                    self.entered(index, lanes)
+                if watch is not None:
+                    watch.entered(self.geometry, index, lanes)
                 if (self.lanes if lanes is None else lanes.size) == self.live_count:
                     registers = self.registers
                     for step in block.steps:
                         step(registers)
                 elif block.ops and lanes is not None:
                     self.run_some(block.ops, lanes, self._wanted())
-                groups_after: Groups = block.terminator.advance(self, lanes)
+                groups_after = ENDS[type(block.terminator)](self, block.terminator, lanes)
                 for target, group in groups_after:
                     if blocks[target].ends:
                         self.barriers.leaves(index, group)
@@ -137,14 +164,6 @@ class Batch(Execution):
         self._polled[index] = (here, state)
         return False
 
-    def entered(self, index: int, lanes: Lanes) -> None:
-        """Learn that a group runs a block."""
-
-    def reached(
-        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
-    ) -> None:
-        """Learn that lanes access memory."""
-
     def _wanted(self) -> int:
         """Return the slots that lanes elsewhere will read."""
         kept = self.barriers.wanted() | self.clusters.wanted()
@@ -165,14 +184,22 @@ class Batch(Execution):
         for index, waiting in self.meetings.items():
             self.waiting.setdefault(index, []).append(waiting)
         self.meetings.clear()
-        for index, group in (*self.clusters.leave(), *self.barriers.after_exits()):
+        left = self.clusters.leave()
+        for index, group in (*left, *self._merged(self.barriers.after_exits())):
             self.waiting.setdefault(index, []).append(group)
+
+    def _merged(self, leaving: Leaving) -> Groups:
+        """Give lanes that leave a barrier its results, and return where they go on."""
+        groups, results = leaving
+        for slot, result, group in results:
+            self.merge(slot, result, group, -1)
+        return groups
 
     def meet(self, meeting: Meeting, lanes: Lanes) -> Groups:
         """Let lanes through a collective whose named members are all here; others wait."""
         op = meeting.op
         index = meeting.follower - 1
-        here = np.arange(self.lanes) if lanes is None else lanes
+        here = indices(lanes, self.lanes)
         if index in self.meetings:
             here = np.union1d(here, self.meetings.pop(index))
         mask = self.registers[op.sources[-1]]
@@ -203,10 +230,14 @@ class Batch(Execution):
             chosen = mask
         return np.packbits(chosen, bitorder="little").view(np.uint32)
 
+    def explained(self, refusal: BadAccess, op: Op, lane: int) -> BadAccess:
+        """Return a refusal of a global access, with the array that it is of where that is known."""
+        return provenance.explained(refusal, self.launch, self.registers, op, lane)
+
     def _stuck(self) -> None:
         """Name who is missed: nobody can run, and lanes are waiting."""
         for index, waiting in self.meetings.items():
-            op = self.program.blocks[index].terminator.op
+            (op,) = self.program.blocks[index].terminator.ops
             lane = int(waiting[0])
             mask = self.registers[op.sources[-1]]
             named = int(mask[lane if mask.size > 1 else 0])
@@ -222,7 +253,7 @@ class Batch(Execution):
 
     def _pause(self, index: int, lanes: Lanes) -> int:
         """Look at the budget and the clock; return how many steps there are to the next look."""
-        budget, block = self.launch.budget, self.program.blocks[index]
+        budget, block = self.progress.budget, self.program.blocks[index]
         statement = block.ops[0].statement if block.ops else block.terminator.statement
         if self.steps > budget:
             lane = int(np.flatnonzero(self.live)[0]) if lanes is None else int(lanes[0])
@@ -231,10 +262,46 @@ class Batch(Execution):
                 " (--budget, or budget= of install(), sets another)",
                 self.place(statement, lane),
             )
-        self.launch.progress.look(self.steps, statement)
+        self.progress.look(self.steps, statement)
         return min(budget, self.steps + PACE)
 
 
 def _joined(groups: list[Lanes]) -> Lanes:
     """Merge groups that met, in the order of lanes."""
     return np.sort(np.concatenate([group for group in groups if group is not None]))
+
+
+def _exit(batch: Batch, end: Exit, lanes: Lanes) -> Groups:
+    batch.retire(lanes)
+    return ()
+
+
+def _barrier(batch: Batch, end: Barrier, lanes: Lanes) -> Groups:
+    return batch._merged(batch.barriers.arrive(end, lanes))
+
+
+def _cluster_arrive(batch: Batch, end: ClusterArrive, lanes: Lanes) -> Groups:
+    return batch.clusters.arrive(end, lanes)
+
+
+def _cluster_wait(batch: Batch, end: ClusterWait, lanes: Lanes) -> Groups:
+    return batch.clusters.wait(end, lanes)
+
+
+if TYPE_CHECKING:
+
+    def _as_instructions_see_it(batch: Batch) -> Context:
+        return batch  # which is what they are called with, by way of functions of any kind
+
+
+# What lanes do at the end of a block, by what it is: which of them go where.
+ENDS: dict[type[Jump], Callable[[Batch, Any, Lanes], Groups]] = {
+    Jump: jump,
+    Branch: branch,
+    IndexedBranch: indexed_branch,
+    Exit: _exit,
+    Barrier: _barrier,
+    ClusterArrive: _cluster_arrive,
+    ClusterWait: _cluster_wait,
+    Meeting: Batch.meet,
+}

@@ -22,7 +22,7 @@ class Form:
     family: str
     expression: re.Pattern[str]
     build: Callable[..., Any]
-    decodes: bool  # `build` reads the operands itself, from (decoder, statement)
+    decodes: bool  # `build` reads the operands itself, from (builder, statement)
     since: int  # the first architecture that has it
 
 

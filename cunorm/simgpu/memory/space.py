@@ -15,93 +15,11 @@ from collections import deque
 import numpy as np
 
 from .. import faults
+from ..lanes import Array
+from .access import UNITS, BadAccess, Part, misaligned
 from .allocation import Allocation
-from .initialised import Written
 
 QUARANTINE = 64 << 20  # bytes of freed memory held back before their addresses may be used again
-
-
-# Accesses are gathered in units of their whole width; NumPy moves 16-byte complex numbers as bits.
-UNITS: dict[int, np.dtype] = {
-    np.dtype(code).itemsize: np.dtype(code) for code in ("u1", "u2", "u4", "u8", "c16")
-}
-Part = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
-
-
-class BadAccess(Exception):
-    """An access that memory refuses: the fault, its words, and which of the addresses it was.
-
-    Of an access to no live allocation, `address` and `width` are kept, for better words.
-    """
-
-    def __init__(
-        self, fault: type[faults.Fault], what: str, position: int, address: int = 0, width: int = 0
-    ) -> None:
-        super().__init__(what)
-        self.fault = fault
-        self.what = what
-        self.position = position
-        self.address = address
-        self.width = width
-
-    @property
-    def access(self) -> str:
-        """The access, in words."""
-        return f"{self.width}-byte access to global address {self.address:#x}"
-
-
-def misaligned(addresses: np.ndarray, width: int, space: str) -> BadAccess | None:
-    """Return the refusal of the first address that is no multiple of `width`, if there is one."""
-    wrong = addresses & np.uint64(width - 1) != 0
-    if not wrong.any():
-        return None
-    position = int(wrong.argmax())
-    what = f"{width}-byte access to {space} address {int(addresses[position]):#x}"
-    return BadAccess(faults.Misaligned, what, position)
-
-
-class Segment:
-    """Memory in equal pieces, one per block (shared) or per thread (local), or one (parameters).
-
-    Parameters
-    ----------
-    space : str
-        Its name in messages.
-    pieces, nbytes : int
-        How many pieces, and the bytes of each.
-    fault : type
-        What an access outside a piece raises.
-    """
-
-    def __init__(self, space: str, pieces: int, nbytes: int, fault: type[faults.Fault]) -> None:
-        self.space = space
-        self.nbytes = nbytes
-        self.fault = fault
-        self.stride = -(-nbytes // 16) * 16
-        self.data = np.zeros(max(pieces * self.stride, 16), np.uint8)
-        self._views: dict[int, np.ndarray] = {}
-        self.written = Written(self.data.size)
-
-    def parts(self, addresses: np.ndarray, width: int, piece: np.ndarray) -> list[Part]:
-        """Return the one array and the indices where accesses to these pieces lie."""
-        if int(addresses.max()) + width > self.nbytes or int(addresses.max()) >> 62:
-            position = int((addresses > np.uint64(max(self.nbytes - width, 0))).argmax())
-            if width > self.nbytes:
-                position = 0
-            what = (
-                f"{width}-byte access at offset {int(addresses[position]):#x} of"
-                f" {self.nbytes} bytes of {self.space} memory"
-            )
-            raise BadAccess(self.fault, what, position)
-        if width > 1 and int(np.bitwise_or.reduce(addresses)) & (width - 1):
-            refusal = misaligned(addresses, width, self.space)
-            assert refusal is not None
-            raise refusal
-        view = self._views.get(width)
-        if view is None:
-            view = self._views[width] = self.data.view(UNITS[width])
-        index = (addresses.view(np.int64) + piece * self.stride) >> (width.bit_length() - 1)
-        return [(view, index, None)]
 
 
 def held_back(allocation: Allocation) -> int:
@@ -206,7 +124,7 @@ class GlobalMemory:
             index = bisect.bisect_right(self._starts, address) - 1
             return self._by_start[self._starts[index]] if index >= 0 else None
 
-    def parts(self, addresses: np.ndarray, width: int) -> list[Part]:
+    def parts(self, addresses: Array, width: int) -> list[Part]:
         """Return where accesses lie: for each allocation its array, the indices, which accesses.
 
         The common case, every access in one allocation, has one part, and None for "all of them".
@@ -227,7 +145,7 @@ class GlobalMemory:
                 return [(allocation.as_type(UNITS[width]), index, None)]
         return self._scattered(addresses, width)
 
-    def _scattered(self, addresses: np.ndarray, width: int) -> list[Part]:
+    def _scattered(self, addresses: Array, width: int) -> list[Part]:
         """Find each access's allocation, or refuse the first access that has none."""
         refusal = misaligned(addresses, width, "global")
         first_wrong = refusal.position if refusal else addresses.size

@@ -1,23 +1,21 @@
-"""A batch of blocks that is counted as it runs, and the sums over all batches of a launch."""
+"""The counting of a launch as it runs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..execution.warps import Batch
-from ..lanes import WARP, Array, Lanes
-from ..ptx.program import Block, Op, Program
+from ..device.geometry import Geometry
+from ..execution.setup import Launch
+from ..lanes import WARP, Array, Lanes, indices
+from ..memory.access import Access
+from ..ptx.op import Op
+from ..ptx.program import Block, Program
 from ..ptx.statements import Statement
 from ..ptx.terminators import Branch, Meeting
-from ..sanitizer.record import Access
 from .traffic import KINDS, GlobalCounter, SharedCounter
-
-if TYPE_CHECKING:
-    from ..execution.launch import Launch
 
 
 class Listing:
@@ -77,10 +75,12 @@ def _opcodes(block: Block) -> Counter[str]:
 
 
 class Tally:
-    """The counts of one launch, over all its batches."""
+    """The counts of one launch: the watch of all its batches.
+
+    An operation may access memory several times. Its accesses are kept until it is done.
+    """
 
     def __init__(self, launch: Launch) -> None:
-        self.launch = launch
         self.listing = listing_of(launch.program)
         self.passes = [0] * len(launch.program.blocks)  # of warps through each block
         self.lanes = [0] * len(launch.program.blocks)
@@ -89,6 +89,9 @@ class Tally:
         self.barriers = 0
         self.memory = GlobalCounter(launch.memory, launch.padded // WARP)
         self.shared = SharedCounter()
+        self._pieces: list[tuple[bool, str, Array, Array, int]] = []
+        self._last: Array | None = None
+        self._last_warps = 0
 
     def opcodes(self) -> dict[str, int]:
         """Return the warp instructions by opcode."""
@@ -104,68 +107,53 @@ class Tally:
         through = zip(self.lanes, self.listing.opcodes, strict=True)
         return self.met_lanes + sum(lanes * opcodes.total() for lanes, opcodes in through)
 
-
-class CountedBatch(Batch):
-    """A batch that is counted."""
-
-    counted = True
-
-    def __init__(self, launch: Launch, first: int, blocks: int, tally: Tally) -> None:
-        super().__init__(launch, first, blocks)
-        self.tally = tally
-        self._pieces: list[tuple[bool, str, Array, Array, int]] = []
-        self._last: Array | None = None
-        self._last_warps = 0
-
-    def run(self) -> None:
-        """Run until every lane has exited."""
-        super().run()
-        self.tally.barriers += self.barriers.completed
-
-    def entered(self, index: int, lanes: Lanes) -> None:
+    def entered(self, batch: Geometry, index: int, lanes: Lanes) -> None:
         """Count the lanes that pass through a block."""
-        tally = self.tally
-        count = self.lanes if lanes is None else lanes.size
-        tally.passes[index] += self._warps(lanes)
-        tally.lanes[index] += count
-
-    def effect(self, op: Op, lanes: Lanes, kept: int) -> None:
-        """Run an operation with effects for a group, and count it."""
-        tally, pieces = self.tally, self._pieces
-        pieces.clear()
-        super().effect(op, lanes, kept)
-        if pieces:
-            self._count(op)
-        elif op in tally.listing.meetings:
-            tally.met[op.statement.opcode] += self._warps(lanes)
-            tally.met_lanes += self.lanes if lanes is None else lanes.size
+        self.passes[index] += self._warps(batch, lanes)
+        self.lanes[index] += batch.lanes if lanes is None else lanes.size
 
     def reached(
-        self, lanes: Lanes, space: str, addresses: Array, width: int, access: Access
+        self,
+        batch: Geometry,
+        lanes: Lanes,
+        space: str,
+        addresses: Array,
+        width: int,
+        access: Access,
     ) -> None:
-        """Keep the accesses of an operation, of which there may be several, until it is done."""
+        """Keep an access of the operation under way."""
         if space in ("global", "shared", "cluster"):
-            here = np.arange(self.lanes) if lanes is None else lanes
+            here = indices(lanes, batch.lanes)
             kind = "atomic" if access is Access.ATOMIC else "load" if access.reads else "store"
             self._pieces.append((space == "global", kind, here, addresses, width))
 
-    def _count(self, op: Op) -> None:
+    def performed(self, batch: Geometry, op: Op, lanes: Lanes) -> None:
         """Count what one instruction accessed: a request for each warp, state space and kind."""
-        for counter in (self.tally.memory, self.tally.shared):
-            everywhere = counter is self.tally.memory
-            if not everywhere and op in self.tally.listing.engines:
+        if not self._pieces:
+            if op in self.listing.meetings:
+                self.met[op.statement.opcode] += self._warps(batch, lanes)
+                self.met_lanes += batch.lanes if lanes is None else lanes.size
+            return
+        for counter in (self.memory, self.shared):
+            everywhere = counter is self.memory
+            if not everywhere and op in self.listing.engines:
                 continue
             for kind in KINDS:
                 pieces = [piece[2:] for piece in self._pieces if piece[:2] == (everywhere, kind)]
                 if len(pieces) == 1:
-                    counter.add(kind, self.first, *pieces[0])
+                    counter.add(kind, batch.first, *pieces[0])
                 elif pieces:
-                    counter.add(kind, self.first, *_joined(pieces))
+                    counter.add(kind, batch.first, *_joined(pieces))
+        self._pieces.clear()
 
-    def _warps(self, lanes: Lanes) -> int:
+    def finished(self, barriers: int) -> None:
+        """Count the barriers of a batch."""
+        self.barriers += barriers
+
+    def _warps(self, batch: Geometry, lanes: Lanes) -> int:
         """Return how many warps these lanes, which are in order, belong to."""
         if lanes is None:
-            return self.lanes // WARP
+            return batch.lanes // WARP
         if lanes is not self._last:
             warps = lanes // WARP
             self._last = lanes

@@ -5,22 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from ..device.assembler import Resources, resources
 from ..device.occupancy import occupancy
+from ..execution.setup import Launch
 from . import report
 from .classes import class_of
 from .counters import LaunchCounters
-from .counting import CountedBatch, Tally
-
-if TYPE_CHECKING:
-    from ..execution.launch import Launch
-    from ..execution.warps import Batch
+from .counting import Tally
 
 FORMATS = {".csv": report.as_csv, ".json": report.as_json}
-
-_open: list[Profile] = []
 
 
 class Profile:
@@ -30,6 +24,8 @@ class Profile:
     ----------
     registers : bool
         Whether each kernel is assembled to learn its registers, which costs a compilation.
+    opened : list of Profile, optional
+        Where it stands while it is open: the profiles of who launches.
 
     Attributes
     ----------
@@ -38,12 +34,13 @@ class Profile:
         counted, when it is launched.
     """
 
-    def __init__(self, registers: bool = True) -> None:
+    def __init__(self, registers: bool = True, opened: list[Profile] | None = None) -> None:
         self.registers = registers
+        self._opened = [] if opened is None else opened
         self.launches: list[LaunchCounters] = []
 
     def __enter__(self) -> Profile:
-        _open.append(self)
+        self._opened.append(self)
         return self
 
     def __exit__(
@@ -52,7 +49,7 @@ class Profile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _open.remove(self)
+        self._opened.remove(self)
 
     def table(self) -> str:
         """Return the tables for people: launches, their arrays, their instructions by class."""
@@ -73,29 +70,24 @@ class Profile:
         file.write_text(FORMATS[file.suffix](self.launches), "utf-8")
 
 
-def begin(launch: Launch) -> Watch | None:
-    """Return who counts this launch; None while no profile is open."""
-    return Watch(launch) if _open else None
+class Observer:
+    """The counting of one launch, into the profiles that are open at its end."""
 
+    def __init__(self, opened: list[Profile]) -> None:
+        self._opened = opened
 
-class Watch:
-    """The counting of one launch."""
-
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
-        self.tally = Tally(launch)
-
-    def batch(self, launch: Launch, first: int, blocks: int) -> Batch:
-        """Return a batch that is counted."""
-        return CountedBatch(launch, first, blocks, self.tally)
+    def begin(self, launch: Launch) -> Tally:
+        """Begin to count."""
+        self._launch, self._tally = launch, Tally(launch)
+        return self._tally
 
     def end(self) -> None:
-        """Enter the launch into the open profiles."""
+        """Enter the launch into the profiles."""
         assembled = Resources(unknown="registers were not asked for")
-        if any(profile.registers for profile in _open):
-            assembled = resources(self.launch.function, self.launch.device.arch)
-        counters = counters_of(self.launch, self.tally, assembled)
-        for profile in _open:
+        if any(profile.registers for profile in self._opened):
+            assembled = resources(self._launch.function, self._launch.device.arch)
+        counters = counters_of(self._launch, self._tally, assembled)
+        for profile in self._opened:
             profile.launches.append(counters)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .. import faults
 from ..lanes import Array
-from . import module as ptx
+from .module import Function
+from .op import Op
 from .operands import CLOCKS, Operands, Scope, Site, Unknown
-from .program import Block, Op, compose
+from .program import Block
 from .terminators import (
     Barrier,
     Branch,
@@ -22,10 +24,7 @@ from .terminators import (
     Jump,
     Meeting,
 )
-from .types import TYPES, reading
-
-if TYPE_CHECKING:
-    from .types import Reading
+from .types import TYPES, Reading, compose, reading
 
 
 class Builder(Operands):
@@ -39,13 +38,13 @@ class Builder(Operands):
         Branches whose labels may stand further on: the terminator, its scope, the label.
     """
 
-    def __init__(self, kernel: ptx.Function) -> None:
+    def __init__(self, kernel: Function) -> None:
         super().__init__(kernel)
         self.block = Block()
         self._swapped: dict[str, set[str]] = {}
-        self.pending: list[tuple[Any, Scope, str]] = []
+        self.pending: list[tuple[Jump, Scope, str]] = []
 
-    def end(self, terminator: Any) -> None:
+    def end(self, terminator: Jump) -> None:
         """Close the current block."""
         self.block.terminator = terminator
         terminator.follower = len(self.program.blocks) + 1
@@ -146,15 +145,18 @@ class Builder(Operands):
         """Build an operation that does nothing."""
         return self._op(site, lambda batch, op, lanes: (), [], [], pure=False)
 
+    @abstractmethod
+    def call(self, site: Site) -> None:
+        """Expand the device function that is called here."""
+
     def branch(self, site: Site, label: str) -> None:
         """End the block with a branch."""
         statement = site.statement
         if statement.guard is None:
-            terminator: Any = Jump()
-            terminator.statement = statement
+            terminator = Jump(statement)
         else:
             slot, _ = self.source(site, statement.guard, "pred")
-            terminator = Branch(slot, statement.negated, statement)
+            terminator = Branch(statement, (slot,), negated=statement.negated)
         self.pending.append((terminator, site.scope, label))
         self.end(terminator)
 
@@ -164,7 +166,7 @@ class Builder(Operands):
         if labels is None:
             raise Unknown(f"branch targets {table} are not known")
         slot, convert = self.source(site, index, "u32")
-        terminator = IndexedBranch(slot, convert, labels, site.statement)
+        terminator = IndexedBranch(site.statement, (slot,), convert=convert, labels=labels)
         for label in labels:
             self.pending.append((terminator, site.scope, label))
         self.end(terminator)
@@ -174,16 +176,13 @@ class Builder(Operands):
         if site.scope.parent is None:
             self.exit(site)
         else:
-            terminator = Jump()
-            terminator.statement = site.statement
+            terminator = Jump(site.statement)
             self.pending.append((terminator, site.scope, ":end"))
             self.end(terminator)
 
     def exit(self, site: Site) -> None:
         """End the block with the lanes' end."""
-        terminator = Exit()
-        terminator.statement = site.statement
-        self.end(terminator)
+        self.end(Exit(site.statement))
 
     def barrier(
         self,
@@ -205,13 +204,23 @@ class Builder(Operands):
         op.sources = tuple(slot for slot, _ in reads)
         op.targets = (target[0],) if target else ()
         self.end(
-            Barrier(op, reads, len(operands), aligned, waits, vote is not None, target, reduce)
+            Barrier(
+                ops=(op,),
+                reads=reads,
+                numbers=len(operands),
+                aligned=aligned,
+                waits=waits,
+                votes=vote is not None,
+                result=target,
+                reduce=reduce,
+            )
         )
 
     def cluster_barrier(self, site: Site, *, waits: bool, aligned: bool, orders: bool) -> None:
         """End the block with a barrier of the cluster."""
         op = self._op(site, lambda *_: (), [], [], pure=False)
-        self.end((ClusterWait if waits else ClusterArrive)(op, aligned, orders))
+        kind = ClusterWait if waits else ClusterArrive
+        self.end(kind(ops=(op,), aligned=aligned, orders=orders))
 
     def meeting(
         self,
@@ -223,7 +232,7 @@ class Builder(Operands):
         """End the block with a warp collective; its last source is the mask of its members."""
         op = self._op(site, function, targets, sources, pure=False)
         op.guard = -1
-        self.end(Meeting(op))
+        self.end(Meeting(ops=(op,)))
 
     def _clock(self, site: Site, text: str, kind: str) -> tuple[int, Reading | None]:
         held = TYPES[CLOCKS[text]].dtype

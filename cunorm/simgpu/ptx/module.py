@@ -56,13 +56,13 @@ class Function:
     cluster: tuple[int, int, int] | None  # None where each launch has to say it
     explicit_cluster: bool
     module: Module = field(repr=False)
-    statements: list[Statement] = field(default_factory=list, repr=False)
-    registers: dict[str, str] = field(default_factory=dict, repr=False)
-    frame: dict[str, Parameter] = field(default_factory=dict, repr=False)
-    shared: dict[str, Parameter] = field(default_factory=dict, repr=False)
-    tables: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    uses: frozenset[str] = frozenset()
-    # What launch.py decodes it to: kept here, it goes when the module is unloaded.
+    statements: list[Statement] = field(repr=False)
+    registers: dict[str, str] = field(repr=False)
+    frame: dict[str, Parameter] = field(repr=False)
+    shared: dict[str, Parameter] = field(repr=False)
+    tables: dict[str, tuple[str, ...]] = field(repr=False)
+    uses: frozenset[str] = field(repr=False)
+    # What execution decodes it to: kept here, it goes when the module is unloaded.
     program: Any = field(default=None, repr=False)
 
     def register_type(self, name: str) -> str | None:
@@ -239,21 +239,27 @@ def _define(
     bounds = directives.get("maxntid", directives.get("reqntid"))
     cluster = directives.get("reqnctapercluster")
     explicit = "explicitcluster" in directives or cluster is not None
+    body = Body(text, files)
+    body.read(at, end)
+    parameters, results = parameters_of(header["parameters"]), parameters_of(header["results"])
+    is_entry = header["kind"] == "entry"
+    # Those of a device function lie in its frame.
+    frame = {} if is_entry else {variable.name: variable for variable in parameters + results}
     function = Function(
         header["name"],
-        parameters_of(header["parameters"]),
-        parameters_of(header["results"]),
-        header["kind"] == "entry",
+        parameters,
+        results,
+        is_entry,
         math.prod(bounds) if bounds else DEFAULT_MAX_THREADS,
         bounds is not None,
         None if explicit and not cluster else tuple([*(cluster or ()), 1, 1, 1][:3]),
         explicit,
         module,
+        body.statements,
+        body.registers,
+        frame | body.frame,
+        body.shared,
+        body.tables,
+        frozenset(TOKEN.findall(text, at, end)),
     )
-    if not function.is_entry:
-        function.frame.update(
-            (variable.name, variable) for variable in function.parameters + function.results
-        )
-    Body(function, text, files).read(at, end)
-    function.uses = frozenset(TOKEN.findall(text, at, end))
-    (module.functions if function.is_entry else module.device_functions)[function.name] = function
+    (module.functions if is_entry else module.device_functions)[function.name] = function

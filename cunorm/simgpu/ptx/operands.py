@@ -5,19 +5,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..lanes import Array
 from . import declarations, refusals
-from . import module as ptx
+from .module import Function
 from .program import Program
 from .statements import Statement
-from .types import TYPES, UNSIGNED, reading, writing
-
-if TYPE_CHECKING:
-    from .types import Reading
+from .types import TYPES, UNSIGNED, Reading, reading, writing
 
 _ADDRESS = re.compile(r"\[\s*([\w$%@.]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
 _SUM = re.compile(r"([\w$@]+)\s*\+\s*(-?\w+)$")
@@ -53,7 +49,7 @@ SPECIAL = {
 class Scope:
     """One expansion of a function: its registers, labels and frame variables have own places."""
 
-    function: ptx.Function
+    function: Function
     parent: Scope | None
     frame: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
@@ -79,16 +75,7 @@ class Unknown(Exception):
 class Operands(ABC):
     """The slots of one kernel's program, by the names that its text has for them."""
 
-    WINDOW_BITS = 48  # host addresses stay below 2^47, and other spaces get windows above
-    windows: ClassVar = {
-        "global": 0,
-        "const": 0,
-        "shared": 1 << 48,
-        "local": 2 << 48,
-        "param": 3 << 48,
-    }
-
-    def __init__(self, kernel: ptx.Function) -> None:
+    def __init__(self, kernel: Function) -> None:
         self.kernel = kernel
         self.shared, _ = kernel.shared_layout()
         self.parameters: dict[str, int] = {}

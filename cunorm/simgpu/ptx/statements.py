@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..faults import UnknownInstruction
 from .declarations import Parameter, variable_of
-
-if TYPE_CHECKING:
-    from .module import Function
 
 BLANK = re.compile(r"[\s;]*")
 TOKEN = re.compile(r"[%$\w][\w$@]*")
@@ -40,10 +36,23 @@ class Statement:
 
 
 class Body:
-    """The reader of one function's statements, scope by scope."""
+    """The reader of one function's statements, scope by scope.
 
-    def __init__(self, function: Function, text: str, files: dict[str, str]) -> None:
-        self.function = function
+    Attributes
+    ----------
+    statements : list of Statement
+        What it read.
+    registers, frame, shared, tables : dict
+        What it read declarations of, by name: types of registers, variables of the stack frame and
+        of shared memory, labels of indexed branches.
+    """
+
+    def __init__(self, text: str, files: dict[str, str]) -> None:
+        self.statements: list[Statement] = []
+        self.registers: dict[str, str] = {}
+        self.frame: dict[str, Parameter] = {}
+        self.shared: dict[str, Parameter] = {}
+        self.tables: dict[str, tuple[str, ...]] = {}
         self.text = text
         self.files = files
         self.source: str | None = None
@@ -66,7 +75,7 @@ class Body:
             at = piece.end()
             if piece["open"]:
                 self.count += 1
-                self.scopes.append((len(self.function.statements), {}))
+                self.scopes.append((len(self.statements), {}))
             elif piece["close"]:
                 self.close()
             elif piece["label"]:
@@ -75,16 +84,24 @@ class Body:
                     at = after
                 else:
                     name = self.local(piece["label"]) if self.scopes else piece["label"]
-                    self.add(Statement(":", (name,), None, False, line, name, self.source))
+                    self.add(":", (name,), line, name)
             elif piece["loc"]:
                 number_, row = piece["loc"].split()[:2]
                 self.source = f"{self.files.get(number_, '?')}:{row}"
             elif piece["statement"]:
                 self.statement(" ".join(piece["statement"].split()), line)
 
-    def add(self, statement: Statement) -> None:
+    def add(
+        self,
+        opcode: str,
+        operands: tuple[str, ...],
+        line: int,
+        text: str,
+        guard: str | None = None,
+        negated: bool = False,
+    ) -> None:
         """Append a statement."""
-        self.function.statements.append(statement)
+        self.statements.append(Statement(opcode, operands, guard, negated, line, text, self.source))
 
     def table(self, label: str, at: int) -> int:
         """Remember a ``.branchtargets`` list, whose name looks like a label; return its end.
@@ -93,7 +110,7 @@ class Body:
         """
         named = _NAMED.match(self.text, at)
         if named and named["kind"] == "branchtargets":
-            self.function.tables[label] = tuple(named["list"].replace(",", " ").split())
+            self.tables[label] = tuple(named["list"].replace(",", " ").split())
         return named.end() if named else 0
 
     def local(self, name: str) -> str:
@@ -107,14 +124,13 @@ class Body:
         first, names = self.scopes.pop()
         if not names:
             return
-        statements = self.function.statements
 
         def rename(text: str) -> str:
             return TOKEN.sub(lambda token: names.get(token.group(), token.group()), text)
 
-        for index in range(first, len(statements)):
-            old = statements[index]
-            statements[index] = Statement(
+        for index in range(first, len(self.statements)):
+            old = self.statements[index]
+            self.statements[index] = Statement(
                 old.opcode,
                 tuple(rename(operand) for operand in old.operands),
                 old.guard and rename(old.guard),
@@ -135,11 +151,10 @@ class Body:
             negated = guard.startswith("!")
             guard = guard.lstrip("!")
         opcode, _, rest = body.partition(" ")
-        self.add(Statement(opcode, split(rest), guard, negated, line, text, self.source))
+        self.add(opcode, split(rest), line, text, guard, negated)
 
     def directive(self, text: str, line: int) -> None:
         """Read a declaration among the statements."""
-        function = self.function
         word, _, rest = text.partition(" ")
         if word == ".reg":
             kind, _, names = rest.strip().partition(" ")
@@ -148,11 +163,11 @@ class Body:
                 inner = bool(self.scopes)
                 if several and inner:
                     for index in range(int(several.group(2))):
-                        function.registers[self.local(f"{several.group(1)}{index}")] = kind[1:]
+                        self.registers[self.local(f"{several.group(1)}{index}")] = kind[1:]
                 elif several:
-                    function.registers[several.group(1) + "<>"] = kind[1:]
+                    self.registers[several.group(1) + "<>"] = kind[1:]
                 else:
-                    function.registers[self.local(name) if inner else name] = kind[1:]
+                    self.registers[self.local(name) if inner else name] = kind[1:]
         elif word in (".local", ".param", ".shared"):
             found = variable_of(text)
             if found is None:
@@ -161,9 +176,9 @@ class Body:
             name = self.local(variable.name) if self.scopes else variable.name
             variable = Parameter(name, variable.size, variable.alignment)
             if space == "shared":
-                function.shared[name] = variable
+                self.shared[name] = variable
             else:
-                function.frame[name] = variable
+                self.frame[name] = variable
         elif word not in (".pragma", ".loc"):
             raise UnknownInstruction(f"PTX line {line}: directive `{text}`")
 

@@ -1,34 +1,38 @@
-"""What ends a basic block: jumps, branches, exits, barriers and warp collectives."""
+"""What ends a basic block: jumps, branches, exits, barriers and warp collectives, as records.
+
+What lanes do there is `execution.warps`' to say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from ..lanes import Array
+from .op import Op
 from .statements import Statement
-
-if TYPE_CHECKING:
-    from ..execution.warps import Batch
-    from .program import Op
-    from .types import Reading
-
-Lanes = Array | None  # indices of lanes, None for every lane of the batch
-Groups = Sequence[tuple[int, Lanes]]
+from .types import Reading
 
 
+@dataclass(eq=False)
 class Jump:
-    """On to one block: the next one, or a label's."""
+    """On to one block: the next one, or a label's.
 
+    Attributes
+    ----------
+    statement : Statement or None
+        None where only the text ends the block: at a label.
+    slots, ops : tuple
+        What it reads by itself, and the operations that are part of it.
+    follower, target : int
+        The next block, and that of the label.
+    """
+
+    statement: Statement | None = None
     slots: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
-    statement: Statement | None = None  # None where only the text ends the block: at a label
-
-    def __init__(self) -> None:
-        self.follower = -1
-        self.target: int | None = None
+    follower: int = -1
+    target: int | None = None
 
     def resolve(self, label: str, block: int) -> None:
         """Learn where a label is."""
@@ -38,56 +42,26 @@ class Jump:
         """Return the blocks that lanes may go to."""
         return [self.follower if self.target is None else self.target]
 
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        return ((self.follower if self.target is None else self.target, lanes),)
 
-
+@dataclass(eq=False)
 class Branch(Jump):
     """To a label where a predicate holds, else to the next block."""
 
-    def __init__(self, slot: int, negated: bool, statement: Statement) -> None:
-        super().__init__()
-        self.slots = (slot,)
-        self.negated = negated
-        self.statement = statement
+    negated: bool = False
 
     def followers(self) -> list[int]:
         """Return the blocks that lanes may go to."""
         assert self.target is not None
         return [self.target, self.follower]
 
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        assert self.target is not None
-        taken = batch.registers[self.slots[0]]
-        if taken.size == 1:
-            return ((self.target if taken[0] != self.negated else self.follower, lanes),)
-        if lanes is not None:
-            taken = taken[lanes]
-        count = int(np.count_nonzero(taken))
-        if count == 0 or count == taken.size:
-            return ((self.target if (count != 0) != self.negated else self.follower, lanes),)
-        yes, no = np.flatnonzero(taken), np.flatnonzero(~taken)
-        if lanes is not None:
-            yes, no = lanes[yes], lanes[no]
-        if self.negated:
-            yes, no = no, yes
-        return ((self.target, yes), (self.follower, no))
 
-
+@dataclass(eq=False)
 class IndexedBranch(Jump):
     """Through a table of labels."""
 
-    def __init__(
-        self, slot: int, convert: Reading | None, labels: Sequence[str], statement: Statement
-    ) -> None:
-        super().__init__()
-        self.slots = (slot,)
-        self.convert = convert
-        self.labels = labels
-        self.places: dict[str, int] = {}
-        self.statement = statement
+    convert: Reading | None = None
+    labels: Sequence[str] = ()
+    places: dict[str, int] = field(default_factory=dict)
 
     def resolve(self, label: str, block: int) -> None:
         """Learn where a label is."""
@@ -97,24 +71,8 @@ class IndexedBranch(Jump):
         """Return the blocks that lanes may go to."""
         return [self.places[label] for label in self.labels]
 
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        index = batch.registers[self.slots[0]]
-        if self.convert is not None:
-            index = self.convert(index)
-        if index.size > 1 and lanes is not None:
-            index = index[lanes]
-        groups: list[tuple[int, Lanes]] = []
-        # A value past the table is undefined in PTX; the last label is where hardware ends up too.
-        for value in np.unique(index):
-            target = self.places[self.labels[min(int(value), len(self.labels) - 1)]]
-            if index.size == 1:
-                return ((target, lanes),)
-            chosen = np.flatnonzero(index == value)
-            groups.append((target, chosen if lanes is None else lanes[chosen]))
-        return groups
 
-
+@dataclass(eq=False)
 class Exit(Jump):
     """The end of the program for these lanes."""
 
@@ -122,81 +80,53 @@ class Exit(Jump):
         """Return the blocks that lanes may go to."""
         return []
 
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        batch.retire(lanes)
-        return ()
+
+@dataclass(eq=False)
+class Rendezvous(Jump):
+    """Where lanes wait for others."""
+
+    @property
+    def op(self) -> Op:
+        """The one operation."""
+        return self.ops[0]
 
 
-class Barrier(Jump):
-    """bar.sync, bar.arrive and bar.red."""
-
-    def __init__(
-        self,
-        op: Op,
-        reads: Sequence[tuple[int, Reading | None]],
-        numbers: int,
-        aligned: bool,
-        waits: bool,
-        votes: bool,
-        target: tuple[int, Reading | None] | None,
-        reduce: Callable[[Array], int] | None,
-    ) -> None:
-        super().__init__()
-        self.ops = (op,)
-        self.op = op
-        self.reads = reads
-        self.numbers = numbers
-        self.aligned = aligned
-        self.waits = waits
-        self.votes = votes
-        self.target_slot = target
-        self.reduce = reduce
-
-    def operand(self, batch: Batch, at: int, lanes: Array) -> Array:
-        """Return an operand for each of these lanes."""
-        slot, convert = self.reads[at]
-        value = batch.registers[slot]
-        value = value if value.size == 1 else value[lanes]
-        value = value if convert is None else convert(value)
-        return np.broadcast_to(value, lanes.shape)
-
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        return batch.barriers.arrive(self, lanes)
-
-
-class ClusterArrive(Jump):
-    """barrier.cluster.arrive: counted in, the lanes go on. `orders` says that memory follows."""
-
-    def __init__(self, op: Op, aligned: bool, orders: bool) -> None:
-        super().__init__()
-        self.ops = (op,)
-        self.op = op
-        self.aligned = aligned
-        self.orders = orders
-
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        return batch.clusters.arrive(self, lanes)
-
-
-class ClusterWait(ClusterArrive):
-    """barrier.cluster.wait: the lanes go on once every live thread of the cluster arrived."""
-
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        return batch.clusters.wait(self, lanes)
-
-
-class Meeting(Jump):
+@dataclass(eq=False)
+class Meeting(Rendezvous):
     """A warp collective: lanes go on together once every lane that their mask names is here."""
 
-    def __init__(self, op: Op) -> None:
-        super().__init__()
-        self.ops = (op,)
-        self.op = op
 
-    def advance(self, batch: Batch, lanes: Lanes) -> Groups:
-        """Return which lanes go where."""
-        return batch.meet(self, lanes)
+@dataclass(eq=False)
+class Barrier(Rendezvous):
+    """bar.sync, bar.arrive and bar.red.
+
+    Attributes
+    ----------
+    reads : sequence
+        The slots of its operands, and how each is read.
+    numbers : int
+        How many of them are its number and its count of threads; a vote may follow.
+    result, reduce :
+        Where the result of bar.red goes, and what makes it of the votes.
+    """
+
+    reads: Sequence[tuple[int, Reading | None]] = ()
+    numbers: int = 0
+    aligned: bool = True
+    waits: bool = True
+    votes: bool = False
+    result: tuple[int, Reading | None] | None = None
+    reduce: Callable[[Array], int] | None = None
+
+
+@dataclass(eq=False)
+class ClusterArrive(Rendezvous):
+    """barrier.cluster.arrive: counted in, the lanes go on. `orders` says that memory follows."""
+
+    aligned: bool = True
+    orders: bool = True
+
+
+@dataclass(eq=False)
+class ClusterWait(ClusterArrive):
+    """barrier.cluster.wait: the lanes go on once every live thread of the cluster arrived."""

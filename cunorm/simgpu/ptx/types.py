@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..lanes import Array
+from ..lanes import Array, Lanes
+from .op import Op
 
 
 class Type(NamedTuple):
@@ -62,3 +63,60 @@ def writing(given: np.dtype, held: np.dtype) -> Reading | None:
     source = given if given.kind == "i" else UNSIGNED[8 * given.itemsize]
     wide = (SIGNED if given.kind == "i" else UNSIGNED)[8 * held.itemsize]
     return lambda array: array.view(source).astype(wide).view(held)
+
+
+def compose(
+    function: Callable[..., Any],
+    reads: Sequence[Reading | None],
+    writes: Sequence[Reading | None],
+    *,
+    pure: bool,
+) -> Callable[..., Any]:
+    """Return `function` on registers as they are held, with its results as they are to be held."""
+    if not any(reads) and not any(writes):
+        return function
+    if not pure:
+        return _compose_effect(function, reads, writes)
+    if len(writes) != 1:
+        inner = function
+        function = lambda *operands: _written(inner(*operands), writes)  # noqa: E731
+    elif writes[0] is not None:
+        function = _after(function, writes[0])
+    if not any(reads):
+        return function
+    if len(reads) == 1 and reads[0] is not None:
+        convert = reads[0]
+        return lambda a: function(convert(a))
+    if len(reads) == 2:
+        first, second = reads
+        if first is None and second is not None:
+            return lambda a, b: function(a, second(b))
+        if second is None and first is not None:
+            return lambda a, b: function(first(a), b)
+        if first is not None and second is not None:
+            return lambda a, b: function(first(a), second(b))
+    return lambda *operands: function(*_read(operands, reads))
+
+
+def _after(function: Callable[..., Array], convert: Reading) -> Callable[..., Array]:
+    return lambda *operands: convert(function(*operands))
+
+
+def _read(operands: Sequence[Array], reads: Sequence[Reading | None]) -> list[Array]:
+    return [
+        operand if convert is None else convert(operand)
+        for operand, convert in zip(operands, reads, strict=True)
+    ]
+
+
+def _written(results: Sequence[Array], writes: Sequence[Reading | None]) -> tuple[Array, ...]:
+    return tuple(_read(results, writes))
+
+
+def _compose_effect(
+    function: Callable[..., Any], reads: Sequence[Reading | None], writes: Sequence[Reading | None]
+) -> Callable[..., Any]:
+    def effect(batch: Any, op: Op, lanes: Lanes, *operands: Array) -> tuple[Array, ...]:
+        return _written(function(batch, op, lanes, *_read(operands, reads)), writes)
+
+    return effect

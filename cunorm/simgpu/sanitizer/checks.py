@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import faults
-from ..lanes import Array, Lanes
-from .cluster_races import ClusterRaces
-from .lane_races import LaneRaces
-from .record import Access, Store
-from .shared_races import SharedRaces
-
-if TYPE_CHECKING:
-    from ..execution.warps import Batch
-    from ..memory.allocation import Allocation
-    from ..memory.space import Part, Segment
-    from ..ptx.program import Op
-
+from ..device import sources
+from ..device.geometry import Geometry
+from ..lanes import WARP, Array, Lanes, indices
+from ..memory.access import Access, Part
+from ..memory.allocation import Allocation
+from ..memory.segment import Segment
+from ..memory.space import GlobalMemory
+from ..ptx.op import Op
+from .clock import Clock, GridClock
+from .races import Races, between_lanes, between_neighbours, between_warps
+from .record import Race, Store
 
 # CuPy's scan of rows reads a place that it may not have written, and then does not use it.
 READS_IN_VAIN = {"cupy_inclusive_batch_scan_kernel"}
 
 
 class Checks:
-    """The checks of a batch of blocks, and what they must know of barriers and fences."""
+    """The checks of a batch of blocks, and what they must know of barriers and fences.
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.races = SharedRaces(batch)
-        self.block_races = batch.launch.block_races
-        clustered = batch.launch.shape.size > 1
-        self.cluster_races = ClusterRaces(self.races) if clustered else None
-        self.lane_races = LaneRaces(batch) if batch.memory.warp_races else None
+    Parameters
+    ----------
+    blocks : Races or None
+        Those of all the launch's blocks, where there are several.
+    """
+
+    def __init__(
+        self, batch: Geometry, memory: GlobalMemory, blocks: Races[GridClock] | None
+    ) -> None:
+        self.batch, self.memory = batch, memory
+        self.warps = between_warps(batch)
+        self.lanes = between_lanes(batch) if memory.warp_races else None
+        self.blocks = blocks
+        self.neighbours = between_neighbours(batch, self.warps) if batch.clustered else None
         in_vain = batch.program.kernel.name in READS_IN_VAIN
-        self.uninitialised = batch.memory.uninitialised or in_vain
+        self.uninitialised = memory.uninitialised or in_vain
+        self._everyone = np.arange(batch.lanes)
+        self._in_shared = [races for races in (self.warps, self.lanes) if races is not None]
 
     # Accesses.
 
@@ -55,9 +62,11 @@ class Checks:
             self.acquire(lanes)
         view, index, _ = part
         store = None if written is None else (view, written)
-        self.races.access(kind, op, lanes, segment, index, width, store)
-        if self.lane_races is not None:
-            self.lane_races.access(kind, op, lanes, segment, index, width, store)
+        here = self._everyone if lanes is None else lanes
+        for races in self._in_shared:
+            race = races.access(kind, op, here, segment, index, width, store)
+            if race is not None:
+                self._shared_race(races, race, kind, op, here, segment, index, width)
         if kind.reads and not self.uninitialised:
             position = segment.written.unwritten(index, view.dtype)
             if position is not None:
@@ -67,6 +76,26 @@ class Checks:
                 self._raise(faults.SharedUninitialised, what, op, lanes, index, position)
         if kind.writes:
             segment.written.write(index, view.dtype)
+
+    def _shared_race(
+        self,
+        races: Races[Clock],
+        race: Race,
+        kind: Access,
+        op: Op,
+        here: Array,
+        segment: Segment,
+        index: Array,
+        width: int,
+    ) -> None:
+        before = self.batch.place(*races.earlier(race))
+        which = f"thread {before.thread}{' of the same warp' * (races is self.lanes)}"
+        offset = int(np.broadcast_to(index, here.size)[race.position]) * width % segment.stride
+        raise faults.SharedRace(
+            f"{width}-byte {kind.value} at offset {offset:#x} of shared memory, which {which}"
+            f" {race.verb} {races.since(race)}: {before.instruction}",
+            self.batch.place(op, int(here[race.position])),
+        )
 
     def outside(
         self,
@@ -84,10 +113,10 @@ class Checks:
         for part in parts:
             which = part[2]
             first = addresses[0 if which is None else which[0]]
-            allocation = self.batch.memory.find(int(first))
+            allocation = self.memory.find(int(first))
             assert allocation is not None
             if which is not None:
-                here = np.arange(self.batch.lanes) if lanes is None else lanes
+                here = indices(lanes, self.batch.lanes)
                 some = written if written is None or written.size == 1 else written[which]
                 self._allocated(kind, op, here[which], allocation, part, width, some)
             else:
@@ -104,7 +133,7 @@ class Checks:
         written: Array | None,
     ) -> None:
         view, index, _ = part
-        if self.block_races is not None or self.cluster_races is not None:
+        if self.blocks is not None or self.neighbours is not None:
             store = None if written is None else (view, written)
             self._between_blocks(kind, op, lanes, allocation, index, width, store)
         if allocation.written is None:
@@ -130,15 +159,19 @@ class Checks:
         width: int,
         store: Store | None,
     ) -> None:
-        found = None
-        if self.block_races is not None:
-            who = self._who if lanes is None else self._who[lanes]
-            found = self.block_races.access(kind, op, who, allocation, index, width, store)
-        if found is None and self.cluster_races is not None:
-            found = self.cluster_races.access(kind, op, lanes, allocation, index, width, store)
-        if found is None:
+        race, before = None, faults.Place()
+        if self.blocks is not None:
+            who = self._blocks[1] if lanes is None else self._blocks[1][lanes]
+            race = self.blocks.access(kind, op, who, allocation, index, width, store)
+            if race is not None:
+                before = self._earlier_block(*self.blocks.earlier(race))
+        if race is None and self.neighbours is not None:
+            who = self._neighbours if lanes is None else self._neighbours[lanes]
+            race = self.neighbours.access(kind, op, who, allocation, index, width, store)
+            if race is not None:
+                before = self.batch.place(*self.neighbours.earlier(race))
+        if race is None:
             return
-        race, before = found
         at = int(index[race.position if index.size > 1 else 0]) * width
         at -= allocation.address - allocation.base
         what = (
@@ -147,6 +180,11 @@ class Checks:
             f" no order: {before.instruction}"
         )
         raise faults.GlobalRace(what, self._place(op, lanes, race.position))
+
+    def _earlier_block(self, op: Op | None, block: int) -> faults.Place:
+        place = faults.Place(block=self.batch.shape.block(block))
+        kernel = self.batch.program.kernel
+        return place if op is None else sources.placed(place, op.statement, kernel)
 
     def _raise(
         self,
@@ -166,41 +204,55 @@ class Checks:
     # What orders accesses.
 
     @functools.cached_property
-    def _who(self) -> Array:
-        assert self.block_races is not None
-        return self.block_races.numbers(self.batch)
+    def _blocks(self) -> tuple[Array, Array]:
+        """The block of each lane, and its number in stamps."""
+        assert self.blocks is not None
+        blocks = np.arange(self.batch.first, self.batch.first + self.batch.blocks)
+        pair = blocks, self.blocks.stamps.numbers(blocks)
+        own, numbers = (np.repeat(each, self.batch.padded) for each in pair)
+        return own, numbers
+
+    @functools.cached_property
+    def _neighbours(self) -> Array:
+        """The number of each lane in stamps of clusters' blocks."""
+        assert self.neighbours is not None
+        return self.neighbours.stamps.numbers(self._everyone)
 
     def publish(self, lanes: Lanes, *, beyond: bool = False) -> None:
         """Let others know what these lanes did: a fence or a release, perhaps beyond the block."""
-        self.races.publish(lanes)
-        if self.lane_races is not None:
-            self.lane_races.publish(lanes)
-        if beyond and self.block_races is not None:
-            self.block_races.publish(self._who if lanes is None else self._who[lanes])
+        self.warps.clock.publish(lanes)
+        if self.lanes is not None:
+            self.lanes.clock.publish(lanes)
+        if beyond and self.blocks is not None and self.batch.program.orders:
+            self.blocks.clock.publish(self._blocks[0] if lanes is None else self._blocks[0][lanes])
 
     def acquire(self, lanes: Lanes) -> None:
         """Let these lanes know what others published."""
-        self.races.acquire(lanes)
-        if self.lane_races is not None:
-            self.lane_races.acquire(lanes)
-        if self.block_races is not None and self.batch.program.orders:
-            self.block_races.acquire(self._who if lanes is None else self._who[lanes])
+        self.warps.clock.acquire(lanes)
+        if self.lanes is not None:
+            self.lanes.clock.acquire(lanes)
+        if self.blocks is not None and self.batch.program.orders:
+            self.blocks.clock.acquire(self._blocks[0] if lanes is None else self._blocks[0][lanes])
 
     def barrier_of_all(self) -> None:
         """Take note that the lanes of each block met at its barrier."""
-        self.races.barrier_of_all()
-        if self.lane_races is not None:
-            self.lane_races.barrier(None)
+        self.warps.clock.meet_each(self.batch.padded // WARP)
+        if self.lanes is not None:
+            self.lanes.clock.meet_each(WARP)
 
     def barrier(self, lanes: Array, *, arrivals: bool) -> None:
         """Take note that these lanes of one block met, perhaps with others that did not wait."""
-        self.races.barrier(lanes)
-        if self.lane_races is not None:
-            self.lane_races.barrier(lanes)
+        self.warps.clock.meet(lanes)
+        if self.lanes is not None:
+            self.lanes.clock.catch_up(lanes)
         if arrivals:
-            self.races.acquire(lanes)
+            self.warps.clock.acquire(lanes)
 
     def warp_barrier(self, lanes: Lanes, members: Array) -> None:
         """Take note that these lanes met others of their warps, by these masks."""
-        if self.lane_races is not None:
-            self.lane_races.meet(lanes, members)
+        if self.lanes is None:
+            return
+        here = indices(lanes, self.batch.lanes)
+        masks = np.broadcast_to(members, here.size).astype(np.int64)
+        for warp, mask in np.unique(np.stack([here // WARP, masks]), axis=1).T.tolist():
+            self.lanes.clock.meet(WARP * warp + np.flatnonzero(mask >> np.arange(WARP) & 1))

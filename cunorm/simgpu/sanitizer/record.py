@@ -11,49 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..lanes import Array
-
-if TYPE_CHECKING:
-    from ..ptx.program import Op
+from ..memory.access import Access
+from ..ptx.op import Op
 
 OP_BITS = 12  # operations that a stamp can name; more of them remain without a name
 # (earlier stamps, later stamps, whether the earlier are atomics) -> whether they are in order
 Ordered = Callable[[Array, Array, bool], Array]
 Store = tuple[Array, Array]  # memory in units of the access, and what a plain store puts there
-
-
-class Access(Enum):
-    """What an instruction does to memory.
-
-    Strong accesses (volatile, relaxed, acquire, release) are made to be used by several parties at
-    once: among each other and with atomics they are no race. A strong store counts as an atomic.
-    """
-
-    READ = "read"
-    STRONG_READ = "strong read"
-    WRITE = "write"
-    STRONG_WRITE = "strong write"
-    ATOMIC = "atomic"
-
-    @property
-    def reads(self) -> bool:
-        """Whether the result depends on what memory held."""
-        return self in (Access.READ, Access.STRONG_READ, Access.ATOMIC)
-
-    @property
-    def writes(self) -> bool:
-        """Whether memory changes."""
-        return self in (Access.WRITE, Access.STRONG_WRITE, Access.ATOMIC)
-
-    @property
-    def strong(self) -> bool:
-        """Whether it may be used to hand something over to another party."""
-        return self in (Access.STRONG_READ, Access.STRONG_WRITE, Access.ATOMIC)
 
 
 # Which earlier accesses, by the list they are kept in, may be a race with each kind of access.
@@ -78,20 +46,24 @@ VERBS = {"written": "wrote", "read": "read", "atomic": "used an atomic or volati
 class Stamps:
     """Who, with which operation, when: in the bits of an integer, the time uppermost.
 
+    Who that is has a number, in whose lower bits neighbours differ that are one party.
+
     Parameters
     ----------
     count : int
         How many there are who may access.
     together : int
-        The power of two of neighbours that are one party: 5 for the lanes of a warp.
+        How many neighbours are one party: 32 for the lanes of a warp.
     timed : bool
         Whether the time matters. Stamps without it are half as large, where that is enough.
     """
 
-    def __init__(self, count: int, together: int, *, timed: bool = True) -> None:
-        bits = max(count - 1, 1).bit_length()
-        self.who = (1 << bits) - 1
-        self.party = self.who & ~((1 << together) - 1)
+    def __init__(self, count: int, together: int = 1, *, timed: bool = True) -> None:
+        self._together = together
+        self._within = (together - 1).bit_length()
+        bits = max((-(-count // together) << self._within) - 1, 1).bit_length()
+        self._who = (1 << bits) - 1
+        self.party = self._who & ~((1 << self._within) - 1)
         self._op_shift = bits
         self.time_shift = bits + OP_BITS
         self.timed = timed
@@ -99,6 +71,18 @@ class Stamps:
         self.last_time = (1 << 63 - self.time_shift) - 1
         self._ops: list[Op | None] = [None]
         self._numbers: dict[int, int] = {}
+
+    def numbers(self, who: Array) -> Array:
+        """Return the numbers of these, for stamps to have in them."""
+        numbers: Array = who // self._together << self._within | who % self._together
+        return numbers.astype(self.dtype)
+
+    def who(self, stamps: Array) -> Array:
+        """Return who made these stamps."""
+        number = stamps & self._who
+        who: Array = (number >> self._within) * self._together
+        who += number & ((1 << self._within) - 1)
+        return who
 
     def base(self, op: Op, time: int) -> int:
         """Return the stamp of an operation now, without who."""

@@ -7,74 +7,33 @@ is 228 KiB at most, so that the two never meet.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .. import faults
-from ..lanes import WARP, Array, Groups, Lanes
-from ..memory.space import BadAccess
-from ..ptx.program import Op
+from ..device.geometry import Geometry
+from ..lanes import WARP, Array, Groups, Lanes, indices
+from ..memory.access import BadAccess
+from ..ptx.op import Op
+from ..ptx.terminators import ClusterArrive, ClusterWait
+from ..sanitizer.checks import Checks
 
-if TYPE_CHECKING:
-    from ..execution.warps import Batch
-    from ..ptx.terminators import ClusterArrive, ClusterWait
-
-Extent = tuple[int, int, int]
 RANK_SHIFT = 24
 OFFSET = np.uint64((1 << RANK_SHIFT) - 1)
-PORTABLE_SIZE = 8  # blocks that every device with clusters can hold together
 AWAY, ARRIVED, PASSED = 0, 1, 2  # a lane's place at the cluster barrier
 
 
-class Shape:
-    """A grid of blocks in clusters.
+class Clusters:
+    """The clusters of a batch: who stands where at the barrier, and who reads whose memory.
 
-    Blocks are numbered cluster by cluster, so that those of one cluster are neighbours; without
-    clusters that is the order of ``%ctaid``.
+    Parameters
+    ----------
+    live : ndarray of bool
+        Which lanes have not exited.
     """
 
-    def __init__(self, grid: Extent, cluster: Extent) -> None:
-        self.grid, self.cluster = grid, cluster
-        self.size = cluster[0] * cluster[1] * cluster[2]
-        self.clusters: Extent = (
-            grid[0] // cluster[0], grid[1] // cluster[1], grid[2] // cluster[2],
-        )  # fmt: skip
-
-    def problem(self, arch: int, largest: int = PORTABLE_SIZE) -> str | None:
-        """Return why a device cannot launch this grid, or None."""
-        if self.size == 1:
-            return None
-        if arch < 90:
-            return f"clusters of {self.cluster} blocks, which begin with sm_90, on sm_{arch}"
-        if self.size > largest:
-            return f"a cluster of {self.size} blocks, where {largest} are allowed"
-        if any(blocks % each for blocks, each in zip(self.grid, self.cluster, strict=True)):
-            return f"a grid of {self.grid}, which is no multiple of its cluster of {self.cluster}"
-        return None
-
-    def coordinate(self, name: str, axis: int, numbers: Array) -> Array:
-        """Return a coordinate of blocks: ``ctaid``, or ``clusterid`` or ``cluster_ctaid``."""
-        below = self.size
-        cluster = numbers // below // int(np.prod(self.clusters[:axis], dtype=np.int64))
-        within = numbers % below // int(np.prod(self.cluster[:axis], dtype=np.int64))
-        cluster, within = cluster % self.clusters[axis], within % self.cluster[axis]
-        if name == "clusterid":
-            return cluster
-        return within if name == "cluster_ctaid" else cluster * self.cluster[axis] + within
-
-    def block(self, number: int) -> Extent:
-        """Return the coordinates of one block."""
-        x, y, z = (int(self.coordinate("ctaid", axis, np.array([number]))[0]) for axis in range(3))
-        return x, y, z
-
-
-class Clusters:
-    """The clusters of a batch: who stands where at the barrier, and who reads whose memory."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.size = batch.launch.shape.size
+    def __init__(self, batch: Geometry, live: Array, checks: Checks) -> None:
+        self.batch, self.live, self.checks = batch, live, checks
+        self.size = batch.shape.size
         self.state = np.zeros(0, np.int8)  # of each lane, once there is an arrival
         self.since = self.resume = np.zeros(0, np.int64)
         self.waiting = 0
@@ -104,15 +63,15 @@ class Clusters:
             lane = int(np.arange(self.batch.lanes)[here][again][0])
             self._refuse(barrier.op, lane, "a second arrival at a cluster barrier with no wait")
         if barrier.orders:
-            self.batch.checks.publish(lanes, beyond=False)
+            self.checks.publish(lanes, beyond=False)
         self.state[here] = ARRIVED
         self.since[here] = barrier.follower
         return [(barrier.follower, lanes), *self.release(barrier.op if barrier.aligned else None)]
 
     def wait(self, barrier: ClusterWait, lanes: Lanes) -> Groups:
         """Let lanes of complete clusters through; others wait."""
-        here = np.arange(self.batch.lanes) if lanes is None else lanes
-        here = here[self.batch.live[here]]
+        here = indices(lanes, self.batch.lanes)
+        here = here[self.live[here]]
         state = self.state[here] if self.state.size else np.full(here.shape, AWAY)
         absent = state == AWAY
         if absent.any():
@@ -120,7 +79,7 @@ class Clusters:
             self._refuse(barrier.op, lane, "a wait at a cluster barrier with no arrival before")
         through, held = here[state == PASSED], here[state == ARRIVED]
         self.state[through] = AWAY
-        self.batch.checks.acquire(through)
+        self.checks.acquire(through)
         self.resume[held] = barrier.follower
         self.waiting += held.size
         if not held.size:
@@ -129,7 +88,7 @@ class Clusters:
 
     def release(self, aligned: Op | None = None) -> Groups:
         """Complete the barrier of each cluster all of whose live lanes arrived."""
-        live = self.batch.live.reshape(self.phases.size, -1)
+        live = self.live.reshape(self.phases.size, -1)
         arrived = self.state.reshape(live.shape) == ARRIVED
         complete = (arrived | ~live).all(axis=1) & (arrived & live).any(axis=1)
         if not complete.any():
@@ -146,7 +105,7 @@ class Clusters:
             return ()
         free = lanes[self.resume[lanes] >= 0]
         resume = self.resume[free]
-        self.batch.checks.acquire(free)
+        self.checks.acquire(free)
         self.state[free] = AWAY
         self.resume[free] = -1
         self.waiting -= free.size
@@ -170,11 +129,11 @@ class Clusters:
         lane = int(np.flatnonzero(self.resume >= 0)[0])
         cluster = lane // (self.size * batch.padded)
         inside = slice(cluster * self.size * batch.padded, (cluster + 1) * self.size * batch.padded)
-        missed = np.flatnonzero(batch.live[inside] & (self.state[inside] != ARRIVED)) + inside.start
-        op = batch.program.blocks[int(self.resume[lane]) - 1].terminator.op
+        missed = np.flatnonzero(self.live[inside] & (self.state[inside] != ARRIVED)) + inside.start
+        barrier = batch.program.blocks[int(self.resume[lane]) - 1].terminator
         where = batch.place(None, int(missed[0]))
         self._refuse(
-            op,
+            barrier.ops[0],
             lane,
             f"a cluster barrier waits for {missed.size} threads that do not reach it, the first of "
             f"them thread {where.thread} of block {where.block}",
@@ -214,13 +173,13 @@ class Clusters:
     def _visit(self, op: Op, lanes: Lanes, block: Array, own: Array) -> None:
         """Refuse a visit to a block that may be gone, or not there yet; remember it otherwise."""
         batch = self.batch
-        here = np.arange(batch.lanes) if lanes is None else lanes
+        here = indices(lanes, batch.lanes)
         own = np.broadcast_to(own, block.shape)
         there = self._present()
         outside: Array = np.not_equal(block, own)
         for other in np.unique(block[outside]):
             position = int(((block == other) & outside).argmax())
-            what = f"shared memory of block {batch.launch.shape.block(batch.first + int(other))}"
+            what = f"shared memory of block {batch.shape.block(batch.first + int(other))}"
             if not there[other]:
                 raise BadAccess(faults.AbsentBlock, f"{what}, which has exited", position)
             if not self.phases[other // self.size]:
@@ -230,13 +189,13 @@ class Clusters:
 
     def _present(self) -> Array:
         """Return which blocks of the batch have a live thread."""
-        present: Array = np.logical_or.reduce(self.batch.live.reshape(self.batch.blocks, -1), 1)
+        present: Array = np.logical_or.reduce(self.live.reshape(self.batch.blocks, -1), 1)
         return present
 
     def synchronized(self, lanes: Lanes) -> None:
         """Forget the visits to blocks that have just waited for others in another way."""
         if self.visitors:
-            here = np.arange(self.batch.lanes) if lanes is None else lanes
+            here = indices(lanes, self.batch.lanes)
             for block in np.unique(here // self.batch.padded):
                 self.visitors.pop(int(block), None)
 
@@ -250,7 +209,7 @@ class Clusters:
             there = self._present()
             for block, (op, lane) in self.visitors.items():
                 if not there[block]:
-                    coordinates = batch.launch.shape.block(batch.first + block)
+                    coordinates = batch.shape.block(batch.first + block)
                     raise faults.AbsentBlock(
                         f"shared memory of block {coordinates}, which may exit before this access: "
                         "no cluster barrier stands between",

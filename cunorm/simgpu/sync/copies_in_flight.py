@@ -8,18 +8,16 @@ depends on luck.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import faults
-from ..lanes import Array, Lanes
-from ..memory.space import BadAccess, Part
-from ..sanitizer.record import Access
-
-if TYPE_CHECKING:
-    from ..execution.warps import Batch
-    from ..ptx.program import Op
+from ..device.geometry import Geometry
+from ..lanes import Array, Lanes, indices
+from ..memory.access import Access, BadAccess, Part
+from ..memory.segment import Spaces
+from ..ptx.op import Op
+from ..sanitizer.checks import Checks
 
 HANDED_OVER = -1  # the group of a copy whose completion an mbarrier stands for
 
@@ -54,8 +52,8 @@ class Copy:
 class CopiesInFlight:
     """The copies of a batch of blocks that have not landed."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(self, batch: Geometry, spaces: Spaces, checks: Checks) -> None:
+        self.batch, self.spaces, self.checks = batch, spaces, checks
         self.flying: list[Copy] = []
         self.groups = np.zeros(0, np.int64)  # how many groups each lane has committed
         self.busy = np.zeros(0, np.int32)  # copies on their way to each byte of shared memory
@@ -63,10 +61,10 @@ class CopiesInFlight:
     def issue(self, op: Op, lanes: Lanes, part: Part, values: Array, *, grouped: bool) -> Copy:
         """Take note of copies to a part of shared memory, one unit a lane."""
         batch = self.batch
-        here = np.arange(batch.lanes) if lanes is None else lanes
+        here = indices(lanes, batch.lanes)
         if not self.groups.size:
             self.groups = np.zeros(batch.lanes, np.int64)
-            self.busy = np.zeros(batch.segment("shared")[0].data.size, np.int32)
+            self.busy = np.zeros(self.spaces.shared.data.size, np.int32)
         group = self.groups[here] if grouped else np.full(here.shape, HANDED_OVER)
         view, index, _ = part
         copy = Copy(op, here, view, np.broadcast_to(index, here.shape), values, group)
@@ -88,9 +86,9 @@ class CopiesInFlight:
         copy = next(copy for copy in self.flying if (copy.index == byte // copy.width).any())
         lane = int(copy.lanes[(copy.index == byte // copy.width).argmax()])
         place = self.batch.place(copy.op, lane)
-        segment, _ = self.batch.segment("shared")
+        offset = at % self.spaces.shared.stride
         what = (
-            f"{width}-byte access at offset {at % segment.stride:#x} of shared memory, which an"
+            f"{width}-byte access at offset {offset:#x} of shared memory, which an"
             f" asynchronous copy of thread {place.thread} may still be writing: {place.instruction}"
         )
         raise BadAccess(faults.CopyInFlight, what, position)
@@ -145,10 +143,9 @@ class CopiesInFlight:
 
     def land(self, copy: Copy) -> None:
         """Write the bytes."""
-        segment, _ = self.batch.segment("shared")
-        self.batch.checks.shared(
-            Access.WRITE, copy.op, copy.lanes, segment, (copy.view, copy.index, None), copy.width,
-            copy.values,
-        )  # fmt: skip
+        part = (copy.view, copy.index, None)
+        self.checks.shared(
+            Access.WRITE, copy.op, copy.lanes, self.spaces.shared, part, copy.width, copy.values
+        )
         copy.view[copy.index] = copy.values
         self._mark(copy, -1)

@@ -8,17 +8,17 @@ object in shared memory. A token (the result of an arrival) holds the number of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import faults
+from ..device.geometry import Geometry
 from ..lanes import Array, Lanes
-
-if TYPE_CHECKING:
-    from ..execution.warps import Batch
-    from ..ptx.program import Op
-    from .copies_in_flight import Copy
+from ..memory.segment import Spaces
+from ..ptx.op import Op
+from ..sanitizer.checks import Checks
+from .clusters import Clusters
+from .copies_in_flight import CopiesInFlight, Copy
 
 MOST = (1 << 20) - 1  # arrivals, and bytes, that one phase can await
 PHASE_SHIFT = 32
@@ -43,8 +43,16 @@ class Mbarrier:
 class Mbarriers:
     """The objects of a batch of blocks, by the index of their 8 bytes in all shared memory."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+    def __init__(
+        self,
+        batch: Geometry,
+        spaces: Spaces,
+        checks: Checks,
+        clusters: Clusters,
+        copies: CopiesInFlight,
+    ) -> None:
+        self.batch, self.spaces = batch, spaces
+        self.checks, self.clusters, self.copies = checks, clusters, copies
         self.objects: dict[int, Mbarrier] = {}
 
     def begin(self, op: Op, lanes: Array, index: Array, counts: Array) -> None:
@@ -147,8 +155,8 @@ class Mbarriers:
         found.pending = found.expected
         copies, found.copies = found.copies, []
         for copy in copies:
-            self.batch.copies.arrive(copy)
-            self.batch.checks.publish(copy.lanes)
+            self.copies.arrive(copy)
+            self.checks.publish(copy.lanes)
 
     def test(self, op: Op, lanes: Array, index: Array, tokens: Array, *, parity: bool) -> Array:
         """Return for each lane whether the phase of its token (or of its parity) is over."""
@@ -167,8 +175,7 @@ class Mbarriers:
     def _find(self, op: Op, lane: int, at: int) -> Mbarrier:
         found = self.objects.get(at)
         if found is None:
-            segment, _ = self.batch.segment("shared")
-            offset = at * 8 % segment.stride
+            offset = at * 8 % self.spaces.shared.stride
             self._refuse(op, lane, f"no mbarrier is initialised at offset {offset:#x}")
         assert found is not None
         return found
@@ -178,5 +185,5 @@ class Mbarriers:
 
     def waited(self, lanes: Lanes) -> None:
         """Let lanes that saw a phase end know what was done before it."""
-        self.batch.checks.acquire(lanes)
-        self.batch.clusters.synchronized(lanes)
+        self.checks.acquire(lanes)
+        self.clusters.synchronized(lanes)
