@@ -1,6 +1,6 @@
 """What each PTX instruction does: one table of forms, which each module here fills for a family."""
 
-from . import (
+from . import (  # noqa: F401
     access,
     approximate,
     asynchronous,
@@ -19,25 +19,4 @@ from . import (
 )
 from .table import FORMS, Form, Pure, find, pure
 
-__all__ = [
-    "FORMS",
-    "Form",
-    "Pure",
-    "access",
-    "approximate",
-    "asynchronous",
-    "atomics",
-    "bits",
-    "cluster",
-    "collective",
-    "compare",
-    "control",
-    "convert",
-    "find",
-    "floating",
-    "half",
-    "integer",
-    "mbarrier",
-    "move",
-    "pure",
-]
+__all__ = ["FORMS", "Form", "Pure", "find", "pure"]

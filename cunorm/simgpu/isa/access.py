@@ -11,6 +11,7 @@ from ..lanes import Array, Lanes, indices
 from ..memory.access import UNITS, Access, BadAccess, Part, misaligned
 from ..memory.segment import WINDOW_BITS
 from ..ptx.types import TYPES
+from ..sanitizer.record import Touch
 from .table import form
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def resolve(
     try:
         if space == "global" or space == "const":
             parts = batch.memory.parts(addresses, width)
-            batch.checks.outside(access, op, lanes, addresses, parts, width, written)
+            touch = Touch(access, op, lanes, width, written)
+            batch.checks.outside(touch, addresses, parts)
             return parts
         if space == "generic":
             return _generic(batch, op, lanes, addresses, width, access, written)
@@ -83,7 +85,8 @@ def resolve(
         if segment.space == "shared":
             if batch.copies.flying:
                 batch.copies.check(parts[0][1], width)
-            batch.checks.shared(access, op, lanes, segment, parts[0], width, written)
+            touch = Touch(access, op, lanes, width, written)
+            batch.checks.shared(touch, segment, parts[0])
         return parts
     except BadAccess as refusal:
         # An address that all lanes share is blamed on the first of them.

@@ -10,14 +10,14 @@ from .. import faults
 from ..device import sources
 from ..device.geometry import Geometry
 from ..lanes import WARP, Array, Lanes, indices
-from ..memory.access import Access, Part
+from ..memory.access import Part
 from ..memory.allocation import Allocation
 from ..memory.segment import Segment
 from ..memory.space import GlobalMemory
 from ..ptx.op import Op
-from .clock import Clock, GridClock
+from .clock import GridClock
 from .races import Races, between_lanes, between_neighbours, between_warps
-from .record import Race, Store
+from .record import Touch
 
 # CuPy's scan of rows reads a place that it may not have written, and then does not use it.
 READS_IN_VAIN = {"cupy_inclusive_batch_scan_kernel"}
@@ -47,159 +47,100 @@ class Checks:
 
     # Accesses.
 
-    def shared(
-        self,
-        kind: Access,
-        op: Op,
-        lanes: Lanes,
-        segment: Segment,
-        part: Part,
-        width: int,
-        written: Array | None,
-    ) -> None:
-        """Check accesses to shared memory; `written` is what plain stores put there."""
-        if kind.strong:
-            self.acquire(lanes)
+    def shared(self, touch: Touch, segment: Segment, part: Part) -> None:
+        """Check an access to shared memory."""
+        if touch.kind.strong:
+            self.acquire(touch.lanes)
         view, index, _ = part
-        store = None if written is None else (view, written)
-        here = self._everyone if lanes is None else lanes
+        here = self._everyone if touch.lanes is None else touch.lanes
         for races in self._in_shared:
-            race = races.access(kind, op, here, segment, index, width, store)
+            race = races.access(touch, here, segment, part)
             if race is not None:
-                self._shared_race(races, race, kind, op, here, segment, index, width)
-        if kind.reads and not self.uninitialised:
+                before = self.batch.place(*races.earlier(race))
+                which = f"thread {before.thread}{' of the same warp' * (races is self.lanes)}"
+                what = (
+                    f"{touch} at offset {_at(touch, index, race.position) % segment.stride:#x} of"
+                    f" shared memory, which {which} {race.verb} {races.since(race)}:"
+                    f" {before.instruction}"
+                )
+                raise faults.SharedRace(what, self._place(touch, race.position))
+        if touch.kind.reads and not self.uninitialised:
             position = segment.written.unwritten(index, view.dtype)
             if position is not None:
-                offset = int(index[position]) * width % segment.stride
-                what = f"{width}-byte {kind.value} at offset {offset:#x} of shared memory, not all"
-                what += " of which this launch has written"
-                self._raise(faults.SharedUninitialised, what, op, lanes, index, position)
-        if kind.writes:
+                what = (
+                    f"{touch} at offset {_at(touch, index, position) % segment.stride:#x} of"
+                    " shared memory, not all of which this launch has written"
+                )
+                # What all lanes share is blamed on the first of them.
+                raise faults.SharedUninitialised(what, self._place(touch, position))
+        if touch.kind.writes:
             segment.written.write(index, view.dtype)
 
-    def _shared_race(
-        self,
-        races: Races[Clock],
-        race: Race,
-        kind: Access,
-        op: Op,
-        here: Array,
-        segment: Segment,
-        index: Array,
-        width: int,
-    ) -> None:
-        before = self.batch.place(*races.earlier(race))
-        which = f"thread {before.thread}{' of the same warp' * (races is self.lanes)}"
-        offset = int(np.broadcast_to(index, here.size)[race.position]) * width % segment.stride
-        raise faults.SharedRace(
-            f"{width}-byte {kind.value} at offset {offset:#x} of shared memory, which {which}"
-            f" {race.verb} {races.since(race)}: {before.instruction}",
-            self.batch.place(op, int(here[race.position])),
-        )
-
-    def outside(
-        self,
-        kind: Access,
-        op: Op,
-        lanes: Lanes,
-        addresses: Array,
-        parts: list[Part],
-        width: int,
-        written: Array | None,
-    ) -> None:
-        """Check accesses to global memory."""
-        if kind.strong:
-            self.acquire(lanes)
+    def outside(self, touch: Touch, addresses: Array, parts: list[Part]) -> None:
+        """Check an access to global memory."""
+        if touch.kind.strong:
+            self.acquire(touch.lanes)
         for part in parts:
             which = part[2]
             first = addresses[0 if which is None else which[0]]
             allocation = self.memory.find(int(first))
             assert allocation is not None
+            some = touch
             if which is not None:
-                here = indices(lanes, self.batch.lanes)
-                some = written if written is None or written.size == 1 else written[which]
-                self._allocated(kind, op, here[which], allocation, part, width, some)
-            else:
-                self._allocated(kind, op, lanes, allocation, part, width, written)
+                written = touch.written
+                some = touch._replace(
+                    lanes=indices(touch.lanes, self.batch.lanes)[which],
+                    written=written if written is None or written.size == 1 else written[which],
+                )
+            self._allocated(some, allocation, part)
 
-    def _allocated(
-        self,
-        kind: Access,
-        op: Op,
-        lanes: Lanes,
-        allocation: Allocation,
-        part: Part,
-        width: int,
-        written: Array | None,
-    ) -> None:
-        view, index, _ = part
-        if self.blocks is not None or self.neighbours is not None:
-            store = None if written is None else (view, written)
-            self._between_blocks(kind, op, lanes, allocation, index, width, store)
+    def _allocated(self, touch: Touch, allocation: Allocation, part: Part) -> None:
+        self._between_blocks(touch, allocation, part)
         if allocation.written is None:
             return
-        if kind.reads and not self.uninitialised:
+        view, index, _ = part
+        if touch.kind.reads and not self.uninitialised:
             position = allocation.written.unwritten(index, view.dtype)
             if position is not None:
-                at = int(index[position]) * width
-                what = f"{width}-byte {kind.value} at global address {allocation.address + at:#x},"
-                what += f" {at} bytes into {allocation!r}, not all of which was ever written"
-                self._raise(faults.Uninitialised, what, op, lanes, index, position)
-        if kind.writes:
+                at = _at(touch, index, position)
+                what = (
+                    f"{touch} at global address {allocation.address + at:#x}, {at} bytes into"
+                    f" {allocation!r}, not all of which was ever written"
+                )
+                raise faults.Uninitialised(what, self._place(touch, position))
+        if touch.kind.writes:
             allocation.written.write(index, view.dtype)
             allocation.forget_if_written()
 
-    def _between_blocks(
-        self,
-        kind: Access,
-        op: Op,
-        lanes: Lanes,
-        allocation: Allocation,
-        index: Array,
-        width: int,
-        store: Store | None,
-    ) -> None:
-        race, before = None, faults.Place()
+    def _between_blocks(self, touch: Touch, allocation: Allocation, part: Part) -> None:
+        race, before, lanes = None, faults.Place(), touch.lanes
         if self.blocks is not None:
             who = self._blocks[1] if lanes is None else self._blocks[1][lanes]
-            race = self.blocks.access(kind, op, who, allocation, index, width, store)
+            race = self.blocks.access(touch, who, allocation, part)
             if race is not None:
                 before = self._earlier_block(*self.blocks.earlier(race))
         if race is None and self.neighbours is not None:
             who = self._neighbours if lanes is None else self._neighbours[lanes]
-            race = self.neighbours.access(kind, op, who, allocation, index, width, store)
+            race = self.neighbours.access(touch, who, allocation, part)
             if race is not None:
                 before = self.batch.place(*self.neighbours.earlier(race))
         if race is None:
             return
-        at = int(index[race.position if index.size > 1 else 0]) * width
-        at -= allocation.address - allocation.base
+        at = _at(touch, part[1], race.position) - (allocation.address - allocation.base)
         what = (
-            f"{width}-byte {kind.value} at global address {allocation.address + at:#x}, {at} bytes"
-            f" into {allocation!r}, which block {before.block} of the same launch {race.verb}, in"
-            f" no order: {before.instruction}"
+            f"{touch} at global address {allocation.address + at:#x}, {at} bytes into"
+            f" {allocation!r}, which block {before.block} of the same launch {race.verb}, in no"
+            f" order: {before.instruction}"
         )
-        raise faults.GlobalRace(what, self._place(op, lanes, race.position))
+        raise faults.GlobalRace(what, self._place(touch, race.position))
 
     def _earlier_block(self, op: Op | None, block: int) -> faults.Place:
         place = faults.Place(block=self.batch.shape.block(block))
         kernel = self.batch.program.kernel
         return place if op is None else sources.placed(place, op.statement, kernel)
 
-    def _raise(
-        self,
-        fault: type[faults.Fault],
-        what: str,
-        op: Op,
-        lanes: Lanes,
-        index: Array,
-        position: int,
-    ) -> None:
-        # What all lanes share is blamed on the first of them.
-        raise fault(what, self._place(op, lanes, position if index.size > 1 else 0))
-
-    def _place(self, op: Op, lanes: Lanes, position: int) -> faults.Place:
-        return self.batch.place(op, position if lanes is None else int(lanes[position]))
+    def _place(self, touch: Touch, position: int) -> faults.Place:
+        return self.batch.place(touch.op, int(indices(touch.lanes, self.batch.lanes)[position]))
 
     # What orders accesses.
 
@@ -256,3 +197,8 @@ class Checks:
         masks = np.broadcast_to(members, here.size).astype(np.int64)
         for warp, mask in np.unique(np.stack([here // WARP, masks]), axis=1).T.tolist():
             self.lanes.clock.meet(WARP * warp + np.flatnonzero(mask >> np.arange(WARP) & 1))
+
+
+def _at(touch: Touch, index: Array, position: int) -> int:
+    """Return at which byte one of an access's lanes is, though all may share one index."""
+    return int(index[position if index.size > 1 else 0]) * touch.width

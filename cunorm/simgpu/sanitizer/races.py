@@ -14,12 +14,12 @@ import numpy as np
 
 from ..device.geometry import Geometry, Shape
 from ..lanes import WARP, Array
-from ..memory.access import Access
+from ..memory.access import Part
 from ..memory.allocation import Allocation
 from ..memory.segment import Segment
 from ..ptx.op import Op
 from .clock import Clock, GridClock
-from .record import Race, Record, Stamps, Store
+from .record import Race, Record, Stamps, Touch
 
 C = TypeVar("C", Clock, GridClock)
 
@@ -45,31 +45,22 @@ class Races(Generic[C]):
         self.records: dict[Segment | Allocation, Record] = {}
 
     def access(
-        self,
-        kind: Access,
-        op: Op,
-        numbers: Array,
-        memory: Segment | Allocation,
-        index: Array,
-        width: int,
-        store: Store | None,
+        self, touch: Touch, numbers: Array, memory: Segment | Allocation, part: Part
     ) -> Race | None:
-        """Check accesses at these units of `width` bytes, and keep them.
+        """Check an access to a part of a memory, and keep it.
 
-        Parameters
-        ----------
-        numbers : ndarray
-            Who accesses, as `Stamps.numbers` has it.
+        `numbers` are of those who make it, as `Stamps.numbers` has them.
         """
+        view, index, _ = part
         record = self.records.get(memory)
         if record is None:
             record = self.records[memory] = Record(memory.data.size, self.stamps)
         if index.size != numbers.size:
             index = np.broadcast_to(index, numbers.size)
-        stamps = numbers + self.stamps.base(op, self.clock.tick())
+        stamps = numbers + self.stamps.base(touch.op, self.clock.tick())
         settled = self.clock.settled
         floor = (settled + 1 << self.stamps.time_shift) - 1 if settled else 0
-        return record.access(kind, index, width, stamps, floor, self._ordered, store)
+        return record.access(touch, view, index, stamps, floor, self._ordered)
 
     def _ordered(self, earlier: Array, later: Array, atomic: bool) -> Array:
         who, time = self.stamps.who, earlier >> self.stamps.time_shift
@@ -94,28 +85,22 @@ class LaneRaces(Races[Clock]):
     """
 
     def access(
-        self,
-        kind: Access,
-        op: Op,
-        numbers: Array,
-        memory: Segment | Allocation,
-        index: Array,
-        width: int,
-        store: Store | None,
+        self, touch: Touch, numbers: Array, memory: Segment | Allocation, part: Part
     ) -> Race | None:
-        """Check accesses at these units of `width` bytes, and keep them."""
-        if store is None:
-            return super().access(kind, op, numbers, memory, index, width, store)
+        """Check an access to a part of a memory, and keep it."""
+        if touch.written is None:
+            return super().access(touch, numbers, memory, part)
         # Of the lanes of one instruction the last wins, and the others wrote nothing.
+        view, index, _ = part
         index = np.broadcast_to(index, numbers.size)
         places, last = np.unique(index[::-1], return_index=True)
         kept = index.size - 1 - last
-        store = store[0], np.broadcast_to(store[1], index.size)[kept]
-        race = super().access(kind, op, numbers[kept], memory, places, width, store)
+        touch = touch._replace(written=np.broadcast_to(touch.written, index.size)[kept])
+        race = super().access(touch, numbers[kept], memory, (view, places, None))
         return race and Race(int(kept[race.position]), race.verb, race.stamp)
 
     def _ordered(self, earlier: Array, later: Array, atomic: bool) -> Array:
-        # The lanes' atomics of one instruction are made in any order.
+        # What one instruction does is in order, but its atomics come in any.
         ordered = super()._ordered(earlier, later, atomic=False)
         ordered |= earlier >> self.stamps.time_shift == self.clock.time
         return ordered

@@ -11,17 +11,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..lanes import Array
+from ..lanes import Array, Lanes
 from ..memory.access import Access
 from ..ptx.op import Op
 
 OP_BITS = 12  # operations that a stamp can name; more of them remain without a name
 # (earlier stamps, later stamps, whether the earlier are atomics) -> whether they are in order
 Ordered = Callable[[Array, Array, bool], Array]
-Store = tuple[Array, Array]  # memory in units of the access, and what a plain store puts there
+
+
+class Touch(NamedTuple):
+    """An access by some lanes, each to one unit of memory.
+
+    Attributes
+    ----------
+    kind, op : Access, Op
+        What it does, and the operation that it is of.
+    lanes : ndarray or None
+        Who makes it, None for every lane of the batch.
+    width : int
+        The bytes of a unit.
+    written : ndarray or None
+        The bits that a plain store puts there; None for every other kind. One that leaves memory as
+        another party's write made it is no race with that: programs set one flag from many threads.
+    """
+
+    kind: Access
+    op: Op
+    lanes: Lanes
+    width: int
+    written: Array | None = None
+
+    def __str__(self) -> str:
+        return f"{self.width}-byte {self.kind.value}"
 
 
 # Which earlier accesses, by the list they are kept in, may be a race with each kind of access.
@@ -130,37 +156,33 @@ class Record:
 
     def access(
         self,
-        kind: Access,
+        touch: Touch,
+        memory: Array,
         index: Array,
-        width: int,
         stamps: Array,
         floor: int,
         ordered: Ordered,
-        store: Store | None = None,
     ) -> Race | None:
         """Look for a race with earlier accesses, and among these; keep them.
 
         Parameters
         ----------
-        index : ndarray
-            Where, in units of `width`.
+        memory, index : ndarray
+            Where, in units of the access.
         stamps : ndarray
             One for each.
         floor : int
             Everything stamped up to here is known to be in order with these.
         ordered : callable
             Whether pairs of an earlier and a present stamp, above the floor, are in order.
-        store : pair of ndarray
-            For plain writes. One that leaves memory as another party's write made it is no race
-            with that: programs set one flag from many threads.
         """
-        copies = self._copies(width)
-        changes = None if store is None else _Changes(*store, index, copies)
+        copies, written = self._copies(touch.width), touch.written
+        changes = None if written is None else _Changes(memory, written, index, copies)
         if copies > 1:
             index = (index[:, None] * copies + np.arange(copies)).reshape(-1)
             stamps = np.repeat(stamps, copies)
-        race = self._conflict(kind, index, stamps, floor, ordered, changes)
-        race = race or self._keep(kind, index, stamps, changes)
+        race = self._conflict(touch.kind, index, stamps, floor, ordered, changes)
+        race = race or self._keep(touch.kind, index, stamps, changes)
         if race is None or copies == 1:
             return race
         return Race(race.position // copies, race.verb, race.stamp)

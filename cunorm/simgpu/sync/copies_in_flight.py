@@ -18,6 +18,7 @@ from ..memory.access import Access, BadAccess, Part
 from ..memory.segment import Spaces
 from ..ptx.op import Op
 from ..sanitizer.checks import Checks
+from ..sanitizer.record import Touch
 
 HANDED_OVER = -1  # the group of a copy whose completion an mbarrier stands for
 
@@ -143,9 +144,7 @@ class CopiesInFlight:
 
     def land(self, copy: Copy) -> None:
         """Write the bytes."""
-        part = (copy.view, copy.index, None)
-        self.checks.shared(
-            Access.WRITE, copy.op, copy.lanes, self.spaces.shared, part, copy.width, copy.values
-        )
+        touch = Touch(Access.WRITE, copy.op, copy.lanes, copy.width, copy.values)
+        self.checks.shared(touch, self.spaces.shared, (copy.view, copy.index, None))
         copy.view[copy.index] = copy.values
         self._mark(copy, -1)
