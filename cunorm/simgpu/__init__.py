@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from . import _toolchain, children
+from . import children
 from .faults import (
     AbsentBlock,
     BarrierMisuse,
@@ -162,6 +162,8 @@ def _put_under_cupy(options: Options) -> None:
     try:
         from . import _tables  # noqa: F401
     except ImportError as error:
+        from . import _toolchain
+
         raise RuntimeError(_toolchain.not_built()) from error
     try:
         from .cuda.install import install as install_tables

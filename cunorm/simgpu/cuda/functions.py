@@ -173,7 +173,7 @@ class FunctionHandlers:
     ) -> None:
         memory, profiles = self._machine.memory, self._machine.profiles
         # Whom the device may access is looked up now: a graph runs later than it was captured.
-        memory.strangers = self._machine.strangers(device.ordinal)
+        memory.unreachable = self._machine.unreachable(device.ordinal)
         launch.run(
             function.code,
             grid,

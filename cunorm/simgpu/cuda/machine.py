@@ -68,7 +68,7 @@ class Machine:
             raise runtime_error(Status.INVALID_DEVICE)
         return ordinal
 
-    def strangers(self, ordinal: int) -> frozenset[int]:
+    def unreachable(self, ordinal: int) -> frozenset[int]:
         """Return the devices whose memory a device may not access."""
         others = {device.ordinal for device in self.devices} - {ordinal}
         return frozenset(other for other in others if (ordinal, other) not in self.peers)

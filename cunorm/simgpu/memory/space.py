@@ -52,7 +52,7 @@ class GlobalMemory:
         self._freed_bytes = 0
         self._used: dict[int, int] = {}
         # The devices whose memory the launch under way may not access.
-        self.strangers: frozenset[int] = frozenset()
+        self.unreachable: frozenset[int] = frozenset()
 
     def used(self, device: int) -> int:
         """Return the bytes of device memory allocated on `device`."""
@@ -133,7 +133,7 @@ class GlobalMemory:
         if (
             allocation is not None
             and not allocation.freed
-            and allocation.device not in self.strangers
+            and allocation.device not in self.unreachable
         ):
             offsets = addresses - np.uint64(allocation.base)
             # An address below the start wraps to an offset past the end.
@@ -159,7 +159,7 @@ class GlobalMemory:
                 allocation is None
                 or allocation.freed
                 or address + width > allocation.end
-                or self._strange(allocation)
+                or self._is_unreachable(allocation)
             ):
                 wrong = self._refusal(address, width, int(pending[0]))
                 break
@@ -175,8 +175,8 @@ class GlobalMemory:
             raise wrong
         return parts
 
-    def _strange(self, allocation: Allocation) -> bool:
-        return allocation.kind == "device" and allocation.device in self.strangers
+    def _is_unreachable(self, allocation: Allocation) -> bool:
+        return allocation.kind == "device" and allocation.device in self.unreachable
 
     def _refusal(self, address: int, width: int, position: int) -> BadAccess:
         allocation = self.nearest(address)
@@ -187,7 +187,7 @@ class GlobalMemory:
         if allocation.freed and address < allocation.end:
             inside = f"{access}, {address - allocation.address} bytes into {allocation!r}"
             return BadAccess(faults.UseAfterFree, inside, position, address, width)
-        if self._strange(allocation) and address < allocation.end:
+        if self._is_unreachable(allocation) and address < allocation.end:
             owner = f"device {allocation.device}, to which there is no peer access"
             return BadAccess(
                 faults.NoPeerAccess, f"{access}, in the {allocation!r} of {owner}", position

@@ -57,7 +57,7 @@ class CopiesInFlight:
         self.batch, self.spaces, self.checks = batch, spaces, checks
         self.flying: list[Copy] = []
         self.groups = np.zeros(0, np.int64)  # how many groups each lane has committed
-        self.busy = np.zeros(0, np.int32)  # copies on their way to each byte of shared memory
+        self.busy = np.zeros(0, np.int32)  # copies in flight to each byte of shared memory
 
     def issue(self, op: Op, lanes: Lanes, part: Part, values: Array, *, grouped: bool) -> Copy:
         """Take note of copies to a part of shared memory, one unit a lane."""
@@ -77,7 +77,7 @@ class CopiesInFlight:
         np.add.at(self.busy.reshape(-1, copy.width), copy.index, by)
 
     def check(self, index: Array, width: int) -> None:
-        """Refuse an access to units of `width` bytes that a copy is on its way to."""
+        """Refuse an access to units of `width` bytes that a copy is in flight to."""
         units = self.busy.reshape(-1, width)[index] != 0
         if not units.any():
             return
