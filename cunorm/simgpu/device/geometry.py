@@ -98,7 +98,7 @@ class Geometry:
         """Those of all blocks, with the padding."""
         return self.blocks * self.padded
 
-    @property
+    @cached_property
     def clustered(self) -> bool:
         """Whether blocks may reach into each other's shared memory."""
         return self.shape.size > 1

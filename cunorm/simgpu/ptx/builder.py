@@ -83,19 +83,43 @@ class Builder(Operands):
         also: Sequence[str] = (),
     ) -> Op:
         """Build a memory operation: its first operands are its addresses, as uint64."""
+        if also:
+            return self._between(site, function, (address, *also), targets, sources)
+        base, offset = self.address(site, address)
+        declared = self.register_type(site, base)
+        kind = "u64"
+        if declared is not None:
+            kind = f"u{TYPES[declared].bits}"
+        step = np.array([offset & ((1 << int(kind[1:])) - 1)], TYPES[kind].dtype)
+        short = kind != "u64"
+
+        def accessed(batch: Any, op: Op, lanes: Lanes, at: Array, *values: Array) -> Any:
+            if offset:
+                at = at + step
+            return function(batch, op, lanes, at.astype(np.uint64) if short else at, *values)
+
+        return self.effect(site, accessed, targets, [(base, kind), *sources])
+
+    def _between(
+        self,
+        site: Site,
+        function: Callable[..., Any],
+        texts: Sequence[str],
+        targets: Sequence[tuple[str, str]],
+        sources: Sequence[tuple[str, str]],
+    ) -> Op:
+        """Build an operation on several addresses."""
         places, steps = [], []
-        for text in (address, *also):
+        for text in texts:
             base, offset = self.address(site, text)
             declared = self.register_type(site, base)
             kind = "u64" if declared is None else f"u{TYPES[declared].bits}"
             places.append((base, kind))
-            within = offset & ((1 << int(kind[1:])) - 1)
-            steps.append(np.array([within], TYPES[kind].dtype) if within else None)
+            steps.append(np.array([offset & ((1 << int(kind[1:])) - 1)], TYPES[kind].dtype))
 
         def accessed(batch: Any, op: Op, lanes: Lanes, *values: Array) -> Any:
             addresses = [
-                (at if step is None else at + step).astype(np.uint64, copy=False)
-                for at, step in zip(values, steps, strict=False)
+                (at + step).astype(np.uint64) for at, step in zip(values, steps, strict=False)
             ]
             return function(batch, op, lanes, *addresses, *values[len(steps) :])
 
