@@ -11,11 +11,10 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from . import _toolchain, children
-from .errors import NotEmulated
+from . import children
 from .faults import (
     AbsentBlock,
     BarrierMisuse,
@@ -29,6 +28,7 @@ from .faults import (
     Misaligned,
     MissingLanes,
     NoPeerAccess,
+    NotEmulated,
     OutOfBounds,
     SharedOutOfBounds,
     SharedRace,
@@ -38,10 +38,11 @@ from .faults import (
     UnknownInstruction,
     UseAfterFree,
 )
+from .options import DEFAULT, Options
 
 if TYPE_CHECKING:
-    from .machine import Machine
-    from .profiling import Profile
+    from .cuda.machine import Machine
+    from .profiler.profile import Profile
 
 __all__ = [
     "AbsentBlock",
@@ -74,34 +75,19 @@ __all__ = [
     "warp_races",
 ]
 
-DEFAULT_ARCH = 90
-DEFAULT_MEMORY = 8 << 30
-DEFAULT_BUDGET = 50_000_000  # ten minutes of polling memory, at 90,000 a second on one core
-
-
-class _Options(NamedTuple):
-    """What `install` takes."""
-
-    arch: int = DEFAULT_ARCH
-    devices: int = 1
-    memory: int = DEFAULT_MEMORY
-    uninitialised: bool = False
-    warp_races: bool = False
-    budget: int = DEFAULT_BUDGET
-
-
 _machine: Machine | None = None
-_options: _Options | None = None
+_profiles: list[Profile] = []  # those that are open
+_options: Options | None = None
 
 
 def install(
-    arch: int = DEFAULT_ARCH,
-    devices: int = 1,
-    memory: int = DEFAULT_MEMORY,
+    arch: int = DEFAULT.arch,
+    devices: int = DEFAULT.devices,
+    memory: int = DEFAULT.memory,
     *,
     uninitialised: bool = False,
     warp_races: bool = False,
-    budget: int = DEFAULT_BUDGET,
+    budget: int = DEFAULT.budget,
 ) -> None:
     """Put simulated devices under CuPy in this process, and import it.
 
@@ -148,19 +134,18 @@ def install(
     array(6)
     """
     _inherit()
-    _put_under_cupy(_Options(arch, devices, memory, uninitialised, warp_races, budget))
+    _put_under_cupy(Options(arch, devices, memory, uninitialised, warp_races, budget))
 
 
 def _inherit() -> None:
     """Install the devices of the program that started this process, where it has some."""
     options = children.inherited()
     if _options is None and options is not None:
-        _put_under_cupy(_Options(**options))
+        _put_under_cupy(Options(**options))
 
 
-def _put_under_cupy(options: _Options) -> None:
+def _put_under_cupy(options: Options) -> None:
     global _machine, _options
-    arch, devices, memory = options[:3]
     if _options is not None:
         if _options[:3] != options[:3]:
             raise RuntimeError(
@@ -168,16 +153,20 @@ def _put_under_cupy(options: _Options) -> None:
                 f"{_options[:3]} and cannot change to {options[:3]}"
             )
         return
-    if devices < 1 or memory < 1:
-        raise ValueError(f"devices and memory must be at least 1, not {devices} and {memory}")
+    if options.devices < 1 or options.memory < 1:
+        raise ValueError(
+            f"devices and memory must be at least 1, not {options.devices} and {options.memory}"
+        )
     if options.budget < 1:
         raise ValueError(f"budget must be at least 1, not {options.budget}")
     try:
         from . import _tables  # noqa: F401
     except ImportError as error:
+        from . import _toolchain
+
         raise RuntimeError(_toolchain.not_built()) from error
     try:
-        from ._install import install as install_tables
+        from .cuda.install import install as install_tables
     except ImportError as error:
         if error.name not in (f"{__name__}._tables", f"{__name__}._fma"):
             raise
@@ -186,10 +175,7 @@ def _put_under_cupy(options: _Options) -> None:
         ) from error
 
     _hide_hardware()
-    _machine = install_tables(arch, devices, memory)
-    _machine.memory.uninitialised = options.uninitialised
-    _machine.memory.warp_races = options.warp_races
-    _machine.budget = options.budget
+    _machine = install_tables(options, _profiles)
     _options = options
 
 
@@ -263,7 +249,7 @@ def profile(registers: bool = True) -> Profile:
     Returns
     -------
     Profile
-        Its `launches` are `cunorm.simgpu.counters.LaunchCounters`; `table` shows them.
+        Its `launches` are `cunorm.simgpu.profiler.counters.LaunchCounters`; `table` shows them.
 
     See Also
     --------
@@ -280,9 +266,9 @@ def profile(registers: bool = True) -> Profile:
     >>> len(prof.launches)
     1
     """
-    from .profiling import Profile
+    from .profiler.profile import Profile
 
-    return Profile(registers)
+    return Profile(registers, _profiles)
 
 
 def warp_races() -> AbstractContextManager[None]:
@@ -347,7 +333,15 @@ def _switched_on(switch: str) -> Iterator[None]:
         setattr(memory, switch, before)
 
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+def _driver_devices(mode: int, *, initialise: bool = False) -> int:
+    """Return how many devices the driver reports; 0 without one, or while it is not initialised."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1", mode=mode)
+    except OSError:
+        return 0
+    failed = (initialise and driver.cuInit(0)) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def _hide_hardware() -> None:
@@ -356,15 +350,11 @@ def _hide_hardware() -> None:
     The simulated devices know nothing of memory there. CUDA reads the variable once, as its driver
     is initialised: afterwards it is too late.
     """
-    count = ctypes.c_int(0)
     # This loads no driver: it finds the one that a library of this process has loaded.
-    with suppress(OSError):
-        driver = ctypes.CDLL(_DRIVER, mode=getattr(os, "RTLD_NOLOAD", 0))
-        if driver.cuDeviceGetCount(ctypes.byref(count)) != 0:  # not initialised
-            count.value = 0
-    if count.value > 0:
+    count = _driver_devices(getattr(os, "RTLD_NOLOAD", 0))
+    if count > 0:
         raise RuntimeError(
-            f"CUDA is initialised in this process, with {count.value} real device(s), on which "
+            f"CUDA is initialised in this process, with {count} real device(s), on which "
             "PyTorch or another library may be at work: install the simulated ones before, or set "
             "CUDA_VISIBLE_DEVICES to nothing before"
         )
@@ -391,10 +381,4 @@ def hardware_devices() -> int:
     >>> if simgpu.hardware_devices() == 0:
     ...     simgpu.install()
     """
-    try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return 0 if failed else count.value
+    return _driver_devices(ctypes.DEFAULT_MODE, initialise=True)

@@ -12,17 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from . import (
-    DEFAULT_ARCH,
-    DEFAULT_BUDGET,
-    DEFAULT_MEMORY,
-    Fault,
-    NotEmulated,
-    children,
-    install,
-    profile,
-)
-from .device import ARCHITECTURES
+from . import Fault, NotEmulated, children, install, profile
+from .device.tables import ARCHITECTURES
+from .options import DEFAULT
 
 _EXAMPLES = """\
 examples:
@@ -51,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "--arch",
         type=_arch,
         choices=ARCHITECTURES,
-        default=DEFAULT_ARCH,
+        default=DEFAULT.arch,
         help="compute capability of the simulated devices (default: %(default)s)",
     )
     parser.add_argument(
@@ -60,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory",
         type=_count,
-        default=DEFAULT_MEMORY >> 20,
+        default=DEFAULT.memory >> 20,
         metavar="MIB",
         help="memory of each, in MiB (default: %(default)s)",
     )
@@ -93,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget",
         type=_count,
-        default=DEFAULT_BUDGET,
+        default=DEFAULT.budget,
         metavar="N",
         help="instructions that blocks executed together may take before a launch counts as endless"
         " (default: %(default)s)",
@@ -169,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.instructions:
-        from .instructions import page
+        from .isa.page import page
 
         print(page(), end="")
         return

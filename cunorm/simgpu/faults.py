@@ -143,3 +143,7 @@ class UnknownInstruction(Fault, NotImplementedError):
 
 class Trap(Fault):
     """A program that ended itself: ``trap``, ``__trap()``, a failed assertion."""
+
+
+class NotEmulated(Fault, NotImplementedError):
+    """A CUDA function, library or kind of code that the software GPU does not have."""

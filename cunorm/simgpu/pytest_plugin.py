@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-_OPTIONS = ("arch", "devices", "memory", "uninitialised", "warp_races", "budget")
+from .options import Options
+
 _given: dict[str, Any] | None = None  # what install() was given; None while it was not asked for
 
 
@@ -41,7 +42,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Install the devices before any conftest.py can import CuPy, in workers of xdist too."""
     global _given
     asked = vars(early_config.known_args_namespace)
-    given = {name: asked[f"simgpu_{name}"] for name in _OPTIONS}
+    given = {name: asked[f"simgpu_{name}"] for name in Options._fields}
     given = {name: value for name, value in given.items() if value is not None}
     if not asked["simgpu"] and not given:
         return

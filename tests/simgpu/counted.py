@@ -6,9 +6,11 @@ import struct
 
 from one_instruction import entry
 
-from cunorm.simgpu import device, launch, ptx
-from cunorm.simgpu.memory import GlobalMemory
-from cunorm.simgpu.profiling import Profile
+from cunorm.simgpu.device import tables as device
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.profiler.profile import Observer, Profile
+from cunorm.simgpu.ptx import module as ptx
 
 DECLARED = """
   .reg .pred %p<9>; .reg .b16 %h<9>; .reg .b32 %r<40>; .reg .b64 %q<20>; .reg .f32 %f<9>;
@@ -27,11 +29,11 @@ def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, arch=90, memory=N
     text = entry(f"{DECLARED}{PRELUDE}{body} ret;", ["x"], top=HELD)
     text = text.replace(".target sm_90", f".target sm_{arch}")
     function = ptx.parse(text).functions["k"]
-    with Profile(registers=False) as profile:
-        launch.run(
-            function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
-            memory=memory, device=device.make(arch), symbols={},
-        )  # fmt: skip
+    profile = Profile(registers=False)
+    launch.run(
+        function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
+        memory=memory, device=device.make(arch), symbols={}, observer=Observer([profile]),
+    )  # fmt: skip
     (counters,) = profile.launches
     return counters
 

@@ -3,7 +3,7 @@
 import numpy as np
 from one_instruction import entry, start
 
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 HEAD = """
   .reg .b64 %q<20>; .reg .b32 %i<10>; .reg .pred %p<8>; .reg .b32 %r<20>; .reg .b64 %t<9>;

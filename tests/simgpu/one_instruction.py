@@ -14,8 +14,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cunorm.simgpu import isa, launch, ptx
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu import isa
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.ptx import module as ptx
 
 DEVICE = SimpleNamespace(arch=90, multiprocessors=132)
 DTYPES = {
@@ -32,7 +34,6 @@ EXERCISED: set[tuple[str, str, str | None]] = set()
 
 def note(function):
     """Enter a kernel's forms as exercised, each with the words that its fields had."""
-    isa.load()
     for statement in function.statements:
         found = isa.find(statement.opcode)
         if found is not None:

@@ -7,8 +7,8 @@ import pytest
 from cupy_backends.cuda.libs import nvrtc
 
 from cunorm import simgpu
-from cunorm.simgpu import assembler
-from cunorm.simgpu.assembler import Resources
+from cunorm.simgpu.device import assembler
+from cunorm.simgpu.device.assembler import Resources
 
 pytestmark = pytest.mark.simgpu
 

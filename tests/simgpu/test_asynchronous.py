@@ -8,8 +8,10 @@ import pytest
 from cuda_source import ptx_of
 from in_flight import FIRST_WORDS, STORE, run
 
-from cunorm.simgpu import faults, launch, ptx
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu import faults
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.ptx import module as ptx
 
 
 @pytest.mark.parametrize("space", ["shared", "shared::cta"])

@@ -6,7 +6,7 @@ from in_flight import FIRST_WORDS, HEAD, STORE, run
 from one_instruction import entry, start
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 BULK = (
     """@%p0 mbarrier.init.shared.b64 [%i1], 1; bar.sync 0; mov.u32 %r3, 1024; @!%p0 bra wait;

@@ -8,8 +8,10 @@ import pytest
 from cuda_source import ptx_of
 from one_instruction import entry, start
 
-from cunorm.simgpu import faults, launch, ptx
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu import faults
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.ptx import module as ptx
 
 CUDA = """
 #include <cooperative_groups.h>

@@ -8,8 +8,9 @@ import pytest
 from counted import added, count
 
 from cunorm import simgpu
-from cunorm.simgpu import isa, launch
-from cunorm.simgpu.classes import class_of
+from cunorm.simgpu import isa
+from cunorm.simgpu.execution import launch
+from cunorm.simgpu.profiler.classes import class_of
 
 
 def test_an_instruction_counts_once_a_warp():
@@ -167,7 +168,6 @@ def test_the_total_without_moves_leaves_out_mov_and_cvta():
     ],
 )
 def test_classes(opcode, expected):
-    isa.load()
     assert class_of(opcode) == expected
 
 
@@ -179,7 +179,6 @@ def _spelled(pattern):
 
 
 def test_every_form_has_a_class():
-    isa.load()
     forms = [form for forms in isa.FORMS.values() for form in forms]
     assert len(forms) > 100
     for form in forms:

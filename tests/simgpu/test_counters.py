@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from counted import count
 
-from cunorm.simgpu.counters import SharedTraffic, Traffic
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
+from cunorm.simgpu.profiler.counters import SharedTraffic, Traffic
 
 # (requests, bytes, sectors, distinct) of one warp that accesses width bytes, stride apart.
 PATTERNS = {

@@ -1,6 +1,6 @@
 import pytest
 
-from cunorm.simgpu import device
+from cunorm.simgpu.device import tables as device
 
 KIB = 1024
 

@@ -9,9 +9,9 @@ import pytest
 from one_instruction import EXERCISED
 
 from cunorm import simgpu
-from cunorm.simgpu import instructions, isa
+from cunorm.simgpu import isa
+from cunorm.simgpu.isa import page as instructions
 
-isa.load()
 FORMS = [form for forms in isa.FORMS.values() for form in forms]
 PAGE = Path(simgpu.__file__).with_name("INSTRUCTIONS.md")
 

@@ -7,7 +7,7 @@ import pytest
 from one_instruction import entry, start
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 HEAD = """
   .reg .b64 %q<10>; .reg .b32 %i<10>; .reg .b16 %h<10>; .reg .pred %p<5>; .reg .b32 %r<10>;
@@ -125,7 +125,7 @@ def test_parameters_can_be_indexed(memory):
 def test_module_variables_have_addresses_and_initial_bytes(memory):
     top = """.global .align 4 .u32 table[4] = {1, 2, 0xFF, 4};
       .const .align 8 .f64 half = 0d3FE0000000000000;"""
-    from cunorm.simgpu import ptx
+    from cunorm.simgpu.ptx import module as ptx
 
     body = (
         HEAD

@@ -23,7 +23,7 @@ CHAINS = """
 def test_carry_chains(name, kind):
     from one_instruction import entry, start
 
-    from cunorm.simgpu.memory import GlobalMemory
+    from cunorm.simgpu.memory.space import GlobalMemory
 
     bits = bits_of(kind)
     size = bits // 8
@@ -53,7 +53,7 @@ def test_carry_chains(name, kind):
 def test_mad_with_carry(kind, first, second, last):
     from one_instruction import entry, start
 
-    from cunorm.simgpu.memory import GlobalMemory
+    from cunorm.simgpu.memory.space import GlobalMemory
 
     bits = bits_of(kind)
     size, top = bits // 8, (1 << bits) - 1

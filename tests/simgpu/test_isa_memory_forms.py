@@ -8,7 +8,7 @@ from one_instruction import FORMATS, entry, start
 from test_isa_access import HEAD, array, launch
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 TYPES = ["b8", "b16", "b32", "b64", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64",
          "f16", "bf16", "f16x2", "f32", "f64"]  # fmt: skip

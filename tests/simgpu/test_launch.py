@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from one_instruction import entry, start
 
-from cunorm.simgpu import faults, launch
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu import faults
+from cunorm.simgpu.execution import launch, setup
+from cunorm.simgpu.memory.space import GlobalMemory
 
 SPECIAL = """
   .reg .b64 %q<4>; .reg .b32 %r<20>; ld.param.u64 %q0, [o];
@@ -107,10 +108,10 @@ def test_possible_launches_are_not_refused():
 
 
 def test_a_kernel_is_decoded_once():
-    from cunorm.simgpu import ptx
+    from cunorm.simgpu.ptx import module as ptx
 
     function = ptx.parse(entry("ret;")).functions["k"]
-    assert launch.program_of(function) is launch.program_of(function)
+    assert setup.program_of(function) is setup.program_of(function)
 
 
 def test_a_trap_ends_the_launch():

@@ -8,7 +8,7 @@ import pytest
 from cupy.cuda import compiler
 
 from cunorm import simgpu
-from cunorm.simgpu import ptx
+from cunorm.simgpu.ptx import module as ptx
 
 pytestmark = pytest.mark.simgpu
 

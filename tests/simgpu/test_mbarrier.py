@@ -6,7 +6,7 @@ from in_flight import FIRST_WORDS, HEAD, INIT, STORE, run
 from one_instruction import entry, start
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 WAITS = {
     "token": "mbarrier.test_wait.shared.b64 %p1, [%i1], %t0;",

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.allocation import ALIGNMENT, RED_ZONE
-from cunorm.simgpu.memory import BadAccess, GlobalMemory, Segment
+from cunorm.simgpu.memory.access import BadAccess
+from cunorm.simgpu.memory.allocation import ALIGNMENT, RED_ZONE
+from cunorm.simgpu.memory.segment import Segment
+from cunorm.simgpu.memory.space import GlobalMemory
 
 
 def addresses(*values):

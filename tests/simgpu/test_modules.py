@@ -9,7 +9,8 @@ import pytest
 from cupy_backends.cuda.api import driver
 
 from cunorm import simgpu
-from cunorm.simgpu import _tables, launch
+from cunorm.simgpu import _tables
+from cunorm.simgpu.execution import setup
 
 pytestmark = pytest.mark.simgpu("about the software driver's messages and limits")
 
@@ -46,13 +47,13 @@ def enqueue(kernel, grid, block, arguments, **options):
 
 def test_an_unloaded_module_leaves_nothing_of_its_kernels_behind(array, monkeypatch):
     kept = []
-    start = launch.Launch.__init__
+    start = setup.Launch.__init__
 
     def noting(self, function, *rest):
         kept.extend(map(weakref.ref, (self, function)))
         start(self, function, *rest)
 
-    monkeypatch.setattr(launch.Launch, "__init__", noting)
+    monkeypatch.setattr(setup.Launch, "__init__", noting)
     module = cupy.RawModule(
         code="""extern "C" __global__ void left(float *x) {
         x[threadIdx.y * 16 + threadIdx.x] = threadIdx.x; }"""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cunorm.simgpu import device
-from cunorm.simgpu.occupancy import occupancy
+from cunorm.simgpu.device import tables as device
+from cunorm.simgpu.device.occupancy import occupancy
 
 KIB = 1024
 

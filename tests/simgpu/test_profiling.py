@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from cunorm import simgpu
-from cunorm.simgpu import warps
-from cunorm.simgpu.counters import Traffic
+from cunorm.simgpu.profiler.counters import Traffic
 
 pytestmark = pytest.mark.simgpu
 
@@ -81,8 +80,7 @@ def test_outside_a_profile_nothing_is_counted(module, array, monkeypatch):
     def refuse(*_):
         raise AssertionError("counted")
 
-    monkeypatch.setattr("cunorm.simgpu.counting.CountedBatch.__init__", refuse)
-    monkeypatch.setattr(warps.Batch, "entered", refuse)
+    monkeypatch.setattr("cunorm.simgpu.profiler.counting.Tally.__init__", refuse)
     module.get_function("copy")((1,), (32,), (cupy.empty_like(array), array))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cunorm import simgpu
-from cunorm.simgpu import progress
+from cunorm.simgpu.execution import progress
 
 pytestmark = pytest.mark.simgpu
 
@@ -47,8 +47,8 @@ def test_a_launch_that_takes_long_says_so_less_and_less_often(monkeypatch, capfd
     clock = iter(range(0, 10_000, 3))  # 3 s from one look to the next
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(progress, "PACE", 1000)
-    monkeypatch.setattr(simgpu.launch, "LANES", 32)
-    monkeypatch.setattr("cunorm.simgpu.warps.PACE", 1000)
+    monkeypatch.setattr(simgpu.execution.launch, "LANES", 32)
+    monkeypatch.setattr("cunorm.simgpu.execution.warps.PACE", 1000)
     with pytest.raises(simgpu.EndlessLoop):
         cupy.RawKernel(SPIN, "spin")((41,), (32,), (cupy.zeros(1, np.int32),))
     lines = capfd.readouterr().err.splitlines()

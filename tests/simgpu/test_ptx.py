@@ -4,9 +4,10 @@ import struct
 
 import pytest
 
-from cunorm.simgpu import faults, ptx
-from cunorm.simgpu.declarations import number
-from cunorm.simgpu.statements import split
+from cunorm.simgpu import faults
+from cunorm.simgpu.ptx import module as ptx
+from cunorm.simgpu.ptx.declarations import number
+from cunorm.simgpu.ptx.statements import split
 
 HEAD = ".version 8.8\n.target sm_90\n.address_size 64\n"
 

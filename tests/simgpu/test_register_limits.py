@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from cunorm import simgpu
-from cunorm.simgpu import assembler
-from cunorm.simgpu.device import make as make_device
-from cunorm.simgpu.occupancy import occupancy
+from cunorm.simgpu.device import assembler
+from cunorm.simgpu.device.occupancy import occupancy
+from cunorm.simgpu.device.tables import make as make_device
 
 pytestmark = pytest.mark.simgpu
 

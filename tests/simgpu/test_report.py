@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from counted import count
 
-from cunorm.simgpu import report
-from cunorm.simgpu.assembler import Resources
+from cunorm.simgpu.device.assembler import Resources
+from cunorm.simgpu.profiler import report
 
 BODY = """mul.wide.s32 %q1, %r0, 4; add.s64 %q2, %q0, %q1; ld.global.u32 %r9, [%q2];
   @%p0 st.global.u32 [%q2+4096], %r9;"""  # a predicate is false until it is set

@@ -8,18 +8,10 @@ import pytest
 from cupy_backends.cuda.api import driver, runtime
 
 from cunorm import simgpu
-from cunorm.simgpu import (
-    _install,
-    _tables,
-    copies,
-    events,
-    functions,
-    graphs,
-    malloc,
-    modules,
-    streams,
-)
-from cunorm.simgpu import runtime as runtime_handlers
+from cunorm.simgpu import _tables
+from cunorm.simgpu.cuda import copies, events, functions, graphs, malloc, modules, streams
+from cunorm.simgpu.cuda import install as _install
+from cunorm.simgpu.cuda import runtime as runtime_handlers
 
 pytestmark = pytest.mark.simgpu
 

@@ -5,7 +5,7 @@ import pytest
 from one_instruction import entry, start
 
 from cunorm.simgpu import faults
-from cunorm.simgpu.memory import GlobalMemory
+from cunorm.simgpu.memory.space import GlobalMemory
 
 HEAD = """
   .reg .b64 %q<10>; .reg .b32 %i<10>; .reg .pred %p<8>; .reg .b32 %r<20>;

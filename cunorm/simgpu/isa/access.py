@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import faults, provenance
-from ..memory import UNITS, BadAccess, Part, misaligned
-from ..races import Access
-from . import Array, form
-from .types import TYPES
+from .. import faults
+from ..lanes import Array, Lanes, indices
+from ..memory.access import UNITS, Access, BadAccess, Part, misaligned
+from ..memory.segment import WINDOW_BITS
+from ..ptx.types import TYPES
+from ..sanitizer.record import Touch
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
+    from ..sync.context import Context
 
 SCOPE = "[cta|cluster|gpu|sys:scope]"
 SHARED = "shared|shared=cta|shared=cluster"
@@ -41,9 +43,9 @@ WIDE = (
 
 
 def resolve(
-    batch: Batch,
+    batch: Context,
     op: Op,
-    lanes: Array | None,
+    lanes: Lanes,
     space: str,
     addresses: Array,
     width: int,
@@ -63,60 +65,60 @@ def resolve(
     written : ndarray
         The bits that a plain store puts there, in units of `width`.
     """
-    if batch.counted:
-        batch.reached(lanes, space, addresses, width, access)
+    if batch.watch is not None:
+        batch.watch.reached(batch.geometry, lanes, space, addresses, width, access)
     try:
         if space == "global" or space == "const":
             parts = batch.memory.parts(addresses, width)
-            batch.checks.outside(access, op, lanes, addresses, parts, width, written)
+            touch = Touch(access, op, lanes, width, written)
+            batch.checks.outside(touch, addresses, parts)
             return parts
         if space == "generic":
             return _generic(batch, op, lanes, addresses, width, access, written)
-        segment, piece = batch.segment("shared" if space == "cluster" else space)
+        segment, piece = batch.spaces.segment("shared" if space == "cluster" else space)
         if piece.size > 1 and lanes is not None:
             piece = piece[lanes]
-        if batch.launch.shape.size > 1 and space in ("shared", "cluster"):
+        if space in ("shared", "cluster") and batch.geometry.clustered:
             far = space == "cluster"
             addresses, piece = batch.clusters.owners(op, lanes, addresses, piece, far=far)
         parts = segment.parts(addresses, width, piece)
         if segment.space == "shared":
             if batch.copies.flying:
                 batch.copies.check(parts[0][1], width)
-            batch.checks.shared(access, op, lanes, segment, parts[0], width, written)
+            touch = Touch(access, op, lanes, width, written)
+            batch.checks.shared(touch, segment, parts[0])
         return parts
     except BadAccess as refusal:
-        if lanes is None:
-            lanes = np.arange(batch.lanes)
         # An address that all lanes share is blamed on the first of them.
-        lane = int(lanes[refusal.position if addresses.size > 1 else 0])
+        lane = int(indices(lanes, batch.lanes)[refusal.position if addresses.size > 1 else 0])
         if refusal.width:
-            refusal = provenance.explained(refusal, batch, op, lane)
+            refusal = batch.explained(refusal, op, lane)
         raise refusal.fault(refusal.what, batch.place(op, lane)) from None
 
 
 def _generic(
-    batch: Batch,
+    batch: Context,
     op: Op,
-    lanes: Array | None,
+    lanes: Lanes,
     addresses: Array,
     width: int,
     access: Access,
     written: Array | None,
 ) -> list[Part]:
-    tops = addresses >> np.uint64(batch.WINDOW_BITS)
+    tops = addresses >> np.uint64(WINDOW_BITS)
     if not tops.any():
         return resolve(batch, op, lanes, "global", addresses, width, access, written)
-    every = np.arange(batch.lanes) if lanes is None else lanes
+    every = indices(lanes, batch.lanes)
     parts: list[Part] = []
     for top in np.unique(tops):
-        space = batch.space_at(int(top))
+        space = batch.spaces.named(int(top))
         if space is None:
             raise BadAccess(
                 faults.OutOfBounds,
                 f"generic address {int(addresses[tops == top][0]):#x} is in no space",
                 int((tops == top).argmax()),
             )
-        offsets = addresses & np.uint64((1 << batch.WINDOW_BITS) - 1)
+        offsets = addresses & np.uint64((1 << WINDOW_BITS) - 1)
         if addresses.size == 1:
             return resolve(batch, op, lanes, space, offsets, width, access, written)
         chosen = np.flatnonzero(tops == top)
@@ -168,38 +170,38 @@ def state_space(written: str | None) -> str:
     return (written or "generic").partition("::")[0]
 
 
-def _space(decoder: Decoder, site: Site, text: str, space: str | None) -> str:
+def _space(builder: Builder, site: Site, text: str, space: str | None) -> str:
     space = state_space(space)
     # A device function's parameters live in its caller's frame.
-    if space == "param" and decoder.in_frame(site, text):
+    if space == "param" and builder.in_frame(site, text):
         return "local"
     return space
 
 
-def _aligned(batch: Batch, op: Op, lanes: Array | None, addresses: Array, width: int) -> None:
+def _aligned(batch: Context, op: Op, lanes: Lanes, addresses: Array, width: int) -> None:
     """Refuse the first address that is no multiple of the whole access."""
     refusal = misaligned(addresses, width, "global")
     if refusal is not None:
-        here = np.arange(batch.lanes) if lanes is None else lanes
+        here = indices(lanes, batch.lanes)
         lane = int(here[refusal.position if addresses.size > 1 else 0])
         raise refusal.fault(refusal.what, batch.place(op, lane))
 
 
-def _load(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op | None:
+def _load(builder: Builder, site: Site, fields: dict[str, str], most: int) -> Op | None:
     target, text = site.operands
     dtype, count, width = _layout(fields)
-    space = _space(decoder, site, text, fields["space"])
+    space = _space(builder, site, text, fields["space"])
     names = names_of(target)
     if len(names) != count or width > most:
         return None
     # A wider access than 16 bytes is two, at one address and the next.
     halves = 2 if width > 16 else 1
     step = width // halves
-    weak = fields.get("order") in (None, "weak") and not decoder.swaps(site, text)
+    weak = fields.get("order") in (None, "weak") and not builder.swaps(site, text)
     access = Access.READ if weak else Access.STRONG_READ
     shape = (-1, count // halves)
 
-    def load(batch: Batch, op: Op, lanes: Array | None, addresses: Array) -> tuple[Array, ...]:
+    def load(batch: Context, op: Op, lanes: Lanes, addresses: Array) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
         columns: list[Array] = []
         if halves == 2:
@@ -212,13 +214,13 @@ def _load(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op
             columns.extend(np.ascontiguousarray(values.reshape(shape).T))
         return tuple(columns)
 
-    return decoder.access(site, load, text, [(name, fields["type"]) for name in names], [])
+    return builder.access(site, load, text, [(name, fields["type"]) for name in names], [])
 
 
-def _store(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> Op | None:
+def _store(builder: Builder, site: Site, fields: dict[str, str], most: int) -> Op | None:
     text, source = site.operands
     dtype, count, width = _layout(fields)
-    space = _space(decoder, site, text, fields["space"])
+    space = _space(builder, site, text, fields["space"])
     names = names_of(source)
     if len(names) != count or width > most:
         return None
@@ -227,7 +229,7 @@ def _store(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> O
     access = Access.WRITE if fields.get("order") in (None, "weak") else Access.STRONG_WRITE
 
     def store(
-        batch: Batch, op: Op, lanes: Array | None, addresses: Array, *values: Array
+        batch: Context, op: Op, lanes: Lanes, addresses: Array, *values: Array
     ) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
         if fields.get("order") == "release":
@@ -247,34 +249,34 @@ def _store(decoder: Decoder, site: Site, fields: dict[str, str], most: int) -> O
             scatter(resolve(batch, op, lanes, space, at, step, access, bits), bits, n)
         return ()
 
-    return decoder.access(site, store, text, [], [(name, fields["type"]) for name in names])
+    return builder.access(site, store, text, [], [(name, fields["type"]) for name in names])
 
 
 # Accesses of 32 bytes are new in sm_100. They stand before the others: some spell the same opcode.
 @form(f"ld global:space [nc] {EVICT} {WIDE[0]}", "load", decodes=True, since=100)
 @form(f"ld global:space [nc] {EVICT} {WIDE[1]}", "load", decodes=True, since=100)
-def _ld_wide(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
-    return _load(decoder, site, fields, 32)
+def _ld_wide(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _load(builder, site, fields, 32)
 
 
 @form(f"st global:space {EVICT} {WIDE[0]}", "store", decodes=True, since=100)
 @form(f"st global:space {EVICT} {WIDE[1]}", "store", decodes=True, since=100)
-def _st_wide(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
-    return _store(decoder, site, fields, 32)
+def _st_wide(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _store(builder, site, fields, 32)
 
 
 @form(f"ld {LOAD} {VALUE}", "load", decodes=True)
 @form("ldu [global:space] [v2|v4:vector] b8|b16|b32|b64|u32|f32|f64:type", "load", decodes=True)
-def _ld(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
-    return _load(decoder, site, fields, 16)
+def _ld(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _load(builder, site, fields, 16)
 
 
 @form(f"st {STORE} {VALUE}", "store", decodes=True)
-def _st(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
-    return _store(decoder, site, fields, 16)
+def _st(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
+    return _store(builder, site, fields, 16)
 
 
 @form("prefetch [global|local:space] L1|L2:level", "control", decodes=True)
 @form("prefetchu L1:level", "control", decodes=True)
-def _prefetch(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
-    return decoder.nothing(site)
+def _prefetch(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
+    return builder.nothing(site)

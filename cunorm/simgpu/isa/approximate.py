@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import Array, Pure, form
+from ..lanes import Array
 from .rounding import canonical, flush
+from .table import Pure, form
 
 
 def _single(function: Callable[..., Array], operands: int, ftz: str | None) -> Pure:

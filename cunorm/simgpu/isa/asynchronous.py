@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..memory import UNITS
-from ..races import Access
-from . import Array, form
+from ..lanes import Array, Lanes, indices
+from ..memory.access import UNITS, Access
 from .access import gather, resolve, state_space
 from .mbarrier import objects
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
+    from ..sync.context import Context
 
 SHARED = "shared|shared=cta:space"
 BULK = 16  # bulk copies come in units of this many bytes, at addresses that are multiples of it
@@ -29,16 +29,16 @@ BULK = 16  # bulk copies come in units of this many bytes, at addresses that are
     decodes=True,
     since=80,
 )
-def _copy(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+def _copy(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
     target, source, size, *rest = site.operands
     width = int(size, 0)
     if width not in (4, 8, 16) or (fields["cop"] == "cg" and width != 16) or len(rest) > 1:
         return None
-    ignores = bool(rest) and decoder.register_type(site, rest[0].lstrip("!")) == "pred"
+    ignores = bool(rest) and builder.register_type(site, rest[0].lstrip("!")) == "pred"
     sources = [(text, "pred" if ignores else "u32") for text in rest]
 
     def issue(
-        batch: Batch, op: Op, lanes: Array | None, to: Array, given: Array, *how: Array
+        batch: Context, op: Op, lanes: Lanes, to: Array, given: Array, *how: Array
     ) -> tuple[Array, ...]:
         n = batch.lanes if lanes is None else lanes.size
         sizes = np.full(n, width)
@@ -53,14 +53,14 @@ def _copy(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
         batch.copies.issue(op, lanes, part, values, grouped=True)
         return ()
 
-    return decoder.access(site, issue, target, [], sources, also=(source,))
+    return builder.access(site, issue, target, [], sources, also=(source,))
 
 
 def _read(
-    batch: Batch, op: Op, lanes: Array | None, addresses: Array, sizes: Array, width: int
+    batch: Context, op: Op, lanes: Lanes, addresses: Array, sizes: Array, width: int
 ) -> Array:
     """Read the first bytes of each lane's source; the rest of the unit is zeros."""
-    every = np.arange(batch.lanes) if lanes is None else lanes
+    every = indices(lanes, batch.lanes)
     if (sizes == width).all():
         parts = resolve(batch, op, lanes, "global", addresses, width, Access.READ)
         return np.broadcast_to(gather(parts, sizes.size), sizes.shape)
@@ -77,30 +77,30 @@ def _read(
 
 
 @form("cp async commit_group", "asynchronous", decodes=True, since=80)
-def _commit(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
-    def commit(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+def _commit(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
+    def commit(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
         batch.copies.commit(lanes)
         return ()
 
-    return decoder.effect(site, commit, [], [])
+    return builder.effect(site, commit, [], [])
 
 
 @form("cp async wait_group|wait_all:which", "asynchronous", decodes=True, since=80)
-def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _wait(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     pending = int(site.operands[0], 0) if fields["which"] == "wait_group" else None
 
-    def wait(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+    def wait(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
         batch.copies.wait(lanes, pending)
         return ()
 
-    return decoder.effect(site, wait, [], [])
+    return builder.effect(site, wait, [], [])
 
 
 @form(f"cp async mbarrier arrive [noinc] [{SHARED}] b64", "asynchronous", decodes=True, since=80)
-def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _arrive(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     space = state_space(fields["space"])
 
-    def arrive(batch: Batch, op: Op, lanes: Array | None, at: Array) -> tuple[Array, ...]:
+    def arrive(batch: Context, op: Op, lanes: Lanes, at: Array) -> tuple[Array, ...]:
         here, index = objects(batch, op, lanes, space, at, Access.ATOMIC)
         for place, copy in batch.copies.hand_over(here, index):
             batch.mbarriers.attach(op, int(copy.lanes[0]), place, copy)
@@ -109,7 +109,7 @@ def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
         # Without .noinc the arrival is first added to what the phase awaits: nothing changes.
         return ()
 
-    return decoder.access(site, arrive, site.operands[0], [], [])
+    return builder.access(site, arrive, site.operands[0], [], [])
 
 
 @form(
@@ -124,12 +124,12 @@ def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
     decodes=True,
     since=90,
 )
-def _bulk(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _bulk(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     target, source, size, barrier = site.operands
     origin = "shared" if "from" in fields else "global"
 
     def issue(
-        batch: Batch, op: Op, lanes: Array | None, to: Array, given: Array, at: Array, many: Array
+        batch: Context, op: Op, lanes: Lanes, to: Array, given: Array, at: Array, many: Array
     ) -> tuple[Array, ...]:
         every, index = objects(batch, op, lanes, "cluster", at, Access.ATOMIC)
         ends = [np.broadcast_to(address, every.shape) for address in (to, given)]
@@ -151,4 +151,4 @@ def _bulk(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
         batch.mbarriers.expect(op, every, index, -sizes)
         return ()
 
-    return decoder.access(site, issue, target, [], [(size, "u32")], also=(source, barrier))
+    return builder.access(site, issue, target, [], [(size, "u32")], also=(source, barrier))

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..races import Access
-from . import Array, form
+from ..lanes import Array, Lanes
+from ..memory.access import Access
+from ..ptx.types import TYPES
 from .access import resolve, state_space
 from .half import lanes_of
 from .rounding import apply, exact_sum, narrow, widen
-from .types import TYPES
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
+    from ..sync.context import Context
 
 ORDER = "[relaxed|acquire|release|acq_rel:order] [cta|cluster|gpu|sys:scope]"
 SPACE = "[global|shared|shared=cta|shared=cluster:space]"
@@ -82,13 +83,13 @@ def _sum(kind: str, space: str) -> Callable[[Array, Array], Array] | None:
     "atomic",
     decodes=True,
 )
-def _atom(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
-    return _build(decoder, site, fields, site.operands[0], site.operands[1:])
+def _atom(builder: Builder, site: Site, fields: dict[str, str]) -> Any:
+    return _build(builder, site, fields, site.operands[0], site.operands[1:])
 
 
 @form(f"red {ORDER} {SPACE} {OPERATIONS}:operation [noftz] {TYPE}:type", "atomic", decodes=True)
-def _red(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
-    return _build(decoder, site, fields, None, site.operands)
+def _red(builder: Builder, site: Site, fields: dict[str, str]) -> Any:
+    return _build(builder, site, fields, None, site.operands)
 
 
 # Cooperative groups spell the order after the operation, which the assembler takes too.
@@ -97,17 +98,17 @@ WHOLE = "b32|b64|u32|u64|s32|s64:type"
 
 
 @form(f"atom {OPERATIONS}:operation {AFTER} {SPACE} {WHOLE}", "atomic", decodes=True)
-def _atom_reordered(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
-    return _atom(decoder, site, fields)
+def _atom_reordered(builder: Builder, site: Site, fields: dict[str, str]) -> Any:
+    return _atom(builder, site, fields)
 
 
 @form(f"red {OPERATIONS}:operation {AFTER} {SPACE} {WHOLE}", "atomic", decodes=True)
-def _red_reordered(decoder: Decoder, site: Site, fields: dict[str, str]) -> Any:
-    return _red(decoder, site, fields)
+def _red_reordered(builder: Builder, site: Site, fields: dict[str, str]) -> Any:
+    return _red(builder, site, fields)
 
 
 def _build(
-    decoder: Decoder,
+    builder: Builder,
     site: Site,
     fields: dict[str, str],
     target: str | None,
@@ -132,7 +133,7 @@ def _build(
     access = Access.STRONG_WRITE if name == "exch" else Access.ATOMIC
 
     def update(
-        batch: Batch, op: Op, lanes: Array | None, addresses: Array, *given: Array
+        batch: Context, op: Op, lanes: Lanes, addresses: Array, *given: Array
     ) -> tuple[Array, ...]:
         n = batch.live_count if lanes is None else lanes.size
         addresses = np.broadcast_to(addresses, n)
@@ -152,7 +153,7 @@ def _build(
         return (old,) if target is not None else ()
 
     targets = [(target, kind)] if target is not None else []
-    return decoder.access(site, update, address, targets, [(value, kind) for value in values])
+    return builder.access(site, update, address, targets, [(value, kind) for value in values])
 
 
 def in_turn(

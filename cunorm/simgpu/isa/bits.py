@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import Array, Pure, form
+from ..lanes import Array
+from ..ptx.types import TYPES, UNSIGNED
 from .integer import same
-from .types import TYPES, UNSIGNED
+from .table import Pure, form
 
 LOGIC: dict[str, Callable[..., Array]] = {
     "and": np.bitwise_and,

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..clusters import RANK_SHIFT
-from . import Array, form
+from ..lanes import Array
+from ..memory.segment import WINDOW_BITS
+from ..sync.clusters import RANK_SHIFT
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
 
 SHIFT = np.uint64(RANK_SHIFT)
 RANKS = np.uint64(0xFF)
@@ -20,18 +22,18 @@ ONE = np.uint64(1)
 
 
 @form("barrier cluster arrive [release|relaxed:order] [aligned]", "barrier", decodes=True, since=90)
-def _arrive(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _arrive(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     orders = fields["order"] != "relaxed"
-    decoder.cluster_barrier(site, waits=False, aligned=bool(fields["aligned"]), orders=orders)
+    builder.cluster_barrier(site, waits=False, aligned=bool(fields["aligned"]), orders=orders)
 
 
 @form("barrier cluster wait [acquire:order] [aligned]", "barrier", decodes=True, since=90)
-def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
-    decoder.cluster_barrier(site, waits=True, aligned=bool(fields["aligned"]), orders=True)
+def _wait(builder: Builder, site: Site, fields: dict[str, str]) -> None:
+    builder.cluster_barrier(site, waits=True, aligned=bool(fields["aligned"]), orders=True)
 
 
 @form("mapa [shared=cluster:space] u32|u64:type", "move", decodes=True, since=90)
-def _mapa(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _mapa(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     target, address, rank = site.operands
     kind = fields["type"]
     above = ~(RANKS << SHIFT)
@@ -42,11 +44,11 @@ def _mapa(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
         wide = (a.astype(np.uint64) & above) | named << SHIFT
         return wide.astype(a.dtype)
 
-    return decoder.pure(site, mapped, [(target, kind)], (kind, "u32"), [address, rank])
+    return builder.pure(site, mapped, [(target, kind)], (kind, "u32"), [address, rank])
 
 
 @form("getctarank [shared=cluster:space] u32|u64:type", "move", decodes=True, since=90)
-def _getctarank(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _getctarank(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     target, address = site.operands
 
     def rank(a: Array, own: Array) -> Array:
@@ -54,10 +56,10 @@ def _getctarank(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
         return np.where(named, (named - ONE).astype(np.uint32), own)
 
     sources = [address, "%cluster_ctarank"]
-    return decoder.pure(site, rank, [(target, "u32")], (fields["type"], "u32"), sources)
+    return builder.pure(site, rank, [(target, "u32")], (fields["type"], "u32"), sources)
 
 
-def absolute(decoder: Decoder, site: Site, base: np.uint64) -> Op:
+def absolute(builder: Builder, site: Site, base: np.uint64) -> Op:
     """Build cvta.shared in a cluster: a generic address means the same block to all neighbours."""
 
     def move(a: Array, own: Array) -> Array:
@@ -65,19 +67,19 @@ def absolute(decoder: Decoder, site: Site, base: np.uint64) -> Op:
         return np.where(named, a, a | (own.astype(np.uint64) + ONE) << SHIFT) + base
 
     target, source = site.operands
-    return decoder.pure(site, move, [(target, "u64")], ("u64", "u32"), [source, "%cluster_ctarank"])
+    return builder.pure(site, move, [(target, "u64")], ("u64", "u32"), [source, "%cluster_ctarank"])
 
 
-def within(decoder: Decoder, site: Site, top: np.uint64) -> Op:
+def within(builder: Builder, site: Site, top: np.uint64) -> Op:
     """Build isspacep.shared::cta in a cluster: the block's own shared memory alone."""
 
     def test(a: Array, own: Array) -> Array:
         named = a >> SHIFT & RANKS
         mine = (named == 0) | (named == own.astype(np.uint64) + ONE)
-        result: Array = (a >> np.uint64(decoder.WINDOW_BITS) == top) & mine
+        result: Array = (a >> np.uint64(WINDOW_BITS) == top) & mine
         return result
 
     target, source = site.operands
-    return decoder.pure(
+    return builder.pure(
         site, test, [(target, "pred")], ("u64", "u32"), [source, "%cluster_ctarank"]
     )

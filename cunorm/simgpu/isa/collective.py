@@ -6,25 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Array, form
+from ..lanes import WARP, Array, Lanes, indices
 from .bits import highest
+from .table import form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
+    from ..sync.context import Context
 
-WARP = 32
 # A lane that does not take part has no value to give: a NaN in float32, absurd as an integer.
 NOBODY = np.uint32(0xFFFFDEAD)
 
 
-def _indices(batch: Batch, lanes: Array | None) -> Array:
-    return np.arange(batch.lanes) if lanes is None else lanes
-
-
-def _everywhere(batch: Batch, lanes: Array | None, value: Array, other: object) -> Array:
+def _everywhere(batch: Context, lanes: Lanes, value: Array, other: object) -> Array:
     """Return compact values spread over the lanes of the batch."""
     if lanes is None and value.size == batch.lanes:
         return value
@@ -34,15 +30,15 @@ def _everywhere(batch: Batch, lanes: Array | None, value: Array, other: object) 
 
 
 @form("shfl sync up|down|bfly|idx:mode b32", "collective", decodes=True)
-def _shfl(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _shfl(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     mode = fields["mode"]
     target, value, by, clamp, mask = site.operands
     targets = target.split("|")
 
     def shuffle(
-        batch: Batch, op: Op, lanes: Array | None, a: Array, b: Array, c: Array, members: Array
+        batch: Context, op: Op, lanes: Lanes, a: Array, b: Array, c: Array, members: Array
     ) -> tuple[Array, ...]:
-        here = _indices(batch, lanes)
+        here = indices(lanes, batch.lanes)
         lane = here % WARP
         b, c = b.astype(np.int64) & 31, c.astype(np.int64)
         segment, last = c >> 8 & 31, c & 31
@@ -60,7 +56,7 @@ def _shfl(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
         result = _everywhere(batch, lanes, a, NOBODY)[source]
         return (result, inside)[: len(targets)]
 
-    decoder.meeting(
+    builder.meeting(
         site,
         shuffle,
         list(zip(targets, ("b32", "pred"), strict=False)),
@@ -68,22 +64,20 @@ def _shfl(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
     )
 
 
-def _votes(batch: Batch, lanes: Array | None, vote: Array) -> tuple[Array, Array, Array]:
+def _votes(batch: Context, lanes: Lanes, vote: Array) -> tuple[Array, Array, Array]:
     """Return for each lane here: its warp, the bits of those that vote yes, of those that vote."""
-    here = _indices(batch, lanes)
+    here = indices(lanes, batch.lanes)
     yes = batch.ballot(here[np.broadcast_to(vote, here.shape)])
     return here // WARP, yes, batch.ballot(here)
 
 
 @form("vote sync all|any|uni:mode pred", "collective", decodes=True)
 @form("vote sync ballot:mode b32", "collective", decodes=True)
-def _vote(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _vote(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     mode = fields["mode"]
     target, vote, mask = site.operands
 
-    def count(
-        batch: Batch, op: Op, lanes: Array | None, a: Array, members: Array
-    ) -> tuple[Array, ...]:
+    def count(batch: Context, op: Op, lanes: Lanes, a: Array, members: Array) -> tuple[Array, ...]:
         warp, yes, voted = _votes(batch, lanes, a)
         yes, voted = yes[warp] & members, voted[warp] & members
         result = {
@@ -95,28 +89,26 @@ def _vote(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
         return (result,)
 
     kind = "b32" if mode == "ballot" else "pred"
-    decoder.meeting(site, count, [(target, kind)], [(vote, "pred"), (mask, "u32")])
+    builder.meeting(site, count, [(target, kind)], [(vote, "pred"), (mask, "u32")])
 
 
 @form("activemask b32", "collective_free", decodes=True)
-def _activemask(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
-    def active(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
-        here = _indices(batch, lanes)
+def _activemask(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
+    def active(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
+        here = indices(lanes, batch.lanes)
         return (batch.ballot(here)[here // WARP],)
 
-    return decoder.effect(site, active, [(site.operands[0], "b32")], [])
+    return builder.effect(site, active, [(site.operands[0], "b32")], [])
 
 
 @form("match any|all:mode sync b32|b64:type", "collective", decodes=True)
-def _match(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _match(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     mode = fields["mode"]
     targets = site.operands[0].split("|")
     _, value, mask = site.operands
 
-    def match(
-        batch: Batch, op: Op, lanes: Array | None, a: Array, members: Array
-    ) -> tuple[Array, ...]:
-        here = _indices(batch, lanes)
+    def match(batch: Context, op: Op, lanes: Lanes, a: Array, members: Array) -> tuple[Array, ...]:
+        here = indices(lanes, batch.lanes)
         a, members = np.broadcast_to(a, here.shape), np.broadcast_to(members, here.shape)
         result = np.zeros(here.size, np.uint32)
         warp = here // WARP
@@ -133,7 +125,7 @@ def _match(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
         agreed = result == members & batch.ballot(here)[warp]
         return (np.where(agreed, members, np.uint32(0)), agreed)[: len(targets)]
 
-    decoder.meeting(
+    builder.meeting(
         site,
         match,
         list(zip(targets, ("b32", "pred"), strict=False)),
@@ -153,14 +145,14 @@ REDUCTIONS = {
 
 @form("redux sync add|min|max:operation u32|s32:type", "collective", decodes=True, since=80)
 @form("redux sync and|or|xor:operation b32:type", "collective", decodes=True, since=80)
-def _redux(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _redux(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     target, value, mask = site.operands
     reduce = REDUCTIONS[fields["operation"]]
 
     def reduction(
-        batch: Batch, op: Op, lanes: Array | None, a: Array, members: Array
+        batch: Context, op: Op, lanes: Lanes, a: Array, members: Array
     ) -> tuple[Array, ...]:
-        here = _indices(batch, lanes)
+        here = indices(lanes, batch.lanes)
         a, members = np.broadcast_to(a, here.shape), np.broadcast_to(members, here.shape)
         # Lanes that share a mask reduce among themselves: sort them together, reduce each run.
         keys = (here // WARP).astype(np.uint64) << np.uint64(32) | members
@@ -169,29 +161,29 @@ def _redux(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
         starts = np.searchsorted(inverse[order], np.arange(first.size))
         return (reduce.reduceat(a[order], starts)[inverse].astype(a.dtype),)
 
-    decoder.meeting(
+    builder.meeting(
         site, reduction, [(target, fields["type"])], [(value, fields["type"]), (mask, "u32")]
     )
 
 
 @form("elect sync", "collective", decodes=True, since=90)
-def _elect(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
+def _elect(builder: Builder, site: Site, fields: dict[str, str]) -> None:
     target, mask = site.operands
 
-    def elect(batch: Batch, op: Op, lanes: Array | None, members: Array) -> tuple[Array, ...]:
-        here = _indices(batch, lanes)
+    def elect(batch: Context, op: Op, lanes: Lanes, members: Array) -> tuple[Array, ...]:
+        here = indices(lanes, batch.lanes)
         members = np.broadcast_to(members, here.shape) & batch.ballot(here)[here // WARP]
         leader = highest(members & (~members + np.uint32(1))).astype(np.uint32)
         return leader, leader == here % WARP
 
     names = target.split("|")
-    decoder.meeting(site, elect, list(zip(names, ("b32", "pred"), strict=True)), [(mask, "u32")])
+    builder.meeting(site, elect, list(zip(names, ("b32", "pred"), strict=True)), [(mask, "u32")])
 
 
 @form("bar warp sync", "collective", decodes=True)
-def _warp_barrier(decoder: Decoder, site: Site, fields: dict[str, str]) -> None:
-    def pass_on(batch: Batch, op: Op, lanes: Array | None, members: Array) -> tuple[Array, ...]:
+def _warp_barrier(builder: Builder, site: Site, fields: dict[str, str]) -> None:
+    def pass_on(batch: Context, op: Op, lanes: Lanes, members: Array) -> tuple[Array, ...]:
         batch.checks.warp_barrier(lanes, members)
         return ()
 
-    decoder.meeting(site, pass_on, [], [(site.operands[0], "u32")])
+    builder.meeting(site, pass_on, [], [(site.operands[0], "u32")])

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import Array, Pure, form
+from ..lanes import Array
+from ..ptx.types import TYPES, UNSIGNED
 from .half import lanes_of
 from .rounding import flush, widen
-from .types import TYPES, UNSIGNED
+from .table import Pure, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
 
 Test = Callable[[Array, Array], Array]
 
@@ -79,7 +80,7 @@ def comparison(test: str, type: str, ftz: str | None) -> Test | None:
 
 
 @form(f"setp {TESTS}:test [and|or|xor:with_] [ftz] {TYPE}:type", "compare", decodes=True)
-def _setp(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+def _setp(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
     test = comparison(fields["test"], fields["type"], fields["ftz"])
     if test is None:
         return None
@@ -96,7 +97,7 @@ def _setp(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
 
     kinds = (fields["type"],) * 2 + ("pred",) * (combine is not None)
     function = test if combine is None and not both else single
-    return decoder.pure(site, function, [(name, "pred") for name in targets], kinds)
+    return builder.pure(site, function, [(name, "pred") for name in targets], kinds)
 
 
 @form(
@@ -104,7 +105,7 @@ def _setp(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
     "compare",
     decodes=True,
 )
-def _setp_pairs(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | None:
+def _setp_pairs(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
     test = comparison(fields["test"], fields["type"], fields["ftz"])
     if test is None:
         return None
@@ -116,7 +117,7 @@ def _setp_pairs(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op | No
         return (combine(low, with_[0]), combine(high, with_[0])) if combine else (low, high)
 
     targets = [(name, "pred") for name in site.operands[0].split("|")]
-    return decoder.pure(
+    return builder.pure(
         site, both, targets, (fields["type"],) * 2 + ("pred",) * (combine is not None)
     )
 

@@ -6,18 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import Array, Pure, form
-from .rounding import (
-    F32_NAN,
-    canonical,
-    flush,
-    from_bf16,
-    narrow,
-    narrow_float32,
-    saturate,
-    widen,
-)
-from .types import TYPES, UNSIGNED
+from ..lanes import Array
+from ..ptx.types import TYPES, UNSIGNED
+from .rounding import F32_NAN, canonical, flush, from_bf16, narrow, narrow_float32, saturate, widen
+from .table import Pure, form
 
 INTEGERS = "u8|s8|u16|s16|u32|s32|u64|s64"
 FLOATS = "f16|bf16|f32|f64"

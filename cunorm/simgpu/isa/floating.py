@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .._fma import apply as run
-from . import Array, Pure, form
+from ..lanes import Array
+from ..ptx.types import UNSIGNED
 from .rounding import DOUBLE, FLUSH, MODE, MODES, OPERATIONS, canonical, flush, saturate
-from .types import UNSIGNED
+from .table import Pure, form
 
 ROUND = "[rn|rz|rm|rp:mode]"
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import Array, Pure, form
+from ..lanes import Array
 from .rounding import exact_sum, narrow, saturate, widen
+from .table import Pure, form
 
 F16_SMALLEST = 2.0**-14
 

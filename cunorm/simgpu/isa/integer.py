@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import Array, Pure, form
-from .types import SIGNED, TYPES, UNSIGNED
+from ..lanes import Array
+from ..ptx.types import SIGNED, TYPES, UNSIGNED
+from .table import Pure, form
 
 WHOLE = "u16|s16|u32|s32|u64|s64:type"
 

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import faults
-from ..mbarriers import PHASE_SHIFT
-from ..races import Access
-from . import Array, Pure, form
+from ..lanes import Array, Lanes, indices
+from ..memory.access import Access
+from ..sync.mbarriers import PHASE_SHIFT
 from .access import resolve, state_space
+from .table import Pure, form
 
 if TYPE_CHECKING:
-    from ..decode import Decoder
-    from ..operands import Site
-    from ..program import Op
-    from ..warps import Batch
+    from ..ptx.builder import Builder
+    from ..ptx.op import Op
+    from ..ptx.operands import Site
+    from ..sync.context import Context
 
 OWN = "[shared|shared=cta:space] b64"
 ANY = "[shared|shared=cta|shared=cluster:space] b64"
@@ -27,12 +28,12 @@ USE = Access.STRONG_WRITE
 
 
 def objects(
-    batch: Batch, op: Op, lanes: Array | None, space: str, addresses: Array, access: Access
+    batch: Context, op: Op, lanes: Lanes, space: str, addresses: Array, access: Access
 ) -> tuple[Array, Array]:
     """Return the lanes, and for each the index of its mbarrier in all shared memory."""
-    here = np.arange(batch.lanes) if lanes is None else lanes
+    here = indices(lanes, batch.lanes)
     parts = resolve(batch, op, here, space, np.broadcast_to(addresses, here.shape), 8, access)
-    segment, _ = batch.segment("shared")
+    segment = batch.spaces.shared
     index = np.empty(here.size, np.int64)
     for view, at, which in parts:
         if not np.may_share_memory(view, segment.data):
@@ -48,29 +49,27 @@ def _counts(lanes: Array, given: tuple[Array, ...]) -> Array:
 
 
 @form(f"mbarrier init {OWN}", "mbarrier", decodes=True, since=80)
-def _init(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _init(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     space = state_space(fields["space"])
 
-    def init(
-        batch: Batch, op: Op, lanes: Array | None, at: Array, count: Array
-    ) -> tuple[Array, ...]:
+    def init(batch: Context, op: Op, lanes: Lanes, at: Array, count: Array) -> tuple[Array, ...]:
         here, index = objects(batch, op, lanes, space, at, Access.WRITE)
         batch.mbarriers.begin(op, here, index, _counts(here, (count,)))
         return ()
 
     address, count = site.operands
-    return decoder.access(site, init, address, [], [(count, "u32")])
+    return builder.access(site, init, address, [], [(count, "u32")])
 
 
 @form(f"mbarrier inval {OWN}", "mbarrier", decodes=True, since=80)
-def _inval(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _inval(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     space = state_space(fields["space"])
 
-    def inval(batch: Batch, op: Op, lanes: Array | None, at: Array) -> tuple[Array, ...]:
+    def inval(batch: Context, op: Op, lanes: Lanes, at: Array) -> tuple[Array, ...]:
         batch.mbarriers.end(op, *objects(batch, op, lanes, space, at, Access.WRITE))
         return ()
 
-    return decoder.access(site, inval, site.operands[0], [], [])
+    return builder.access(site, inval, site.operands[0], [], [])
 
 
 ORDERED = f"[release|relaxed:order] {SCOPE}"
@@ -86,7 +85,7 @@ ARRIVE = "mbarrier arrive|arrive_drop:action"
     since=80,
 )
 @form(f"{ARRIVE} {OWN}", "mbarrier", decodes=True, since=80)
-def _arrive(decoder: Decoder, site: Site, fields: dict[str, str | None]) -> Op | None:
+def _arrive(builder: Builder, site: Site, fields: dict[str, str | None]) -> Op | None:
     space, how = state_space(fields["space"]), fields.get("how")
     drops = fields["action"] == "arrive_drop"
     # Without a result, the token goes nowhere: `_`, or no operand at all.
@@ -98,7 +97,7 @@ def _arrive(decoder: Decoder, site: Site, fields: dict[str, str | None]) -> Op |
     releases = fields.get("order") != "relaxed"
 
     def arrive(
-        batch: Batch, op: Op, lanes: Array | None, at: Array, *numbers: Array
+        batch: Context, op: Op, lanes: Lanes, at: Array, *numbers: Array
     ) -> tuple[Array, ...]:
         if releases:
             batch.checks.publish(lanes)
@@ -112,24 +111,22 @@ def _arrive(decoder: Decoder, site: Site, fields: dict[str, str | None]) -> Op |
         )
         return (tokens,)
 
-    return decoder.access(site, arrive, address, [(target, "b64")], [(n, "u32") for n in given])
+    return builder.access(site, arrive, address, [(target, "b64")], [(n, "u32") for n in given])
 
 
 @form(f"mbarrier expect_tx|complete_tx:action [relaxed:order] {SCOPE} {ANY}", "mbarrier",
       decodes=True, since=90)  # fmt: skip
-def _expect(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _expect(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     space = state_space(fields["space"])
     sign = 1 if fields["action"] == "expect_tx" else -1
 
-    def expect(
-        batch: Batch, op: Op, lanes: Array | None, at: Array, count: Array
-    ) -> tuple[Array, ...]:
+    def expect(batch: Context, op: Op, lanes: Lanes, at: Array, count: Array) -> tuple[Array, ...]:
         here, index = objects(batch, op, lanes, space, at, USE)
         batch.mbarriers.expect(op, here, index, sign * _counts(here, (count,)))
         return ()
 
     address, count = site.operands
-    return decoder.access(site, expect, address, [], [(count, "u32")])
+    return builder.access(site, expect, address, [], [(count, "u32")])
 
 
 WAIT = f"[acquire|relaxed:order] {SCOPE} {OWN}"
@@ -137,14 +134,12 @@ WAIT = f"[acquire|relaxed:order] {SCOPE} {OWN}"
 
 @form(f"mbarrier test_wait:action [parity] {WAIT}", "mbarrier", decodes=True, since=80)
 @form(f"mbarrier try_wait:action [parity] {WAIT}", "mbarrier", decodes=True, since=90)
-def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _wait(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     space = state_space(fields["space"])
     target, address, token, *_ = site.operands  # after them stands how long to wait, as a hint
     parity, kind = bool(fields["parity"]), "u32" if fields["parity"] else "u64"
 
-    def wait(
-        batch: Batch, op: Op, lanes: Array | None, at: Array, asked: Array
-    ) -> tuple[Array, ...]:
+    def wait(batch: Context, op: Op, lanes: Lanes, at: Array, asked: Array) -> tuple[Array, ...]:
         here, index = objects(batch, op, lanes, space, at, USE)
         tokens = np.broadcast_to(asked, here.shape)
         over = batch.mbarriers.test(op, here, index, tokens, parity=parity)
@@ -154,7 +149,7 @@ def _wait(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
             batch.yields = True
         return (over,)
 
-    return decoder.access(site, wait, address, [(target, "pred")], [(token, kind)])
+    return builder.access(site, wait, address, [(target, "pred")], [(token, kind)])
 
 
 @form("mbarrier pending_count b64", "mbarrier", since=80)
@@ -163,10 +158,10 @@ def _pending_count(pending_count: str, b64: str) -> Pure:
 
 
 @form("fence mbarrier_init release cluster", "control", decodes=True, since=90)
-def _fence(decoder: Decoder, site: Site, fields: dict[str, str]) -> Op:
+def _fence(builder: Builder, site: Site, fields: dict[str, str]) -> Op:
     # What follows it is a cluster barrier, whose arrival may be relaxed: the fence publishes.
-    def fence(batch: Batch, op: Op, lanes: Array | None) -> tuple[Array, ...]:
+    def fence(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
         batch.checks.publish(lanes)
         return ()
 
-    return decoder.effect(site, fence, [], [])
+    return builder.effect(site, fence, [], [])

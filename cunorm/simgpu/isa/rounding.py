@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _fma
-from . import Array
+from ..lanes import Array
 
 MODES = {"rn": 0, "rz": 1, "rm": 2, "rp": 3}
 SMALLEST_NORMAL = np.float32(2.0**-126)

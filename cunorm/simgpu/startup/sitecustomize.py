@@ -16,7 +16,7 @@ class _Devices:
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         """Return the spec that others find for CuPy, with a loader of ours."""
         # An installation under way imports CuPy itself.
-        if name not in ("cupy", "cupy_backends") or "cunorm.simgpu._install" in sys.modules:
+        if name not in ("cupy", "cupy_backends") or "cunorm.simgpu.cuda.install" in sys.modules:
             return None
         for finder in sys.meta_path:
             found = None if finder is self else finder.find_spec(name, path, target)

@@ -1,0 +1,1 @@
+"""What CuPy sees: the tables of the CUDA runtime and driver, and what is behind them."""

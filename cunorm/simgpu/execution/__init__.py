@@ -1,0 +1,1 @@
+"""Launches: a kernel decoded, and its lanes run through it."""

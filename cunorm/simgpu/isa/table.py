@@ -1,0 +1,83 @@
+"""The table of forms, which the families of instructions fill.
+
+A form is written as the ISA writes it, with spaces for dots (and ``=`` for ``::``):
+``"add [rn|rz:round] [ftz] f32|f64:type"``. A word in brackets may be missing, ``a|b`` is a choice,
+``:name`` names the field; what no form spells out is unknown and raises when a lane reaches it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """One row of the table: how it is written, what it is for, and who builds it."""
+
+    pattern: str
+    family: str
+    expression: re.Pattern[str]
+    build: Callable[..., Any]
+    decodes: bool  # `build` reads the operands itself, from (builder, statement)
+    since: int  # the first architecture that has it
+
+
+@dataclass(frozen=True)
+class Pure:
+    """A function of operand arrays alone, with the PTX types of its results and operands."""
+
+    function: Callable[..., Any]
+    targets: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+FORMS: dict[str, list[Form]] = {}
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    head, *fields = pattern.split()
+    parts = [re.escape(head)]
+    for item in fields:
+        optional = item.startswith("[")
+        words, _, name = item.strip("[]").partition(":")
+        name = name or words
+        # `::` stands in cache and scope names, so the name of a field follows the last lone colon.
+        choices = "|".join(re.escape(word.replace("=", "::")) for word in words.split("|"))
+        group = rf"(?:\.(?P<{re.sub('[^A-Za-z0-9_]', '_', name)}>{choices}))"
+        parts.append(group + ("?" if optional else ""))
+    return re.compile("".join(parts) + "$")
+
+
+def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) -> Callable[..., Any]:
+    """Enter the decorated builder into the table under `pattern`."""
+
+    def enter(build: Callable[..., Any]) -> Callable[..., Any]:
+        entry = Form(pattern, family, _expression(pattern), build, decodes, since)
+        FORMS.setdefault(pattern.split()[0], []).append(entry)
+        return build
+
+    return enter
+
+
+@functools.cache
+def find(opcode: str) -> tuple[Form, dict[str, str | None]] | None:
+    """Return the form that spells `opcode`, with its fields, or None where there is none."""
+    for entry in FORMS.get(opcode.partition(".")[0], ()):
+        match = entry.expression.match(opcode)
+        if match:
+            return entry, match.groupdict()
+    return None
+
+
+@functools.cache
+def pure(opcode: str) -> tuple[Form, Pure] | None:
+    """Return the built function of a form that is one, or None."""
+    found = find(opcode)
+    if found is None or found[0].decodes:
+        return None
+    built = found[0].build(**found[1])
+    return None if built is None else (found[0], built)

@@ -1,0 +1,1 @@
+"""Counters of launches, for programs that ask for a profile."""

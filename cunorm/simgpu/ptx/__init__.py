@@ -1,0 +1,1 @@
+"""PTX text as a program: statements, operands, operations in basic blocks."""

@@ -1,0 +1,1 @@
+"""What every memory access is checked for, beyond its address."""

@@ -1,0 +1,1 @@
+"""What lanes wait for: barriers, clusters, mbarriers and copies in flight."""
