@@ -14,6 +14,8 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._described import Described, Memory, Named, Placed
+from .._families import Op
+from .._typing import Arrays
 
 
 def tensors(**given: object) -> None:
@@ -41,45 +43,38 @@ def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, floa
     return number("eps", eps), number("gamma_offset", gamma_offset), cast
 
 
-def checked(
-    arrays: tuple[Tensor, ...],
-    parameters: dict[str, Tensor | None],
-    eps: float,
-    gamma_offset: float = 0.0,
-) -> int:
-    """Check arguments as the CuPy ops do, and return how many trailing axes are normalised."""
-    _strided(**dict(zip(("x", "residual"), arrays, strict=False)), **parameters)
-    x, *residual = map(_described, arrays)
-    _check.data("x", x)
-    if residual:
-        _check.residual(residual[0], x)
-    axes = _check.parameters(x, **{name: _described(p) for name, p in parameters.items()})
-    _check.eps(eps, x)
-    _check.gamma_offset(gamma_offset, parameters["gamma"], x)
-    return axes
+def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int]:
+    """Check an operator's arguments as the CuPy ops do.
+
+    Parameters
+    ----------
+    op : Op
+        The CuPy op.
+    given : tuple
+        The arguments: tensors, numbers and words.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor or None
+        Those among the arguments, by name.
+    options : dict of str to object
+        The others.
+    axes : int
+        How many trailing axes are normalised.
+    """
+    named = dict(zip(op.names, given, strict=True))
+    values = tuple(named.pop(option.name) for option in op.options)
+    _strided(**named)
+    described = {name: _described(tensor) for name, tensor in named.items()}
+    check = _check.backward if op.is_backward else _check.forward
+    axes, options = check(op, described, values)
+    return named, options, axes
 
 
-def checked_backward(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    statistics: dict[str, Tensor],
-    dresidual: Tensor | None,
-    gamma_offset: float = 0.0,
-) -> None:
-    """Check the arguments of a backward operator as the CuPy ops do."""
-    _strided(dy=dy, x=x, gamma=gamma, **statistics, dresidual=dresidual)
-    numbers = {name: _described(value) for name, value in statistics.items()}
-    rows, upstream, residual = map(_described, (x, dy, dresidual))
-    _check.backward(rows, upstream, _described(gamma), numbers, residual, gamma_offset)
-
-
-def apart(arrays: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...]) -> None:
+def apart(op: Op, tensors: Arrays) -> None:
     """Refuse to write over memory that is not one argument's own, as the CuPy ops do."""
-    x, residual = map(_placed, (*arrays, None)[:2])
-    given = dict(zip(("gamma", "beta"), map(_placed, parameters), strict=False))
-    _check.written("out", x, "x", x, residual=residual, **given)
-    _check.written("residual_out", residual, "residual", residual, x=x, **given)
+    placed = {name: _placed(tensor) for name, tensor in tensors.items()}
+    _check.outputs(op, placed | {output.name: placed[output.like] for output in op.writes})
 
 
 def _strided(**given: Tensor | None) -> None:
