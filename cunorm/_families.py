@@ -184,6 +184,12 @@ class Op:
         return (*inputs, *(output.name for output in self.writes))
 
     @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Arrays of rows by their names in the kernel: what is read, then what is written."""
+        written = ("dx",) if self.is_backward else tuple(output.name for output in self.writes)
+        return (*self.reads, *written)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the arguments."""
         return tuple(a.name for a in self.arguments)
@@ -268,6 +274,8 @@ OPS: dict[str, Op] = {
         *map(_backward_op, FAMILIES),
     )
 }
+# Those that return no statistics, which users call where no gradient is wanted.
+PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
 
 # Arrays by name that some op takes None for.

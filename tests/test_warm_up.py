@@ -13,10 +13,9 @@ from cupy.cuda import compiler, runtime
 
 import cunorm
 import cunorm.torch
-from cunorm import _calls, _launch
+from cunorm import _calls, _families, _launch
 
-FORWARD = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
-OPS = [*FORWARD, *(f"{op}_fwd" for op in FORWARD), "rms_norm_bwd", "layer_norm_bwd"]
+OPS = list(_families.OPS)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
     given = arguments(op, (6, 72), dtype)
     built.clear()
     cunorm.warm_up(op, [(6, 72)], [dtype])
-    assert len(built) == (2 if op.endswith("_bwd") else 1)
+    assert len(built) == (2 if _families.OPS[op].is_backward else 1)
     built.clear()
     getattr(cunorm, op)(**given)
     assert built == []
