@@ -205,7 +205,7 @@ def _forward(op: Op, given: dict[str, Any]) -> dict[str, Expected]:
     An op is what its family says: a source, a statistic and an epilogue.
     """
     x = given["x"]
-    h, written = SOURCES[op.source.name](*(given[name] for name in op.reads))
+    h, written = SOURCES[op.source.name](*(given[name] for name in op.source.reads))
     precision = Precision.of(h.dtype)
     parameters = [given[name] for name in op.parameters]
     leader = next((p for p in parameters if p is not None), None)

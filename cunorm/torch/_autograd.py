@@ -24,7 +24,7 @@ def _save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     weight, *biases = op.parameters
     written = op.source.writes
     ctx.set_materialize_grads(False)
-    ctx.dtypes = [given[name].dtype for name in op.reads]
+    ctx.dtypes = [given[name].dtype for name in op.source.reads]
     ctx.biases = {
         name: None if given[name] is None else (given[name].shape, given[name].dtype)
         for name in biases
@@ -53,7 +53,7 @@ def _gradients(op: Op, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     of_h, totals = (dh, {}) if dy is None else _of_norm(op, ctx, dy, dh)
     of_reads = {
         name: None if of_h is None else of_h.to(dtype)
-        for name, dtype in zip(op.reads, ctx.dtypes, strict=True)
+        for name, dtype in zip(op.source.reads, ctx.dtypes, strict=True)
     }
     gradients = {**of_reads, **totals}
     return tuple(gradients.get(name) for name in op.names)
@@ -67,9 +67,9 @@ def _of_norm(
     dy = dy.to(h.dtype)
     needed = dict(zip(op.names, ctx.needs_input_grad, strict=True))
     weight, *biases = op.parameters
-    wanted = {name for name in biases if ctx.biases[name] is not None and needed[name]}
+    wanted = [name for name in biases if ctx.biases[name] is not None and needed[name]]
     # The kernel's dbeta has gamma's dtype, and where there is no gamma there is none.
-    along = {name for name in wanted if gamma is not None and gamma.dtype == ctx.biases[name][1]}
+    along = [name for name in wanted if gamma is not None and gamma.dtype == ctx.biases[name][1]]
     of_weight = gamma is not None and needed[weight]
     given = {"dy": dy, "x": h, "dresidual": dh}
     if gamma is None:
@@ -85,7 +85,7 @@ def _of_norm(
     gradients: dict[str, Tensor | None] = {weight: made[weight] if of_weight else None}
     for name in wanted:
         gradients[name] = made[name] if name in along else _sum_of_rows(dy, *ctx.biases[name])
-    return dx.reshape(h.shape), gradients
+    return dx if gamma is not None else dx.reshape(h.shape), gradients
 
 
 def _sum_of_rows(dy: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """The checks of arguments, with the words of the CuPy ops.
 
-What a user gives meets `tensors`, `number` and `rms_numbers`; CPU tensors and the compiler's fake
-ones meet the others, which do what the CuPy ops do with those on CUDA.
+What a user gives meets `tensors` and `options`; CPU tensors and the compiler's fake ones meet the
+others, which do what the CuPy ops do with those on CUDA.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._described import Described, Memory, Named, Placed
-from .._families import Op
+from .._families import OPS, OPTIONAL, Op
 from .._typing import Arrays
 
 
@@ -28,19 +28,28 @@ def tensors(**given: object) -> None:
                     f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
                     "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
                 )
-        elif value is not None or name in ("x", "residual"):
+        elif value is not None or name not in OPTIONAL:
             raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
 
 
-def number(name: str, value: Any) -> float:
-    """Return a real number as the float that operators take."""
+# Options that are no numbers, by name: what refuses a wrong one follows from it alone.
+WORDS = {
+    option.name: _check.OPTIONS[option.check]
+    for op in OPS.values()
+    for option in op.options
+    if not isinstance(option.default, float)
+}
+
+
+def options(**given: Any) -> list[Any]:
+    """Return options as operators take them: words that are known, and real numbers as floats."""
+    return [_option(name, value) for name, value in given.items()]
+
+
+def _option(name: str, value: Any) -> Any:
+    if name in WORDS:
+        return WORDS[name](name, value, {})
     return value if type(value) is float else _check.real(name, value)
-
-
-def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, float, str]:
-    """Return the options of RMSNorm as operators take them."""
-    _check.cast(cast)
-    return number("eps", eps), number("gamma_offset", gamma_offset), cast
 
 
 def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int]:

@@ -142,7 +142,7 @@ EPILOGUES: dict[str, Callable[..., Tensor]] = {"Scale": scale, "Affine": affine}
 
 def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """Return what a forward op returns."""
-    h = SOURCES[op.source.name](*(tensors[name] for name in op.reads))
+    h = SOURCES[op.source.name](*(tensors[name] for name in op.source.reads))
     parameters = [tensors[name] for name in op.parameters]
     axes = trailing(h, *parameters)
     others = dict(options)
