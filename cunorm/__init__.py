@@ -18,9 +18,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import simgpu as simgpu
     from . import torch as torch
-    from ._backward import layer_norm_bwd, rms_norm_bwd
-    from ._layer_norm import add_layer_norm, add_layer_norm_fwd, layer_norm, layer_norm_fwd
-    from ._rms_norm import add_rms_norm, add_rms_norm_fwd, rms_norm, rms_norm_fwd
+    from ._ops import (
+        add_layer_norm,
+        add_layer_norm_fwd,
+        add_rms_norm,
+        add_rms_norm_fwd,
+        layer_norm,
+        layer_norm_bwd,
+        layer_norm_fwd,
+        rms_norm,
+        rms_norm_bwd,
+        rms_norm_fwd,
+    )
     from ._warm_up import warm_up
 
 __version__ = "0.1.0"
@@ -39,21 +48,6 @@ __all__ = [
     "warm_up",
 ]
 
-_HOME = {
-    "add_layer_norm": "._layer_norm",
-    "add_layer_norm_fwd": "._layer_norm",
-    "add_rms_norm": "._rms_norm",
-    "add_rms_norm_fwd": "._rms_norm",
-    "layer_norm": "._layer_norm",
-    "layer_norm_bwd": "._backward",
-    "layer_norm_fwd": "._layer_norm",
-    "rms_norm": "._rms_norm",
-    "rms_norm_bwd": "._backward",
-    "rms_norm_fwd": "._rms_norm",
-    "warm_up": "._warm_up",
-}
-
-
 # Attributes without an import of their own. Not in __all__: a star is not to import PyTorch.
 _MODULES = ("simgpu", "torch")
 
@@ -62,10 +56,10 @@ if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
     def __getattr__(name: str) -> object:
         if name in _MODULES:
             return import_module(f".{name}", __name__)
-        if name not in _HOME:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            home = import_module(_HOME[name], __name__)
+            home = import_module("._warm_up" if name == "warm_up" else "._ops", __name__)
         except ModuleNotFoundError as error:
             if error.name != "cupy":
                 raise

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._plan import ITEMSIZE
+from ._families import ARGUMENTS, BACKWARD, FAMILIES, PLAIN, Op
+from ._families import OPS as _OPS
+from ._plan import ITEMSIZE, accumulator
 
 if TYPE_CHECKING:
     import cupy
 
-OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
-BACKWARD_OPS = ("rms_norm_bwd", "layer_norm_bwd")
+OPS = tuple(op.name for family in FAMILIES for op in PLAIN if op.family is family)
+BACKWARD_OPS = tuple(op.name for op in BACKWARD.values())
 DTYPES = ("float16", "bfloat16", "float32")
 # Heads, the models of today and what comes after them; the last two no single block can hold.
 COLS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 5120, 8192, 16384, 32768, 65536, 131072, 262144)
@@ -54,9 +56,14 @@ class Case:
         return f"{self.op} {self.dtype} ({self.rows}, {self.cols}){shifted}"
 
     @property
+    def kind(self) -> Op:
+        """What the op is made of."""
+        return _OPS[self.op]
+
+    @property
     def is_backward(self) -> bool:
         """Whether the op is a backward pass; those are given a dresidual too."""
-        return self.op in BACKWARD_OPS
+        return self.kind.is_backward
 
     @property
     def x_bytes(self) -> int:
@@ -66,25 +73,17 @@ class Case:
     @property
     def names(self) -> tuple[str, ...]:
         """The arrays of rows: what is read, then what is written."""
-        if self.is_backward:
-            return ("x", "dy", "dresidual", "dx")
-        if self.op.startswith("add_"):
-            return ("x", "residual", "y", "residual_out")
-        return ("x", "y")
+        return self.kind.rows
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The arrays of one row: what is read."""
-        if self.is_backward:
-            return ("gamma",)
-        return ("gamma", "beta") if "layer_norm" in self.op else ("gamma",)
+        return self.kind.parameters
 
     @property
     def floor_bytes(self) -> int:
         """The least that memory must move: every array once."""
-        of_one_row = len(self.parameters)
-        if self.is_backward:
-            of_one_row += 2 if "layer_norm" in self.op else 1  # dgamma, dbeta
+        of_one_row = len(self.parameters) + len(self.kind.totals)
         return len(self.names) * self.x_bytes + of_one_row * self.x_bytes // self.rows
 
 
@@ -133,22 +132,21 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
 
     dtype = numpy_dtypes[case.dtype]
     values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)
+    given = {output.name for output in case.kind.writes}
     made = {}
     for name in (*case.names, *case.parameters):
-        if name == "dx":
+        if name in case.kind.returns and name not in given:
             continue
         of_rows = name in case.names
         shape = (case.rows, case.cols) if of_rows else (case.cols,)
         offset = case.offset if of_rows else 0
         whole = cupy.empty(offset + math.prod(shape), dtype)
-        if name not in ("y", "residual_out"):
+        if name not in given:
             whole.set(np.resize(values, whole.shape))
         made[name] = whole[offset:].reshape(shape)
     if case.is_backward:
-        kept = np.float64 if case.dtype == "float64" else np.float32
-        if "layer_norm" in case.op:
-            made["mean"] = cupy.zeros(case.rows, kept)
-        made["rstd"] = cupy.ones(case.rows, kept)
+        for name in case.kind.family.saves:
+            made[name] = cupy.full(case.rows, float(name == "rstd"), accumulator(case.dtype))
     return made
 
 
@@ -156,5 +154,5 @@ def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:
     """Call the op on `arrays(case)`: a forward op writes y, and with a residual residual_out."""
     import cunorm
 
-    named = {("out" if name == "y" else name): array for name, array in given.items()}
+    named = {ARGUMENTS.get(name, name): array for name, array in given.items()}
     return getattr(cunorm, case.op)(**named)

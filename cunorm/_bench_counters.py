@@ -12,7 +12,10 @@ from typing import Any
 
 from . import simgpu
 from ._bench_cases import Case, arrays, call
+from ._families import OPS
 
+# Every array of rows that some op has: each has a field of its name in `Counters`.
+ROWS = tuple(dict.fromkeys(name for op in OPS.values() for name in op.rows))
 SECTOR = 32  # bytes that memory moves at a time
 PACKETS_OF_WARP = 32 * 16  # bytes: a packet of 16 for each lane of a warp
 # Compiling takes most of the time, and each process compiles on its own: few cases are
@@ -60,7 +63,7 @@ class Counters:
     rows: int
     offset: int
     arch: int
-    x: float
+    x: float | None
     residual: float | None
     y: float | None
     residual_out: float | None
@@ -81,9 +84,8 @@ class Counters:
     @property
     def ratios(self) -> list[float]:
         """What is requested of each array of rows, over the least."""
-        forward = (self.x, self.residual, self.y, self.residual_out)
-        backward = (self.dy, self.dresidual, self.dx)
-        return [ratio for ratio in (*forward, *backward) if ratio is not None]
+        ratios = (getattr(self, name) for name in ROWS)
+        return [ratio for ratio in ratios if ratio is not None]
 
     @property
     def share(self) -> float:
@@ -111,30 +113,26 @@ def count(case: Case) -> Counters:
         for name, array in counted.items()
     }
     read = (counted[name].loads.bytes for name in ("x", "residual_out") if name in counted)
+    sums, sums_instructions = _of_sums(adding_up, by_address, case)
     resources = launch.resources
     return Counters(
-        case.op,
-        case.dtype,
-        case.cols,
-        case.rows,
-        case.offset,
-        launch.arch,
-        requested["x"],
-        requested.get("residual"),
-        requested.get("y"),
-        requested.get("residual_out"),
-        requested["gamma"],
-        counted["x"].loads.sectors_per_request,
-        launch.instructions_unfolded / packets,
-        launch.barriers / case.rows,
-        resources.registers,
-        resources.spill_stores,
-        launch.occupancy.share,
-        sum(read) / case.x_bytes,
-        requested.get("dy"),
-        requested.get("dresidual"),
-        requested.get("dx"),
-        *_of_sums(adding_up, by_address, case),
+        op=case.op,
+        dtype=case.dtype,
+        cols=case.cols,
+        rows=case.rows,
+        offset=case.offset,
+        arch=launch.arch,
+        **{name: requested.get(name) for name in ROWS},
+        gamma=requested["gamma"],
+        sectors_per_request=counted["x"].loads.sectors_per_request,
+        instructions_per_packet=launch.instructions_unfolded / packets,
+        barriers_per_row=launch.barriers / case.rows,
+        registers=resources.registers,
+        spill_bytes=resources.spill_stores,
+        occupancy=launch.occupancy.share,
+        reads=sum(read) / case.x_bytes,
+        sums=sums,
+        sums_instructions=sums_instructions,
     )
 
 

@@ -15,13 +15,15 @@ from typing import Any
 import cupy
 
 from ._bench_cases import Case, arrays, call
+from ._families import LAYER_NORM, RMS_NORM
 from ._plan import accumulator
 
 LAUNCHES = 48  # in a graph, at least
 ROUNDS = 20  # replays, of which the best counts: other work on the device only ever adds
 CACHES = 3  # rotating buffers hold so many times the L2 cache
 MOST_SETS = 512  # of buffers: a call of a few KB finds its data in the cache in any program
-RMS_EPS, LAYER_EPS = 1e-6, 1e-5  # what the ops take where nothing is given
+# What the ops take where nothing is given.
+RMS_EPS, LAYER_EPS = (family.options[0].default for family in (RMS_NORM, LAYER_NORM))
 
 Launch = Callable[[], Any]
 
@@ -145,9 +147,10 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     if "residual" in given:
         h = h + given["residual"]
     wide = h.astype(accumulator(case.dtype))
-    if "beta" in given:
+    family = case.kind.family
+    if family is LAYER_NORM:
         wide = wide - wide.mean(-1, keepdims=True)
-    eps = LAYER_EPS if "beta" in given else RMS_EPS
+    eps = family.options[0].default
     rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + eps)
     y = (wide * rstd).astype(h.dtype) * given["gamma"]
     return y + given["beta"] if "beta" in given else y

@@ -24,78 +24,69 @@ import numpy as np
 from cupy.cuda import runtime
 
 from . import _check, _interop, _kernels
+from ._families import LAZY, Op
 from ._launch import Launch
 from ._plan import PACKET_BYTES
+from ._typing import Arrays
 
-Arrays = Sequence[Any]  # each a cupy.ndarray or None
 # Does all the work of a call; returns the arrays with those that were made, and, where calls of
 # this kind may be repeated, what was launched.
 Work = Callable[..., "tuple[Arrays, tuple[Launch, ...]]"]
+# Takes an op, its arrays in the order of `Op.slots` and the values of its options; returns what the
+# op returns. They have names from where they are worked out on: a dict for each call would cost
+# calls that are only repeated 2 % of their time.
+Call = Callable[[Op, "tuple[Any, ...]", "tuple[object, ...]"], Any]
 
 # Kinds that are remembered, at about 2 KB each. A program has a few for each of its layers' shapes,
 # times the numbers of rows that it meets.
 MOST = 2048
 
-_known: dict[tuple[Any, ...], Known] = {}
+_known: dict[tuple[Any, ...], Remembered] = {}
 
 
-def remembered(*names: str) -> Callable[[Work], Callable[..., Arrays]]:
-    """Decorate a function that checks, plans and launches, so that it need not do so twice.
+def remembered(work: Work) -> Call:
+    """Return ``work(op, arrays, options)`` as a call that does not do it twice."""
 
-    Parameters
-    ----------
-    *names : str
-        The arrays of a call by their names in the kernel, in the order in which they are given.
+    def call(op: Op, given: tuple[Any, ...], options: tuple[object, ...]) -> Any:
+        kind: tuple[object, ...] | None
+        try:
+            kind, places = _look_at(op, given, options)
+            known = _known.get(kind)
+        except (AttributeError, TypeError):
+            # An argument that is no CuPy array, or an option that is no key.
+            kind, known = None, None
+        if known is not None:
+            complete = known.repeat(given, places)
+            if complete is not None:
+                return known.results(complete)
+        arrays = dict(zip(op.slots, given, strict=True))
+        if kind is None:
+            if _check.is_dask(arrays["x"]) and op.name in LAZY:
+                from ._dask import lazy
 
-    Returns
-    -------
-    function
-        Turns ``work(op, arrays, *options) -> (arrays, launches)`` into
-        ``call(op, arrays, options) -> arrays``.
-    """
+                return lazy(op, arrays, options)
+            crossed = _interop.cross(op, lambda own: call(op, own, options), arrays)
+            if crossed is not None:
+                return crossed
+        worked_out, launches = work(op, arrays, options)
+        if kind is not None and launches:
+            _remember(kind, Remembered.of(op, launches, arrays, worked_out))
+        return op.results(worked_out)
 
-    def decorate(work: Work) -> Callable[..., Arrays]:
-        def call(op: str, arrays: Arrays, options: tuple[object, ...]) -> Arrays:
-            kind: tuple[Any, ...] | None
-            try:
-                kind, places = _look_at(op, arrays, options)
-                known = _known.get(kind)
-            except (AttributeError, TypeError):
-                # An argument that is no CuPy array, or an option that is no key.
-                kind, known = None, None
-            if kind is None:
-                foreign = _of_foreign_arrays(
-                    op,
-                    lambda own: call(op, own, options),
-                    dict(zip(names, arrays, strict=True)),
-                    options,
-                )
-                if foreign is not None:
-                    return foreign
-            if known is not None:
-                complete = known.repeat(arrays, places)
-                if complete is not None:
-                    return complete
-            complete, launches = work(op, arrays, *options)
-            if kind is not None and launches:
-                _remember(kind, Known.of(launches, names, arrays, complete))
-            return complete
-
-        if os.environ.get("CUNORM_NVTX", "0") in ("", "0"):
-            return call
-        return _as_ranges(call, names.index("x"))
-
-    return decorate
+    if os.environ.get("CUNORM_NVTX", "0") in ("", "0"):
+        return call
+    return _as_ranges(call)
 
 
-def _as_ranges(call: Callable[..., Arrays], x: int) -> Callable[..., Arrays]:
+def _as_ranges(call: Call) -> Call:
     """Return the function as one whose calls are NVTX ranges of the op and of x, its place."""
     from cupyx.profiler import time_range
 
-    def ranged(op: str, arrays: Arrays, options: tuple[object, ...]) -> Arrays:
-        what = (getattr(arrays[x], attribute, "") for attribute in ("shape", "dtype"))
-        with time_range(" ".join(map(str, (f"cunorm.{op}", *what)))):
-            return call(op, arrays, options)
+    def ranged(op: Op, given: tuple[Any, ...], options: tuple[object, ...]) -> Any:
+        x = given[op.slots.index("x")]
+        what = (getattr(x, attribute, "") for attribute in ("shape", "dtype"))
+        with time_range(" ".join(map(str, (f"cunorm.{op.name}", *what)))):
+            return call(op, given, options)
 
     return ranged
 
@@ -106,45 +97,26 @@ def clear() -> None:
     _kernels.load.cache_clear()
 
 
-def _of_foreign_arrays(
-    op: str,
-    call: Callable[[Arrays], Arrays],
-    arrays: dict[str, Any],
-    options: tuple[object, ...],
-) -> Arrays | None:
-    """Return what a call with arrays of another library returns; None where it takes none such.
-
-    `call` makes the same call with CuPy arrays.
-    """
-    if _check.is_dask(arrays["x"]) and op in ("rms_norm", "layer_norm"):
-        from ._dask import lazy
-
-        return [lazy(op, arrays, options), *list(arrays.values())[1:]]
-    return _interop.cross(op, call, arrays)
-
-
 def _look_at(
-    op: str, arrays: Arrays, options: tuple[object, ...]
+    op: Op, given: tuple[Any, ...], options: tuple[object, ...]
 ) -> tuple[tuple[Any, ...], list[int]]:
     """Return the kind of a call, and where its arrays start."""
     # The types of options too: True is 1 to a dict, and no number to the checks.
     kind: list[object] = [op, options, *map(type, options)]
     places = []
-    for a in arrays:
+    for a in given:
         if a is None:
             kind.append(None)
             places.append(0)
         else:
             memory = a.data
             place = memory.ptr
-            kind.append(
-                (type(a), a.shape, a.strides, a.dtype, memory.device_id, place % PACKET_BYTES)
-            )
+            kind += (type(a), a.shape, a.strides, a.dtype, memory.device_id, place % PACKET_BYTES)
             places.append(place)
     return tuple(kind), places
 
 
-def _remember(kind: tuple[Any, ...], known: Known) -> None:
+def _remember(kind: tuple[Any, ...], known: Remembered) -> None:
     # To forget all at once needs no order and no lock; what is still in use comes back soon.
     if len(_known) >= MOST:
         _known.clear()
@@ -152,8 +124,11 @@ def _remember(kind: tuple[Any, ...], known: Known) -> None:
 
 
 @dataclass(frozen=True)
-class Known:
+class Remembered:
     """What a call leaves for others of its kind.
+
+    Its arrays have positions here: those that are given come first, then None, for what a call of
+    this kind does not have, then those that are made.
 
     Attributes
     ----------
@@ -162,52 +137,57 @@ class Known:
     launches : tuple of (Launch, function)
         Each kernel with all of its arguments but arrays, and what takes its arrays out of those of
         a call.
-    made : tuple of (int, tuple of int, dtype)
-        Arrays to be made: position, shape and dtype.
+    made : tuple of (tuple of int, dtype)
+        Shapes and dtypes of arrays to be made.
+    results : function
+        What takes the arrays that the op returns out of those of a call.
     distances : tuple of (int, int, int, int, bool)
         Two positions, of what is written and of another array; the distances between their starts,
         exclusive, at which they might overlap; and whether they may be one and the same.
     """
 
     device: int
-    launches: tuple[tuple[Launch, Callable[[Arrays], tuple[cupy.ndarray | None, ...]]], ...]
-    made: tuple[tuple[int, tuple[int, ...], np.dtype[Any]], ...]
+    launches: tuple[tuple[Launch, Callable[[Sequence[Any]], tuple[cupy.ndarray | None, ...]]], ...]
+    made: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
+    results: Callable[[Sequence[Any]], Any]
     distances: tuple[tuple[int, int, int, int, bool], ...]
 
     @staticmethod
-    def of(
-        launches: tuple[Launch, ...], names: tuple[str, ...], given: Arrays, complete: Arrays
-    ) -> Known:
+    def of(op: Op, launches: tuple[Launch, ...], given: Arrays, complete: Arrays) -> Remembered:
         """Return what to keep of a call: the arrays that were given, and with those made."""
-        position = {name: index for index, name in enumerate(names)}
-        made = tuple(
-            (index, after.shape, after.dtype)
-            for index, (before, after) in enumerate(zip(given, complete, strict=True))
-            if before is None and after is not None
-        )
+        made = {n: a for n, a in complete.items() if a is not None and given.get(n) is None}
+        position = {name: index for index, name in enumerate(given)}
+        place_of = position | {name: len(given) + 1 + index for index, name in enumerate(made)}
+
+        def taker(names: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
+            return itemgetter(*(place_of.get(name, len(given)) for name in names))
+
         distances = tuple(
             (
                 position[written],
-                other,
-                *_distances(given[position[written]], a),
-                other == position[twin] and _check.laid_out_alike(given[position[written]], a),
+                position[other],
+                *_distances(given[written], a),
+                other == twin and _check.laid_out_alike(given[written], a),
             )
             for launch in launches
             for written, twin in launch.written.items()
-            for other, a in enumerate(given)
-            if a is not None and given[position[written]] is not None and other != position[written]
+            for other, a in given.items()
+            if a is not None and given[written] is not None and other != written
         )
-        taken = tuple(
-            (launch, itemgetter(*(position[name] for name in launch.arrays))) for launch in launches
+        return Remembered(
+            launches[0].device,
+            tuple((launch, taker(launch.arrays)) for launch in launches),
+            tuple((a.shape, a.dtype) for a in made.values()),
+            taker(op.returns),
+            distances,
         )
-        return Known(launches[0].device, taken, made, distances)
 
-    def repeat(self, arrays: Arrays, places: Sequence[int]) -> Arrays | None:
+    def repeat(self, given: tuple[Any, ...], places: Sequence[int]) -> Sequence[Any] | None:
         """Launch again, and return the arrays with those that were made.
 
         Parameters
         ----------
-        arrays : sequence of cupy.ndarray or None
+        given : tuple of cupy.ndarray or None
             Of the same kind.
         places : sequence of int
             Where they start.
@@ -220,18 +200,18 @@ class Known:
         """
         if runtime.getDevice() != self.device:
             with cupy.cuda.Device(self.device):
-                return self.repeat(arrays, places)
+                return self.repeat(given, places)
         for written, other, low, high, may_be_same in self.distances:
             distance = places[written] - places[other]
             if low < distance < high and (distance != 0 or not may_be_same):
                 return None
-        if self.made:
-            arrays = list(arrays)
-            for index, shape, dtype in self.made:
-                arrays[index] = made = cupy.empty(shape, dtype)
-                # CuPy's pools align to more than this, but a program may bring its own allocator.
-                if made.data.ptr % PACKET_BYTES:
-                    return None
+        arrays = [*given, None]
+        for shape, dtype in self.made:
+            made = cupy.empty(shape, dtype)
+            # CuPy's pools align to more than this, but a program may bring its own allocator.
+            if made.data.ptr % PACKET_BYTES:
+                return None
+            arrays.append(made)
         for launch, taken in self.launches:
             launch.enqueue(taken(arrays))
         return arrays

@@ -7,21 +7,24 @@ argument, what it must be and what it was. All checks come before anything is wr
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._described import Described
+from ._families import ARGUMENTS, LAZY, OPTIONAL, Op
 from ._plan import ITEMSIZE, accumulator
 from ._rows import steps_on_itself
 
 if TYPE_CHECKING:
     import cupy
 
+    from ._typing import Arrays
+
 CASTS = ("before", "after")
-RESULTS = ("out", "residual_out")  # that a user may give
-OPTIONAL = ("gamma", "beta", "dresidual", *RESULTS)  # of all arrays
+RESULTS = tuple(ARGUMENTS.values())  # that a user may give
 
 
 def type_name(value: object) -> str:
@@ -47,7 +50,7 @@ def array(name: str, value: object) -> None:
     import cupy
 
     if not isinstance(value, cupy.ndarray):
-        wanted = "cupy.ndarray or None" if name in OPTIONAL else "cupy.ndarray"
+        wanted = "cupy.ndarray or None" if name in (*OPTIONAL, *RESULTS) else "cupy.ndarray"
         hint = ""
         if isinstance(value, np.ndarray) and name in RESULTS:
             hint = (
@@ -57,7 +60,7 @@ def array(name: str, value: object) -> None:
         elif isinstance(value, np.ndarray):
             hint = f"; cupy.asarray({name}) copies it to the device"
         elif is_dask(value):
-            hint = "; only rms_norm and layer_norm take dask arrays, and then x must be one"
+            hint = f"; only {' and '.join(LAZY)} take dask arrays, and then x must be one"
         raise TypeError(f"{name} must be a {wanted}, but is a {type_name(value)}{hint}")
     steps = [step for step, extent in zip(value.strides, value.shape, strict=True) if extent > 1]
     if any(place % value.itemsize for place in (value.data.ptr, *steps)):
@@ -161,25 +164,23 @@ def real(name: str, value: object) -> float:
         raise ValueError(f"{name} must be finite, but is too large for a float") from None
 
 
-def eps(value: object, x: Any) -> float:
+def eps(value: object, x: Any, name: str = "eps") -> float:
     """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
-    number = real("eps", value)
+    number = real(name, value)
     if not 0 <= number <= _largest(x):
         raise ValueError(
-            f"eps must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
+            f"{name} must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
         )
     return number
 
 
-def gamma_offset(value: object, gamma: object, x: Any) -> float:
+def _gamma_offset(name: str, value: object, arrays: Arrays) -> float:
     """Refuse an offset that is not finite as it is added, or that has no gamma to be added to."""
-    number = real("gamma_offset", value)
+    number, x = real(name, value), arrays["x"]
     if not abs(number) <= _largest(x):
-        raise ValueError(
-            f"gamma_offset must be finite in {accumulator(x.dtype.name)}, but is {value}"
-        )
-    if gamma is None and number != 0:
-        raise ValueError(f"gamma_offset must be 0 where gamma is None, but is {value}")
+        raise ValueError(f"{name} must be finite in {accumulator(x.dtype.name)}, but is {value}")
+    if arrays["gamma"] is None and number != 0:
+        raise ValueError(f"{name} must be 0 where gamma is None, but is {value}")
     return number
 
 
@@ -188,24 +189,41 @@ def _largest(x: Any) -> float:
     return float(np.finfo(accumulator(x.dtype.name)).max)
 
 
-def cast(value: object) -> None:
+def cast(value: object, name: str = "cast") -> str:
     """Refuse a cast that is neither of its two words."""
     if not isinstance(value, str):
-        raise TypeError(f"cast must be 'before' or 'after', but is a {type_name(value)}")
+        raise TypeError(f"{name} must be 'before' or 'after', but is a {type_name(value)}")
     if value not in CASTS:
-        raise ValueError(f"cast must be 'before' or 'after', but is {value!r}")
+        raise ValueError(f"{name} must be 'before' or 'after', but is {value!r}")
+    return value
 
 
-def residual(value: Any, x: cupy.ndarray) -> None:
-    """Refuse a residual that cannot be added to x."""
-    data("residual", value)
+# By `Option.check`: from an option's name, its value and the arrays of a call to the value as a
+# kernel takes it.
+OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
+    "eps": lambda name, value, arrays: eps(value, arrays["x"], name),
+    "gamma_offset": _gamma_offset,
+    "cast": lambda name, value, _arrays: cast(value, name),
+    "sums": lambda _name, value, _arrays: bool(value),
+}
+
+
+def options(op: Op, values: tuple[object, ...], arrays: Arrays) -> dict[str, Any]:
+    """Check the options of a call, and return them by name."""
+    given = zip(op.options, values, strict=True)
+    return {o.name: OPTIONS[o.check](o.name, value, arrays) for o, value in given}
+
+
+def _addend(name: str, value: Any, x: cupy.ndarray) -> None:
+    """Refuse what cannot be added to x."""
+    data(name, value)
     x_dtype, dtype = x.dtype.name, value.dtype.name
     if (x_dtype == "float64") != (dtype == "float64"):
         allowed = "float64" if x_dtype == "float64" else "float16, bfloat16 or float32"
-        raise TypeError(f"residual must be {allowed} where x is {x_dtype}, but is {dtype}")
+        raise TypeError(f"{name} must be {allowed} where x is {x_dtype}, but is {dtype}")
     if value.shape != x.shape:
-        raise ValueError(f"residual must have the shape of x, {x.shape}, but has {value.shape}")
-    _same_device("residual", value, x)
+        raise ValueError(f"{name} must have the shape of x, {x.shape}, but has {value.shape}")
+    _same_device(name, value, x)
 
 
 def like_x(name: str, value: Any, x: cupy.ndarray) -> None:
@@ -233,27 +251,38 @@ def statistic(name: str, value: Any, x: cupy.ndarray, axes: int) -> None:
     _same_device(name, value, x)
 
 
-def backward(
-    x: Any,
-    dy: Any,
-    gamma: Any,
-    statistics: dict[str, Any],
-    dresidual: Any,
-    offset: object = 0.0,
-) -> tuple[int, float]:
-    """Check what a backward op is given, and return how many axes are normalised, and the offset.
-
-    `statistics` are rstd, or mean and rstd, by name.
-    """
+def forward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
+    """Check what a forward op reads, and return how many axes are normalised, and the options."""
+    x = arrays["x"]
     data("x", x)
-    like_x("dy", dy, x)
-    axes = parameters(x, gamma=gamma)
-    for name, value in statistics.items():
-        statistic(name, value, x, axes)
-    number = gamma_offset(offset, gamma, x)
-    if dresidual is not None:
-        like_x("dresidual", dresidual, x)
-    return axes, number
+    for name in op.reads[1:]:
+        _addend(name, arrays[name], x)
+    axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    return axes, options(op, values, arrays)
+
+
+def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
+    """Check what a backward op reads, and return how many axes are normalised, and the options."""
+    x = arrays["x"]
+    data("x", x)
+    like_x("dy", arrays["dy"], x)
+    axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    for name in op.family.saves:
+        statistic(name, arrays[name], x, axes)
+    settings = options(op, values, arrays)
+    if arrays["dresidual"] is not None:
+        like_x("dresidual", arrays["dresidual"], x)
+    return axes, settings
+
+
+def outputs(op: Op, arrays: Arrays) -> None:
+    """Refuse results that are given and cannot be written, or not without harm: see `written`."""
+    parameters = {name: arrays[name] for name in op.parameters}
+    for index, output in enumerate(op.writes):
+        others = {name: arrays[name] for name in op.reads if name != output.like}
+        others |= {other.argument: arrays[other.name] for other in op.writes[index + 1 :]}
+        given, like = arrays[output.name], arrays[output.like]
+        written(output.argument, given, output.like, like, **others, **parameters)
 
 
 def written(

@@ -13,18 +13,20 @@ import numpy as np
 import cunorm
 
 from . import _check
+from ._families import Op
+from ._typing import Arrays
 
 
-def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any:
+def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
     """Check everything that can be checked now, and return y as a dask array; launch nothing.
 
     Parameters
     ----------
-    op : str
-        "rms_norm" or "layer_norm".
+    op : Op
+        One of those that are `_families.LAZY`.
     arrays : mapping
-        The op's arrays by their names in the kernel: `x` is a dask array. `gamma` and `beta` are
-        CuPy arrays, whose contents of now count, or dask arrays in one chunk, or None.
+        The op's arrays by their names in the kernel: `x` is a dask array. Parameters are CuPy
+        arrays, whose contents of now count, or dask arrays in one chunk, or None.
     options : tuple
         The op's options, in its order.
 
@@ -41,7 +43,7 @@ def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any
     from dask.array import map_blocks
 
     x = arrays["x"]
-    parameters = {name: arrays[name] for name in ("gamma", "beta") if name in arrays}
+    parameters = {name: arrays[name] for name in op.parameters}
     if arrays["y"] is not None:
         raise TypeError("out must be None where x is a dask array: y is made when it is computed")
     _of_cupy_chunks("x", x._meta)
@@ -53,11 +55,12 @@ def lazy(op: str, arrays: Mapping[str, Any], options: tuple[object, ...]) -> Any
         elif value is not None:
             _check.array(name, value)
     _whole_rows(x, parameters)
-    settings = _settings(op, options, x, parameters["gamma"])
+    settings = _check.options(op, options, arrays)
     given = [None if p is None else _in_host_memory(p) for p in parameters.values()]
-    of_chunk = {"rms_norm": rms_norm, "layer_norm": layer_norm}[op]
     meta = cupy.empty((0,) * x.ndim, x.dtype)
-    return map_blocks(of_chunk, x, *given, dtype=x.dtype, meta=meta, **settings)  # type: ignore[no-untyped-call]
+    return map_blocks(  # type: ignore[no-untyped-call]
+        *(_of_chunk, op.name, x, *given), token=op.name, dtype=x.dtype, meta=meta, **settings
+    )
 
 
 def _in_host_memory(parameter: Any) -> Any:
@@ -72,14 +75,9 @@ def _in_host_memory(parameter: Any) -> Any:
     return parameter.get()
 
 
-def rms_norm(x: Any, gamma: Any, **settings: Any) -> cupy.ndarray:
+def _of_chunk(op: str, x: Any, *parameters: Any, **settings: Any) -> cupy.ndarray:
     """Return y of one chunk, on its device."""
-    return cunorm.rms_norm(x, *_beside(x, gamma), **settings)
-
-
-def layer_norm(x: Any, gamma: Any, beta: Any, **settings: Any) -> cupy.ndarray:
-    """Return y of one chunk, on its device."""
-    return cunorm.layer_norm(x, *_beside(x, gamma, beta), **settings)
+    return getattr(cunorm, op)(x, *_beside(x, *parameters), **settings)
 
 
 def _beside(x: Any, *parameters: Any) -> list[Any]:
@@ -87,17 +85,6 @@ def _beside(x: Any, *parameters: Any) -> list[Any]:
     _of_cupy_chunks("x", x)
     with x.device:
         return [None if p is None else cupy.asarray(p) for p in parameters]
-
-
-def _settings(op: str, options: tuple[Any, ...], x: Any, gamma: object) -> dict[str, Any]:
-    eps, *others = options
-    settings: dict[str, Any] = {"eps": _check.eps(eps, x)}
-    if op == "rms_norm":
-        gamma_offset, cast = others
-        settings["gamma_offset"] = _check.gamma_offset(gamma_offset, gamma, x)
-        _check.cast(cast)
-        settings["cast"] = cast
-    return settings
 
 
 def _of_cupy_chunks(name: str, chunk: object) -> None:

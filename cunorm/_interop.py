@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -28,41 +28,38 @@ from typing import Any
 import cupy
 
 from . import _interop_torch
+from ._families import ARGUMENTS, Op
 from ._interop_cuda_array import CudaArrayImport
 from ._streams import in_order
+from ._typing import Arrays
 
 CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
-
-# What a call writes where it is given, by its name in the kernel, and what users call it.
-WRITTEN = {"y": "out", "residual_out": "residual_out"}
-
-# Made by a call for itself, and never returned to a user.
-SCRATCH = ("partial",)
 
 READ_ONLY = 1  # DLPACK_FLAG_BITMASK_READ_ONLY
 
 Import = Callable[[Any], Any]
 Export = Callable[[cupy.ndarray], Any]
-Call = Callable[[Sequence[Any]], Sequence[Any]]
+Call = Callable[[tuple[Any, ...]], Any]
 
 
-def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | None:
+def cross(op: Op, call: Call, arrays: Arrays) -> Any:
     """Run a call whose arrays are not all CuPy's.
 
     Parameters
     ----------
-    op : str
-        Its name, for messages.
+    op : Op
+        The op.
     call : function
-        Takes all arrays as CuPy's, and returns them with those that were made.
+        Takes all arrays, as CuPy's and in the same order, and returns what the op returns of them.
     arrays : mapping of str to object
         The arrays of the call by their names in the kernel.
 
     Returns
     -------
-    sequence or None
-        The arrays as they were given, with those that were made. None where no array is another
-        library's on a CUDA device: the checks say what is wrong then.
+    array, tuple of array, or None
+        What the op returns: arrays as they were given, and those that were made as arrays of x's
+        library. None where no array is another library's on a CUDA device: the checks say what is
+        wrong then.
 
     Raises
     ------
@@ -73,55 +70,56 @@ def cross(op: str, call: Call, arrays: Mapping[str, Any]) -> Sequence[Any] | Non
     """
     # Who has a tensor, imported torch. Nothing is an instance of no types.
     tensor = getattr(sys.modules.get("torch"), "Tensor", ())
-    imports = [_import(op, name, array, tensor) for name, array in arrays.items()]
-    if not any(imports):
+    imports = {name: _import(op, name, array, tensor) for name, array in arrays.items()}
+    if not any(imports.values()):
         return None
-    given = arrays.values()
     x = arrays["x"]
     streams = [
         take.stream
-        for take in imports
+        for take in imports.values()
         if isinstance(take, CudaArrayImport) and take.stream is not None
     ]
 
-    def work(export: Export) -> Sequence[Any]:
+    def work(export: Export) -> Any:
+        own = tuple(a if (take := imports[n]) is None else take(a) for n, a in arrays.items())
         with in_order(streams) if streams else nullcontext():
-            complete = call(
-                [a if take is None else take(a) for a, take in zip(given, imports, strict=True)]
-            )
-        for name in WRITTEN:
+            results = call(own)
+        for name in ARGUMENTS:
             if isinstance(arrays.get(name), tensor):
                 _interop_torch.note_written(arrays[name])
-        return [
-            own if own is not None or made is None or name in SCRATCH else export(made)
-            for (name, own), made in zip(arrays.items(), complete, strict=True)
-        ]
+        made = zip(op.returns, results if len(op.returns) > 1 else (results,), strict=True)
+        return op.results({name: _returned(arrays.get(name), a, export) for name, a in made})
 
     if isinstance(x, tensor):
-        has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
+        has_cupy = any(isinstance(array, cupy.ndarray) for array in arrays.values())
         return _interop_torch.run(work, x, has_cupy)
-    devices = {array.get_device() for array in given if isinstance(array, tensor)}
+    devices = {array.get_device() for array in arrays.values() if isinstance(array, tensor)}
     with in_order((device, _interop_torch.current_stream(device)) for device in devices):
         return work(_exporter(x))
 
 
-def _import(op: str, name: str, array: Any, tensor: Any) -> Import | None:
+def _returned(given: Any, made: cupy.ndarray | None, export: Export) -> Any:
+    """Return a result: what the user gave for it, None where there is none, or what was made."""
+    return given if given is not None or made is None else export(made)
+
+
+def _import(op: Op, name: str, array: Any, tensor: Any) -> Import | None:
     """Return what turns an array into CuPy's, None where it stays as it is."""
     if array is None or isinstance(array, cupy.ndarray):
         return None
     if isinstance(array, tensor):
         if not _interop_torch.can_cross(array):
-            _interop_torch.refuse(op, WRITTEN.get(name, name), array)
+            _interop_torch.refuse(op.norm, ARGUMENTS.get(name, name), array)
         return _interop_torch.from_torch
     device = getattr(array, "__dlpack_device__", None)
     if device is None:
         interface = getattr(array, "__cuda_array_interface__", None)
         if interface is None:
             return None
-        return CudaArrayImport(WRITTEN.get(name, name), array, interface, name in WRITTEN)
+        return CudaArrayImport(ARGUMENTS.get(name, name), array, interface, name in ARGUMENTS)
     if device()[0] not in CUDA_DEVICES:
         return None
-    return partial(_from_writable, WRITTEN[name]) if name in WRITTEN else cupy.from_dlpack
+    return partial(_from_writable, ARGUMENTS[name]) if name in ARGUMENTS else cupy.from_dlpack
 
 
 def _exporter(x: Any) -> Export:

@@ -9,7 +9,7 @@ captures lies in the graph's own pool.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,8 +20,8 @@ from cupy.cuda import runtime
 from ._plan import ITEMSIZE
 from ._streams import Handle, ordered
 
-# Takes what turns arrays that CuPy made into another library's, and returns all arrays.
-Work = Callable[[Callable[[cupy.ndarray], Any]], Sequence[Any]]
+# Takes what turns arrays that CuPy made into another library's, and returns what an op returns.
+Work = Callable[[Callable[[cupy.ndarray], Any]], Any]
 
 
 def can_cross(tensor: Any) -> bool:
@@ -35,8 +35,8 @@ def can_cross(tensor: Any) -> bool:
     )
 
 
-def refuse(op: str, name: str, tensor: Any) -> None:
-    """Say why a tensor cannot cross."""
+def refuse(norm: str, name: str, tensor: Any) -> None:
+    """Say why a tensor cannot cross; `norm` is the op that could take its gradient along."""
     if not tensor.is_cuda:
         raise TypeError(
             f"{name} must be on a CUDA device, but is a torch.Tensor on {tensor.device}: "
@@ -45,7 +45,6 @@ def refuse(op: str, name: str, tensor: Any) -> None:
     if tensor.layout is not sys.modules["torch"].strided:
         raise TypeError(f"{name} must be a strided tensor, but has layout {tensor.layout}")
     if tensor.requires_grad:
-        norm = op.removesuffix("_fwd").removesuffix("_bwd")
         raise ValueError(
             f"{name} must not require a gradient, which would be lost here: cunorm.torch.{norm} is "
             f"differentiable; pass {name}.detach() where no gradient is wanted"
@@ -113,7 +112,7 @@ def _dtypes() -> frozenset[Any]:
     return frozenset(getattr(sys.modules["torch"], name) for name in ITEMSIZE)
 
 
-def run(work: Work, x: Any, has_cupy: bool) -> Sequence[Any]:
+def run(work: Work, x: Any, has_cupy: bool) -> Any:
     """Run where x's device, PyTorch's stream of it and memory of PyTorch's are current.
 
     Parameters
@@ -136,7 +135,7 @@ def run(work: Work, x: Any, has_cupy: bool) -> Sequence[Any]:
     return _run(work, x, stream)
 
 
-def _run(work: Work, x: Any, stream: cupy.cuda.Stream) -> Sequence[Any]:
+def _run(work: Work, x: Any, stream: cupy.cuda.Stream) -> Any:
     memory = TensorMemory(x)
     with stream, cupy.cuda.using_allocator(memory):
         return work(memory.tensor)

@@ -4,7 +4,7 @@ A definition is computed in float64 (float64 data in `numpy.longdouble`) and lef
 the roundings that are part of the definition itself, such as that of ``cast="before"``, are made.
 A kernel works in float32 (float64 for float64 data), here called the accumulator, and so may differ
 from the definition by its roundings. Those are counted below, once, for `python -m cunorm check`
-and for the tests.
+and for the tests. `rms_norm`, and every other op by its name, is its definition.
 
 The tolerance
 -------------
@@ -35,11 +35,16 @@ unit roundoff of the accumulator, 2^-24 or 2^-53.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+from ._families import OPS, Op, Option
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {
@@ -130,206 +135,204 @@ class Expected:
         return self.ulps(actual) <= self.allowed
 
 
-def rms_norm_fwd(
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-6,
-    *,
-    gamma_offset: float = 0.0,
-    cast: str = "before",
-    dtype: np.dtype | None = None,
-) -> tuple[Expected, Expected]:
-    """Return ``y = x * rstd * (gamma + gamma_offset)`` and ``rstd = (mean(x^2) + eps)^-1/2``.
+@dataclass(frozen=True)
+class Near:
+    """A value on the way to a result, and how far from it a kernel's may be."""
 
-    ``cast="before"`` rounds ``x * rstd`` to x's dtype before gamma multiplies, as the Llama and
-    Qwen2 models define it; ``cast="after"`` rounds only the result, as PyTorch's rms_norm does.
-    y has `dtype`, that of x where there is none.
+    value: Wide
+    error: Wide
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What x's dtype means for a definition.
+
+    Attributes
+    ----------
+    wide : type
+        What it is computed in.
+    u : float
+        The unit roundoff of the kernel's accumulator.
+    tiny : float
+        The size below which a kernel flushes to zero.
     """
-    dtype = x.dtype if dtype is None else dtype
-    wide, u, tiny = _accumulator(x.dtype)
-    data, axes, count = _normalised(x, gamma, wide)
+
+    wide: type[np.floating]
+    u: float
+    tiny: float
+
+    @staticmethod
+    def of(dtype: np.dtype) -> Precision:
+        """Return that of rows of `dtype`."""
+        if dtype == DTYPES["float64"]:
+            return Precision(np.longdouble, 2.0**-53, 0.0)
+        return Precision(np.float64, 2.0**-24, 2.0**-126)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    """Return the definition of an op: called as the op is, it returns what is expected of it."""
+    if name not in OPS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(define, OPS[name])
+
+
+def define(op: Op, *given: Any, **named: Any) -> Any:
+    """Return each result of an op as an `Expected`, None where the op returns None.
+
+    Parameters
+    ----------
+    op : Op
+        The op.
+    *given, **named
+        Its arguments, but for `out` and `residual_out`: NumPy arrays, numbers and words. A backward
+        op's statistics may be an `Expected` too. The gradients are then those as defined, and their
+        slack has room for what the forward kernel's own statistics may be off.
+    """
+    arguments = dict(zip(op.names, given, strict=False)) | named
+    if len(arguments) != len(given) + len(named) or not arguments.keys() <= set(op.names):
+        raise TypeError(f"{op.name} takes {', '.join(op.names)}, but was given {list(arguments)}")
+    for argument in op.arguments:
+        default = argument.default if isinstance(argument, Option) else None
+        arguments.setdefault(argument.name, default)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rstd = 1 / np.sqrt(np.mean(data**2, axes, keepdims=True) + wide(eps))
-        rstd_error = u * ((1 + _walk(count) + 3) / 2 + 2.2)
-        scale, scale_error = _scale(gamma, gamma_offset, wide, u)
-
-        normal = data * rstd
-        normal_error = (rstd_error + u) * np.abs(normal) + tiny * (1 + rstd)
-        if cast == "before":
-            rounded = round_to(normal, dtype)
-            low, high = (round_to(normal + s * normal_error, dtype) for s in (-1, 1))
-            normal_error = np.maximum(np.abs(high - rounded), np.abs(rounded - low))
-            normal = rounded
-        y = normal * scale
-        slack = normal_error * np.abs(scale) + np.abs(normal) * scale_error + u * np.abs(y) + tiny
-    return Expected(y, slack, dtype), _statistic(rstd, rstd_error * rstd, axes, x.dtype)
+        made = (_backward if op.is_backward else _forward)(op, arguments)
+    return op.results(made)
 
 
-def layer_norm_fwd(
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    beta: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-5,
-    *,
-    dtype: np.dtype | None = None,
-) -> tuple[Expected, Expected, Expected]:
-    """Return y, mean and rstd: ``y = (x - mean) * rstd * gamma + beta``.
+def _forward(op: Op, given: dict[str, Any]) -> dict[str, Expected]:
+    """Return the results of a forward op by name: y in x's dtype, and statistics of h as rounded.
 
-    ``rstd = (var + eps)^-1/2``, with the biased variance about the mean. y has `dtype`, that of x
-    where there is none.
+    An op is what its family says: a source, a statistic and an epilogue.
     """
-    wide, u, tiny = _accumulator(x.dtype)
-    data, axes, count = _normalised(x, beta if gamma is None else gamma, wide)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        mean = np.mean(data, axes, keepdims=True)
-        mean += np.mean(data - mean, axes, keepdims=True)
-        centred = data - mean
-        mean_error = u * (_walk(count) + 3) * np.mean(np.abs(centred), axes, keepdims=True)
-        rstd = 1 / np.sqrt(np.mean(centred**2, axes, keepdims=True) + wide(eps))
-        rstd_error = u * ((5 + _walk(count) + 3) / 2 + 2.2)
-        scale, _ = _scale(gamma, 0.0, wide, u)
-
-        normal = centred * rstd
-        normal_error = (rstd_error + 3 * u) * np.abs(normal) + (mean_error + tiny) * rstd + tiny
-        y = normal * scale
-        slack = normal_error * np.abs(scale) + u * np.abs(y)
-        if beta is not None:
-            y = y + beta.astype(wide)
-        slack = slack + u * np.abs(y) + tiny
-    return (
-        Expected(y, slack, x.dtype if dtype is None else dtype),
-        _statistic(mean, mean_error, axes, x.dtype),
-        _statistic(rstd, rstd_error * rstd, axes, x.dtype),
-    )
+    x = given["x"]
+    h, written = SOURCES[op.source.name](*(given[name] for name in op.source.reads))
+    precision = Precision.of(h.dtype)
+    parameters = [given[name] for name in op.parameters]
+    leader = next((p for p in parameters if p is not None), None)
+    data, axes, count = _normalised(h, leader, precision.wide)
+    statistic = STATISTICS[op.family.statistic]
+    normal, saved = statistic(data, axes, count, precision.wide(given["eps"]), precision)
+    options = {o.name: given[o.name] for o in op.options if o.name != "eps"}
+    epilogue = EPILOGUES[op.family.epilogue]
+    y = epilogue(normal, *parameters, **options, dtype=x.dtype, precision=precision)
+    kept = zip(op.family.saves, saved, strict=True)
+    return {
+        "y": Expected(y.value, y.error, x.dtype),
+        **{output.name: written for output in op.source.writes},
+        **{name: _statistic(value, axes, h.dtype) for name, value in kept},
+    }
 
 
-def add_rms_norm_fwd(
-    x: npt.NDArray[np.generic],
-    residual: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-6,
-    *,
-    gamma_offset: float = 0.0,
-    cast: str = "before",
-) -> tuple[Expected, Expected, Expected]:
-    """Return y, h and rstd: ``h = x + residual`` in residual's dtype, the others of h as rounded.
+def _loaded(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], None]:
+    return x, None
 
-    y has x's dtype.
+
+def _added(x: npt.NDArray[Any], residual: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Expected]:
+    """Return ``h = x + residual`` as rounded to residual's dtype, and as the accumulator gives it.
+
+    The last rounding is all there is, and leaves no slack.
     """
-    total = _add(x, residual)
-    h = round_to(total.value, total.dtype).astype(total.dtype)
-    y, rstd = rms_norm_fwd(h, gamma, eps, gamma_offset=gamma_offset, cast=cast, dtype=x.dtype)
-    return y, total, rstd
+    precision = Precision.of(x.dtype)
+    narrow = np.float64 if x.dtype == DTYPES["float64"] else np.float32
+    total = (x.astype(narrow) + residual.astype(narrow)).astype(precision.wide)
+    h = round_to(total, residual.dtype).astype(residual.dtype)
+    return h, Expected(total, np.full(total.shape, precision.tiny), residual.dtype)
 
 
-def add_layer_norm_fwd(
-    x: npt.NDArray[np.generic],
-    residual: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    beta: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-5,
-) -> tuple[Expected, Expected, Expected, Expected]:
-    """Return y, h, mean and rstd, as `add_rms_norm_fwd`."""
-    total = _add(x, residual)
-    h = round_to(total.value, total.dtype).astype(total.dtype)
-    y, mean, rstd = layer_norm_fwd(h, gamma, beta, eps, dtype=x.dtype)
-    return y, total, mean, rstd
+def _mean_square(
+    data: Wide, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
+) -> tuple[Near, tuple[Near]]:
+    """Return ``n = x * rstd``, and ``rstd = (mean(x^2) + eps)^-1/2``."""
+    u, tiny = precision.u, precision.tiny
+    rstd = 1 / np.sqrt(np.mean(data**2, axes, keepdims=True) + eps)
+    rstd_error = u * ((1 + _walk(count) + 3) / 2 + 2.2)
+    normal = data * rstd
+    normal_error = (rstd_error + u) * np.abs(normal) + tiny * (1 + rstd)
+    return Near(normal, normal_error), (Near(rstd, rstd_error * rstd),)
 
 
-def rms_norm(
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-6,
+def _moments(
+    data: Wide, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
+) -> tuple[Near, tuple[Near, Near]]:
+    """Return ``n = (x - mean) * rstd``, mean, and rstd of the biased variance about it."""
+    u, tiny = precision.u, precision.tiny
+    mean = np.mean(data, axes, keepdims=True)
+    mean += np.mean(data - mean, axes, keepdims=True)
+    centred = data - mean
+    mean_error = u * (_walk(count) + 3) * np.mean(np.abs(centred), axes, keepdims=True)
+    rstd = 1 / np.sqrt(np.mean(centred**2, axes, keepdims=True) + eps)
+    rstd_error = u * ((5 + _walk(count) + 3) / 2 + 2.2)
+    normal = centred * rstd
+    normal_error = (rstd_error + 3 * u) * np.abs(normal) + (mean_error + tiny) * rstd + tiny
+    return Near(normal, normal_error), (Near(mean, mean_error), Near(rstd, rstd_error * rstd))
+
+
+def _scale(
+    normal: Near,
+    gamma: npt.NDArray[Any] | None,
     *,
-    gamma_offset: float = 0.0,
-    cast: str = "before",
-) -> Expected:
-    """Return the y of `rms_norm_fwd`."""
-    return rms_norm_fwd(x, gamma, eps, gamma_offset=gamma_offset, cast=cast)[0]
-
-
-def layer_norm(
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    beta: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-5,
-) -> Expected:
-    """Return the y of `layer_norm_fwd`."""
-    return layer_norm_fwd(x, gamma, beta, eps)[0]
-
-
-def add_rms_norm(
-    x: npt.NDArray[np.generic],
-    residual: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-6,
-    *,
-    gamma_offset: float = 0.0,
-    cast: str = "before",
-) -> tuple[Expected, Expected]:
-    """Return the y and h of `add_rms_norm_fwd`."""
-    return add_rms_norm_fwd(x, residual, gamma, eps, gamma_offset=gamma_offset, cast=cast)[:2]
-
-
-def add_layer_norm(
-    x: npt.NDArray[np.generic],
-    residual: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None = None,
-    beta: npt.NDArray[np.generic] | None = None,
-    eps: float = 1e-5,
-) -> tuple[Expected, Expected]:
-    """Return the y and h of `add_layer_norm_fwd`."""
-    return add_layer_norm_fwd(x, residual, gamma, beta, eps)[:2]
-
-
-def rms_norm_bwd(
-    dy: npt.NDArray[np.generic],
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None,
-    rstd: npt.NDArray[np.generic] | Expected,
-    *,
-    gamma_offset: float = 0.0,
-    dresidual: npt.NDArray[np.generic] | None = None,
-) -> tuple[Expected, Expected | None]:
-    """Return dx and dgamma, None for dgamma where there is no gamma.
-
-    They are those of rstd as it is given. Of an `Expected` rstd they are the gradients as defined,
-    and their slack has room for what the forward kernel's own rstd may be off.
-    """
-    dx, dgamma, _ = _backward(dy, x, gamma, None, rstd, gamma_offset, dresidual)
-    return dx, dgamma
-
-
-def layer_norm_bwd(
-    dy: npt.NDArray[np.generic],
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None,
-    mean: npt.NDArray[np.generic] | Expected,
-    rstd: npt.NDArray[np.generic] | Expected,
-    *,
-    dresidual: npt.NDArray[np.generic] | None = None,
-) -> tuple[Expected, Expected | None, Expected | None]:
-    """Return dx, dgamma and dbeta, None for the latter two where there is no gamma.
-
-    mean and rstd are taken as `rms_norm_bwd` takes rstd.
-    """
-    return _backward(dy, x, gamma, mean, rstd, 0.0, dresidual)
-
-
-def _backward(
-    dy: npt.NDArray[np.generic],
-    x: npt.NDArray[np.generic],
-    gamma: npt.NDArray[np.generic] | None,
-    mean: npt.NDArray[np.generic] | Expected | None,
-    rstd: npt.NDArray[np.generic] | Expected,
     gamma_offset: float,
-    dresidual: npt.NDArray[np.generic] | None,
-) -> tuple[Expected, Expected | None, Expected | None]:
-    wide, u, tiny = _accumulator(x.dtype)
+    cast: str,
+    dtype: np.dtype,
+    precision: Precision,
+) -> Near:
+    """Return ``y = n * (gamma + gamma_offset)``.
+
+    ``cast="before"`` rounds n to x's dtype before gamma multiplies, as the Llama and Qwen2 models
+    define it; ``cast="after"`` rounds only the result, as PyTorch's rms_norm does.
+    """
+    weight = _weight(gamma, gamma_offset, precision)
+    n, error = normal.value, normal.error
+    if cast == "before":
+        rounded = round_to(n, dtype)
+        low, high = (round_to(n + s * error, dtype) for s in (-1, 1))
+        error = np.maximum(np.abs(high - rounded), np.abs(rounded - low))
+        n = rounded
+    y = n * weight.value
+    slack = error * np.abs(weight.value) + np.abs(n) * weight.error
+    return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
+
+
+def _affine(
+    normal: Near,
+    gamma: npt.NDArray[Any] | None,
+    beta: npt.NDArray[Any] | None,
+    *,
+    dtype: np.dtype,
+    precision: Precision,
+) -> Near:
+    """Return ``y = n * gamma + beta``, rounded once."""
+    weight = _weight(gamma, 0.0, precision)
+    y = normal.value * weight.value
+    slack = normal.error * np.abs(weight.value) + precision.u * np.abs(y)
+    if beta is not None:
+        y = y + beta.astype(precision.wide)
+    return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
+
+
+# By the names of `_families.py`.
+SOURCES: dict[str, Callable[..., tuple[npt.NDArray[Any], Any]]] = {
+    "Loaded": _loaded,
+    "Added": _added,
+}
+STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
+    "MeanSquare": _mean_square,
+    "Moments": _moments,
+}
+EPILOGUES: dict[str, Callable[..., Near]] = {"Scale": _scale, "Affine": _affine}
+
+
+def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
+    """Return dx, and the sums over rows in gamma's dtype: None for those without a gamma."""
+    x, dy, dresidual = (given[name] for name in ("x", "dy", "dresidual"))
+    (gamma,) = (given[name] for name in op.parameters)
+    precision = Precision.of(x.dtype)
+    wide, u, tiny = precision.wide, precision.u, precision.tiny
     data, axes, count = _normalised(x, gamma, wide)
     upstream = dy.astype(wide)
-    r, r_error = _beside_rows(rstd, axes, wide)
-    scale, scale_error = _scale(gamma, gamma_offset, wide, u)
+    kept = {name: _beside_rows(given[name], axes, wide) for name in op.family.saves}
+    r, r_error = kept["rstd"].value, kept["rstd"].error
+    weight = _weight(gamma, given.get("gamma_offset", 0.0), precision)
 
     def average(values: Wide) -> Wide:
         means: Wide = np.mean(values, axes, keepdims=True)
@@ -337,14 +340,13 @@ def _backward(
 
     # Each error is carried along beside its value: x - mean, n, g * dy, their means, dx.
     centred, normal_error = data, tiny * (1 + r)
-    if mean is not None:
-        middle, middle_error = _beside_rows(mean, axes, wide)
-        centred = data - middle
-        normal_error = normal_error + (u * np.abs(centred) + middle_error) * r
+    if "mean" in kept:
+        centred = data - kept["mean"].value
+        normal_error = normal_error + (u * np.abs(centred) + kept["mean"].error) * r
     normal = centred * r
     normal_error = normal_error + u * np.abs(normal) + np.abs(centred) * r_error
-    weighted = upstream * scale
-    weighted_error = np.abs(upstream) * scale_error + (gamma is not None) * u * np.abs(weighted)
+    weighted = upstream * weight.value
+    weighted_error = np.abs(upstream) * weight.error + (gamma is not None) * u * np.abs(weighted)
     weighted_error = weighted_error + tiny
     walk = u * (_walk(count) + 2)
     product = weighted * normal
@@ -353,7 +355,7 @@ def _backward(
     slope_error = average(size) + walk * average(np.abs(product))
     inner = weighted - normal * slope
     inner_error = weighted_error + np.abs(normal) * slope_error + normal_error * np.abs(slope)
-    if mean is not None:
+    if "mean" in kept:
         level = average(weighted)
         inner = inner - level
         inner_error = inner_error + average(weighted_error) + walk * average(np.abs(weighted))
@@ -363,51 +365,36 @@ def _backward(
     if dresidual is not None:
         dx = dx + dresidual.astype(wide)
         slack = slack + u * np.abs(dx)
-    result = Expected(dx, slack, x.dtype)
-    if gamma is None:
-        return result, None, None
-
-    rows = tuple(range(x.ndim - gamma.ndim))
-    steps = u * _walk_of_rows(math.prod(x.shape[: len(rows)]))
-    terms = upstream * normal
-    slack = np.sum(np.abs(upstream) * normal_error + tiny, rows)
-    slack = slack + steps * np.sum(np.abs(terms), rows)
-    dgamma = Expected(np.sum(terms, rows), slack, gamma.dtype)
-    if mean is None:
-        return result, dgamma, None
-    slack = steps * np.sum(np.abs(upstream), rows) + tiny
-    return result, dgamma, Expected(np.sum(upstream, rows), slack, gamma.dtype)
+    made: dict[str, Expected | None] = {"dx": Expected(dx, slack, x.dtype)}
+    made |= dict.fromkeys(op.totals)
+    if gamma is not None and given["sums"]:
+        # The first parameter multiplies n, and the others are added.
+        rows = tuple(range(x.ndim - gamma.ndim))
+        steps = u * _walk_of_rows(math.prod(x.shape[: len(rows)]))
+        terms = upstream * normal
+        slack = np.sum(np.abs(upstream) * normal_error + tiny, rows)
+        slack = slack + steps * np.sum(np.abs(terms), rows)
+        made |= {op.totals[0]: Expected(np.sum(terms, rows), slack, gamma.dtype)}
+        slack = steps * np.sum(np.abs(upstream), rows) + tiny
+        for name in op.totals[1:]:
+            made[name] = Expected(np.sum(upstream, rows), slack, gamma.dtype)
+    return made
 
 
 def _beside_rows(
-    statistic: npt.NDArray[np.generic] | Expected, axes: tuple[int, ...], wide: type[np.floating]
-) -> tuple[Wide, Wide]:
+    statistic: npt.NDArray[Any] | Expected, axes: tuple[int, ...], wide: type[np.floating]
+) -> Near:
     """Return a statistic in the shape of its rows, and how far off the kernel's may be."""
     if isinstance(statistic, Expected):
         off = statistic.slack + ulp(statistic.value, statistic.dtype) / 2
-        return np.expand_dims(statistic.value, axes), np.expand_dims(off, axes)
+        return Near(np.expand_dims(statistic.value, axes), np.expand_dims(off, axes))
     value = np.expand_dims(statistic.astype(wide), axes)
-    return value, np.zeros_like(value)
+    return Near(value, np.zeros_like(value))
 
 
 def _walk_of_rows(count: int) -> float:
     """Return the error of a sum over `count` rows, in units of u of the sum of sizes."""
     return math.sqrt(min(count, max(64, count / 16) + 128))
-
-
-def _add(x: npt.NDArray[np.generic], residual: npt.NDArray[np.generic]) -> Expected:
-    """Return the sum as the accumulator gives it: its last rounding leaves no slack."""
-    wide, _, tiny = _accumulator(x.dtype)
-    narrow = np.float64 if x.dtype == DTYPES["float64"] else np.float32
-    total = (x.astype(narrow) + residual.astype(narrow)).astype(wide)
-    return Expected(total, np.full(total.shape, tiny), residual.dtype)
-
-
-def _accumulator(dtype: np.dtype) -> tuple[type[np.floating], float, float]:
-    """Return the definition's type, the kernel's u, and the size below which a kernel flushes."""
-    if dtype == DTYPES["float64"]:
-        return np.longdouble, 2.0**-53, 0.0
-    return np.float64, 2.0**-24, 2.0**-126
 
 
 def _normalised(
@@ -423,17 +410,15 @@ def _walk(count: int) -> float:
     return math.sqrt(min(count, max(64, count / 1024)) + 10)
 
 
-def _scale(
-    gamma: npt.NDArray[np.generic] | None, offset: float, wide: type[np.floating], u: float
-) -> tuple[Wide, Wide]:
+def _weight(gamma: npt.NDArray[Any] | None, offset: float, precision: Precision) -> Near:
     """Return gamma + gamma_offset and its error."""
     plain = np.ones(()) if gamma is None else gamma
-    scale = plain.astype(wide) + wide(offset)
-    error = u * (np.abs(scale) + abs(offset)) if offset else np.zeros_like(scale)
-    return scale, error
+    weight = plain.astype(precision.wide) + precision.wide(offset)
+    error = precision.u * (np.abs(weight) + abs(offset)) if offset else np.zeros_like(weight)
+    return Near(weight, error)
 
 
-def _statistic(value: Wide, slack: Wide, axes: tuple[int, ...], x_dtype: np.dtype) -> Expected:
+def _statistic(statistic: Near, axes: tuple[int, ...], dtype: np.dtype) -> Expected:
     """Return a statistic of each row: float32, or float64 for float64 data."""
-    dtype = x_dtype if x_dtype == DTYPES["float64"] else DTYPES["float32"]
-    return Expected(np.squeeze(value, axes), np.squeeze(slack, axes), dtype)
+    own = dtype if dtype == DTYPES["float64"] else DTYPES["float32"]
+    return Expected(np.squeeze(statistic.value, axes), np.squeeze(statistic.error, axes), own)

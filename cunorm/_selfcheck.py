@@ -18,6 +18,7 @@ import numpy as np
 import cunorm
 
 from . import _reference
+from ._families import LOADED, OPS, PLAIN, Op
 from ._layouts import Array, around, place
 from ._progress import counted
 from ._reference import DTYPES, Expected
@@ -40,25 +41,19 @@ LAYOUTS = [
     "cast after",
     "zero rows",
 ]
-FOREIGN = {
-    "rms_norm": {"no beta", "float32 residual"},
-    "layer_norm": {"gamma offset 1", "cast after", "float32 residual"},
-    "add_rms_norm": {"no beta", "cast after", "gamma offset 1"},
-    "add_layer_norm": {"no beta", "cast after", "gamma offset 1"},
+# Sizes of sums with a residual, and of gradients.
+SUM_SIZES, BACKWARD_SIZES = [7, 128, 1025, 20000], [7, 128, 769, 4096, 20000]
+# What an op must take for a layout to be one of its own.
+TAKES = {
+    "no beta": "beta",
+    "gamma offset 1": "gamma_offset",
+    "cast after": "cast",
+    "float32 residual": "residual",
 }
-OUTPUTS = {
-    "rms_norm": ("y",),
-    "layer_norm": ("y",),
-    "rms_norm_fwd": ("y", "rstd"),
-    "layer_norm_fwd": ("y", "mean", "rstd"),
-    "add_rms_norm": ("y", "h"),
-    "add_layer_norm": ("y", "h"),
-    "add_rms_norm_fwd": ("y", "h", "rstd"),
-    "add_layer_norm_fwd": ("y", "h", "mean", "rstd"),
-    "rms_norm_bwd": ("dx", "dgamma"),
-    "layer_norm_bwd": ("dx", "dgamma", "dbeta"),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gamma offset 1": {"gamma_offset": 1.0},
+    "cast after": {"cast": "after"},
 }
-OVERWRITTEN_BY = {"x": "out", "residual": "residual_out"}
 
 
 @dataclass(frozen=True)
@@ -111,24 +106,32 @@ class Check:
 def grid() -> Iterator[Check]:
     """Yield the grid: sizes on the ops that return statistics, layouts on those that do not."""
     for dtype in DTYPES:
-        for op in ("rms_norm_fwd", "layer_norm_fwd"):
-            for cols in SIZES:
-                rows = 37 if cols <= 128 else 3 if cols <= 20000 else 1
-                yield Check(op, dtype, (rows, cols), "contiguous", _measure)
-        for op in ("add_rms_norm_fwd", "add_layer_norm_fwd"):
-            for cols in (7, 128, 1025, 20000):
-                yield Check(op, dtype, (3, cols), "contiguous", _measure)
-        for op in ("rms_norm_bwd", "layer_norm_bwd"):
-            for cols in (7, 128, 769, 4096, 20000):
-                yield Check(op, dtype, (3, cols), "contiguous", _measure_backward)
-        for op, foreign in FOREIGN.items():
+        for op in OPS.values():
+            if op.keeps:
+                for cols in SIZES if op.source is LOADED else SUM_SIZES:
+                    many = op.source is LOADED and cols <= 128
+                    rows = 37 if many else 3 if cols <= 20000 else 1
+                    yield Check(op.name, dtype, (rows, cols), "contiguous", measure)
+            elif op.is_backward:
+                for cols in BACKWARD_SIZES:
+                    yield Check(op.name, dtype, (3, cols), "contiguous", measure)
+        for op in PLAIN:
             for layout in LAYOUTS:
-                mixed = layout.startswith("float32 ")
-                alike = mixed and (
-                    dtype == "float32" or (dtype == "float64" and "residual" in layout)
-                )
-                if layout not in foreign and not alike:
-                    yield Check(op, dtype, _shape(layout), layout, _measure)
+                if _has(op, layout, dtype):
+                    yield Check(op.name, dtype, _shape(layout), layout, measure)
+
+
+def _has(op: Op, layout: str, dtype: str) -> bool:
+    """Return whether a layout is one of an op's, and another one for data of `dtype`.
+
+    What follows the normalised value is the same whatever is normalised, and asked of x alone.
+    """
+    takes = TAKES.get(layout)
+    if takes is not None and takes not in (op.reads if op.source is not LOADED else op.names):
+        return False
+    if layout == "float32 residual":
+        return dtype not in ("float32", "float64")
+    return (layout, dtype) != ("float32 gamma", "float32")
 
 
 def _shape(layout: str) -> tuple[int, ...]:
@@ -140,10 +143,16 @@ def _shape(layout: str) -> tuple[int, ...]:
     }.get(layout, (3, 769))
 
 
-def _measure(check: Check) -> Outcome:
+def measure(check: Check) -> Outcome:
     """Run an op on random data and compare every output with its definition."""
+    return (_backward if OPS[check.op].is_backward else _forward)(OPS[check.op], check)
+
+
+def _forward(op: Op, check: Check) -> Outcome:
     rng = np.random.default_rng(zlib.crc32(str(check).encode()))
-    rows, parameters, options = _arguments(rng, check)
+    rows, parameters = _arguments(rng, op, check)
+    options = OPTIONS.get(check.where, {})
+    written = {output.like: output.argument for output in op.writes}
     placed = {name: place(values, check.where) for name, values in rows.items()}
     before = {name: cupy.asnumpy(whole) for name, (whole, _) in placed.items()}
     on_device = {name: view for name, (_, view) in placed.items()} | {
@@ -152,7 +161,7 @@ def _measure(check: Check) -> Outcome:
     }
     outs = {}
     if check.where.startswith("in place"):
-        outs = {OVERWRITTEN_BY[name]: view for name, (_, view) in placed.items()}
+        outs = {written[name]: view for name, (_, view) in placed.items()}
     result = getattr(cunorm, check.op)(**on_device, **options, **outs)
     outputs = result if isinstance(result, tuple) else (result,)
 
@@ -161,7 +170,7 @@ def _measure(check: Check) -> Outcome:
     faults: list[str] = []
     errors = [
         _compare(name, actual, want, faults)
-        for name, actual, want in zip(OUTPUTS[check.op], outputs, expected, strict=True)
+        for name, actual, want in zip(op.returns, outputs, expected, strict=True)
     ]
     for name, (whole, _) in placed.items():
         after = cupy.asnumpy(whole)
@@ -169,13 +178,13 @@ def _measure(check: Check) -> Outcome:
             after = around(whole, check.shape, check.where)
             before[name] = np.full(after.shape, before[name][0])
         if before[name].tobytes() != after.tobytes():
-            faults.append(f"wrote outside {OVERWRITTEN_BY[name]}" if outs else f"changed {name}")
+            faults.append(f"wrote outside {written[name]}" if outs else f"changed {name}")
     if outs and any(a is not b for a, b in zip(outputs, outs.values(), strict=True)):
         faults.append("out was not returned")
     return _worst(errors, faults)
 
 
-def _measure_backward(check: Check) -> Outcome:
+def _backward(op: Op, check: Check) -> Outcome:
     """Run a backward op on random data and the forward op's statistics."""
     rng = np.random.default_rng(zlib.crc32(str(check).encode()))
     dy, x, gamma = (
@@ -183,42 +192,34 @@ def _measure_backward(check: Check) -> Outcome:
         for shape in (check.shape, check.shape, check.shape[-1:])
     )
     on_device = [cupy.asarray(a) for a in (dy, x, gamma)]
-    forward = getattr(cunorm, check.op.replace("_bwd", "_fwd"))
+    forward = getattr(cunorm, f"{op.family.name}_fwd")
     statistics = forward(*on_device[1:])[1:]
     outputs = getattr(cunorm, check.op)(*on_device, *statistics)
     expected = getattr(_reference, check.op)(dy, x, gamma, *map(cupy.asnumpy, statistics))
     faults: list[str] = []
     errors = [
         _compare(name, actual, want, faults)
-        for name, actual, want in zip(OUTPUTS[check.op], outputs, expected, strict=True)
+        for name, actual, want in zip(op.returns, outputs, expected, strict=True)
     ]
     return _worst(errors, faults)
 
 
 def _arguments(
-    rng: np.random.Generator, check: Check
-) -> tuple[dict[str, Array], dict[str, Array | None], dict[str, Any]]:
-    """Return the arrays of rows, the parameters and the options that the layout asks for."""
+    rng: np.random.Generator, op: Op, check: Check
+) -> tuple[dict[str, Array], dict[str, Array | None]]:
+    """Return the arrays of rows and the parameters that the layout asks for."""
 
     def random(shape: tuple[int, ...], dtype: str) -> Array:
         return (rng.standard_normal(shape) * 2 + 0.25).astype(DTYPES[dtype])
 
-    mixed = "float32" if check.where == "float32 residual" else check.dtype
-    rows = {"x": random(check.shape, check.dtype)}
-    if check.op.startswith("add_"):
-        rows["residual"] = random(check.shape, mixed)
-
+    wide = "float32" if check.where == "float32 residual" else check.dtype
+    rows = {name: random(check.shape, check.dtype if name == "x" else wide) for name in op.reads}
     shape = check.shape[-2:] if check.where == "2-D gamma" else check.shape[-1:]
     dtype = "float32" if check.where == "float32 gamma" else check.dtype
-    parameters = {"gamma": None if check.where == "no gamma" else random(shape, dtype)}
-    if "layer_norm" in check.op:
-        without = check.where in ("no gamma", "no beta")
-        parameters["beta"] = None if without else random(shape, dtype)
-    options: dict[str, dict[str, Any]] = {
-        "gamma offset 1": {"gamma_offset": 1.0},
-        "cast after": {"cast": "after"},
-    }
-    return rows, parameters, options.get(check.where, {})
+    weight, *biases = op.parameters
+    parameters = {weight: None if check.where == "no gamma" else random(shape, dtype)}
+    without = check.where in ("no gamma", "no beta")
+    return rows, parameters | {n: None if without else random(shape, dtype) for n in biases}
 
 
 def _worst(errors: list[tuple[float, float]], faults: list[str]) -> Outcome:

@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 Cast: TypeAlias = Literal["before", "after"]
 
+# The arrays of a call by their names in the kernel; None where there is none.
+Arrays: TypeAlias = dict[str, Any]
+
 
 class DLPackArray(Protocol):
     """An array that exports itself by DLPack: a tensor of PyTorch's, say."""

@@ -16,13 +16,10 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-import cunorm
-
-from . import _backward, _check, _layer_norm, _rms_norm
+from . import _backward, _check, _forward
+from ._families import OPS, Input, Op
 from ._plan import ITEMSIZE, accumulator
-from ._typing import Cast
-
-OPS = tuple(name for name in cunorm.__all__ if name != "warm_up")
+from ._typing import Arrays, Cast
 
 # What CuPy's own allocations start on.
 ALIGNMENT = 512
@@ -95,7 +92,7 @@ def warm_up(
     >>> cunorm.warm_up("add_rms_norm", [(1, 4096)], ["float16", "bfloat16"], gamma="float32")
     """
     if op not in OPS:
-        raise ValueError(f"op must be one of {', '.join(OPS)}, but is {op!r}")
+        raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, but is {op!r}")
     _refuse_what_is_not_taken(op, locals())
     extents = [_shape(shape) for shape in _several("shapes", shapes)]
     names = [_dtype("dtypes", dtype) for dtype in _several("dtypes", dtypes)]
@@ -110,11 +107,11 @@ def warm_up(
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
             for shape in extents:
                 for x in names:
-                    _build(op, shape, x, described, options)
+                    _build(OPS[op], shape, x, described, options)
 
 
 def _build(
-    op: str,
+    op: Op,
     shape: tuple[int, ...],
     x: str,
     described: Mapping[str, str | None],
@@ -123,24 +120,24 @@ def _build(
     """Build the kernels of one call on the current device, whose allocator gives no memory."""
     if 0 in shape:
         return  # Such a call launches nothing.
-    taken = inspect.signature(getattr(cunorm, op)).parameters
-    arrays = {"x": cupy.empty(shape, x), "dy": cupy.empty(shape, x)}
-    for name, dtype in described.items():
-        if dtype is not None:
-            extent = shape[-1:] if name in ("gamma", "beta") else shape
-            arrays[name] = cupy.empty(extent, x if dtype == "x" else dtype)
-    for name in ("mean", "rstd"):
-        arrays[name] = cupy.empty(shape[:-1], accumulator(x))
-    given = {name: array for name, array in arrays.items() if name in taken}
-    home: Any = _backward if op.endswith("_bwd") else _rms_norm if "rms" in op else _layer_norm
-    work = inspect.signature(home.work).parameters
-    numbers = {"eps": 0.0, **options}
-    home.work(
-        op,
-        [given.get(name) for name in home.ARRAYS],
-        *(numbers[name] for name in work if name in numbers),
-        enqueue=False,
-    )
+    arrays: Arrays = {output.name: None for output in op.writes}
+    for argument in op.arguments:
+        if isinstance(argument, Input):
+            name = argument.name
+            dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
+            extent = _extent(op, name, shape)
+            own = x if dtype == "x" else dtype
+            arrays[name] = None if own is None else cupy.empty(extent, own)
+    work = _backward.work if op.is_backward else _forward.work
+    values = {"eps": 0.0, **options}
+    work(op, arrays, tuple(values[option.name] for option in op.options), enqueue=False)
+
+
+def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an array beside x: of rows, of one row, or of one number a row."""
+    if name in op.parameters:
+        return shape[-1:]
+    return shape[:-1] if name in op.family.saves else shape
 
 
 class Addresses:
@@ -158,9 +155,8 @@ class Addresses:
 
 
 def _refuse_what_is_not_taken(op: str, given: Mapping[str, Any]) -> None:
-    taken = inspect.signature(getattr(cunorm, op)).parameters
     for name, parameter in inspect.signature(warm_up).parameters.items():
-        if name in taken or name == "devices" or parameter.default is inspect.Parameter.empty:
+        if name in OPS[op].names or name == "devices" or parameter.default is parameter.empty:
             continue
         if given[name] is not parameter.default and given[name] != parameter.default:
             raise TypeError(f"{name} must be left out where op is {op}, which does not take it")

@@ -10,20 +10,11 @@ import pytest
 from arrays import bits, random
 
 import cunorm
-from cunorm import _calls, _check, _plan
+from cunorm import _calls, _check, _families, _plan
 from cunorm._calls import _distances
 
-# What an op is called with besides x: arrays of x's shape that it reads, and parameters.
-OPS = {
-    "rms_norm": (0, 1),
-    "rms_norm_fwd": (0, 1),
-    "add_rms_norm": (1, 1),
-    "add_rms_norm_fwd": (1, 1),
-    "layer_norm": (0, 2),
-    "layer_norm_fwd": (0, 2),
-    "add_layer_norm": (1, 2),
-    "add_layer_norm_fwd": (1, 2),
-}
+OPS = {name: op for name, op in _families.OPS.items() if not op.is_backward}
+SUMS = [name for name, op in OPS.items() if "residual" in op.reads]
 ops = pytest.mark.parametrize("op", OPS)
 COLS = 40
 
@@ -37,15 +28,13 @@ def nothing_known():
 
 def arguments(op, rows=6, seed=0):
     """Return x, residual where the op has it, gamma, and beta where the op has it."""
-    residuals, parameters = OPS[op]
-    shapes = [(rows, COLS)] * (1 + residuals) + [(COLS,)] * parameters
+    shapes = [(rows, COLS)] * len(OPS[op].reads) + [(COLS,)] * len(OPS[op].parameters)
     return [cupy.asarray(random(shape, "float32", seed=seed + i)) for i, shape in enumerate(shapes)]
 
 
 def outputs(op):
     """Return arrays to write to."""
-    names = ("out", "residual_out") if op.startswith("add") else ("out",)
-    return {name: cupy.empty((6, COLS), "float32") for name in names}
+    return {o.argument: cupy.empty((6, COLS), "float32") for o in OPS[op].writes}
 
 
 def all_bits(result):
@@ -111,7 +100,7 @@ def test_a_call_of_another_kind_is_worked_out_for_itself(op, change):
     def changed():
         x, *others = arguments(op)
         x, others[-1] = CHANGES[change](x, others[-1])
-        if op.startswith("add"):
+        if op in SUMS:
             others[0] = others[0][: len(x)]
         return norm(x, *others)
 
@@ -161,7 +150,7 @@ def test_an_overlap_is_refused_in_a_repeated_call(op, overlap):
         norm(x, *others, out=second)
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if op.startswith("add_")])
+@pytest.mark.parametrize("op", SUMS)
 def test_outputs_that_overlap_each_other_are_refused_in_a_repeated_call(op):
     x, *others = arguments(op)
     norm, (out, other) = getattr(cunorm, op), outputs(op).values()

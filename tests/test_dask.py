@@ -383,7 +383,7 @@ import cunorm
 
 def launched():  # in a worker
     from cunorm import _calls
-    return os.getpid(), sorted(kind[0] for kind in _calls._known)
+    return os.getpid(), sorted(kind[0].name for kind in _calls._known)
 
 def main():
     report = {"equal": [], "here": os.getpid()}

@@ -61,7 +61,7 @@ def test_a_step_that_fails_fails_its_stage_and_keeps_no_other_from_running(tmp_p
 # What is renamed before a dry run, and the script that must notice. Each is a part of the project
 # that scripts use by its name.
 RENAMED = {
-    "plans": "from cunorm import _plan; del _plan._share",
+    "plans": "from cunorm import _plan; del _plan.split.forward",
     "selfcheck 1 9": "from cunorm import _selfcheck; del _selfcheck.grid",
     "counters run": "from cunorm import _bench_cases; del _bench_cases.arrays",
 }

@@ -13,12 +13,10 @@ from arrays import EVERY, random, to_numpy, to_torch
 from cupy.cuda import runtime
 
 import cunorm
-from cunorm import _calls, _interop
+from cunorm import _calls, _families, _interop
 
-FORWARD = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
-WITH_STATISTICS = [f"{op}_fwd" for op in FORWARD]
-BACKWARD = ["rms_norm_bwd", "layer_norm_bwd"]
-OPS = [*FORWARD, *WITH_STATISTICS, *BACKWARD]
+OPS = list(_families.OPS)
+FORWARD = [op.name for op in _families.PLAIN]
 
 
 @pytest.fixture
@@ -201,7 +199,7 @@ def test_a_cpu_tensor_is_refused_and_told_where_to_go():
 @pytest.mark.parametrize("op", OPS)
 def test_a_gradient_to_be_lost_is_refused_by_the_arguments_name(put, op):
     given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
-    norm = op.removesuffix("_fwd").removesuffix("_bwd")
+    norm = _families.OPS[op].norm
     for name in given:
         wrong = {**given, name: given[name].detach().requires_grad_()}
         with pytest.raises(ValueError, match=f"^{name} must not require .* cunorm.torch.{norm} is"):

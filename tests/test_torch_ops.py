@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch_norms import OPS, arguments, call, definition, names, operator
 
 import cunorm.torch
-from cunorm import _reference
+from cunorm import _families, _reference
 
 # One row and many, one column, odd N, a row of several packets with a tail, no rows at all.
 SHAPES = [(1, 1), (3, 8), (2, 5, 37), (7, 129), (4, 1024), (0, 16)]
@@ -113,8 +113,8 @@ def test_gradients_are_within_tolerance_of_the_definition_of_the_statistics_kept
     given = upstream(outputs, put)
     found = dict(zip(names(op), gradients(outputs, tensors, given), strict=True))
     # The statistics are those of the operator, and within their own tolerance of the definition.
-    adds = op.startswith("add")
-    norm = op.removeprefix("add_")
+    adds = "residual" in names(op)
+    norm = _families.OPS[op].family.name
     h = outputs[1] if adds else tensors[0]
     statistics = operator(f"{op}_fwd", tensors)[len(outputs) :]
     own = getattr(_reference, f"{norm}_fwd")(host(h), *map(host, tensors[adds + 1 :]))[1:]
@@ -212,13 +212,13 @@ def test_what_is_kept_is_one_array_of_rows_gamma_and_the_statistics(put, op):
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
         outputs = call(op, tensors)
-    h = outputs[1] if op.startswith("add") else tensors[0]
+    h = outputs[1] if "residual" in names(op) else tensors[0]
     gamma = tensors[names(op).index("gamma")]
     assert kept[0].data_ptr() == h.data_ptr()
     assert kept[1].data_ptr() == gamma.data_ptr()
     statistics = kept[2:]
     assert [(s.shape, s.dtype) for s in statistics] == [((6,), torch.float32)] * len(statistics)
-    assert len(statistics) == (1 if "rms" in op else 2)
+    assert len(statistics) == len(_families.OPS[op].family.saves)
     rows, row = 6 * 128 * 2, 128 * 2
     assert sum(t.nbytes for t in kept) == rows + row + len(statistics) * 6 * 4
 
@@ -249,7 +249,7 @@ def test_a_gradient_is_not_differentiated_again(put, op):
     tensors = arguments(op, (3, 8), "float64", put=put)
     y, *_ = call(op, tensors)
     (dx,) = torch.autograd.grad(y.sum(), tensors[0], create_graph=True)
-    norm = op.removeprefix("add_")
+    norm = _families.OPS[op].family.name
     with pytest.raises(RuntimeError, match=f"^{norm} can be differentiated once and not again: "):
         dx.sum().backward()
 

@@ -13,10 +13,9 @@ from cupy.cuda import compiler, runtime
 
 import cunorm
 import cunorm.torch
-from cunorm import _calls, _warm_up
+from cunorm import _calls, _families, _launch
 
-FORWARD = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
-OPS = [*FORWARD, *(f"{op}_fwd" for op in FORWARD), "rms_norm_bwd", "layer_norm_bwd"]
+OPS = list(_families.OPS)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
     given = arguments(op, (6, 72), dtype)
     built.clear()
     cunorm.warm_up(op, [(6, 72)], [dtype])
-    assert len(built) == (2 if op.endswith("_bwd") else 1)
+    assert len(built) == (2 if _families.OPS[op].is_backward else 1)
     built.clear()
     getattr(cunorm, op)(**given)
     assert built == []
@@ -144,9 +143,7 @@ def test_a_shape_without_elements_needs_no_kernel(built):
 
 
 def test_nothing_is_launched_and_no_call_is_remembered(built, monkeypatch):
-    monkeypatch.setattr(
-        _warm_up._rms_norm._launch.Launch, "enqueue", lambda *_: pytest.fail("launched")
-    )
+    monkeypatch.setattr(_launch.Launch, "enqueue", lambda *_: pytest.fail("launched"))
     cunorm.warm_up("rms_norm", [(2, 64)], ["float16"])
     cunorm.warm_up("layer_norm_bwd", [(2, 64)], ["float16"])
     assert not _calls._known

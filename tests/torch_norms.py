@@ -4,14 +4,15 @@ import torch
 from arrays import random, to_torch
 
 import cunorm.torch
+from cunorm import _families
+from cunorm._families import PLAIN, RMS_NORM
 
-OPS = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
+OPS = [op.name for op in PLAIN]
 
 
 def names(op):
     """Return the names of an op's tensors in their order."""
-    residual = ("residual",) if op.startswith("add") else ()
-    return ("x", *residual, "gamma", *(() if "rms" in op else ("beta",)))
+    return (*_families.OPS[op].reads, *_families.OPS[op].parameters)
 
 
 def arguments(op, shape, dtype, *, put=lambda tensor: tensor, grad=True, seed=0, **dtypes):
@@ -22,7 +23,7 @@ def arguments(op, shape, dtype, *, put=lambda tensor: tensor, grad=True, seed=0,
     tensors = []
     for i, name in enumerate(names(op)):
         own = dtypes.get(name, dtype)
-        extent = shape[-1:] if name in ("gamma", "beta") else shape
+        extent = shape[-1:] if name in _families.OPS[op].parameters else shape
         array = None if own is None else random(extent, own, seed=seed + i)
         tensors.append(None if own is None else put(to_torch(array).requires_grad_(grad)))
     return tensors
@@ -39,7 +40,7 @@ def call(op, tensors, **options):
 
 def numbers(op):
     """Return the numbers that an operator takes after its tensors."""
-    return (1e-6, 0.0, "before") if "rms" in op else (1e-5,)
+    return tuple(option.default for option in _families.OPS[op].options)
 
 
 def operator(op, tensors):
@@ -54,7 +55,7 @@ def definition(op, tensors, gamma_offset=0.0):
     h = given["x"] + given["residual"] if "residual" in given else given["x"]
     leader = beta if gamma is None else gamma
     axes = (-1,) if leader is None else tuple(range(-leader.ndim, 0))
-    if "rms" in op:
+    if _families.OPS[op].family is RMS_NORM:
         y = h * (h.square().mean(axes, keepdim=True) + 1e-6).rsqrt()
         y = y if gamma is None else y * (gamma + gamma_offset)
     else:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
 from .plan import Plan
-from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, backward
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
 from .unit import Reach, Stage, Try
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _plan(
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
     packet_bytes = 2 * PACKET_BYTES + kinds * packet_sums
     most_packets = 2 if ITEMSIZE[x] == 2 else PACKETS_IN_FLIGHT
-    split = backward(
+    share = split.backward(
         cols,
         x,
         arch,
@@ -149,7 +150,7 @@ def _plan(
         "gradient.cuh",
         x,
         cols,
-        split,
+        share,
         arrays={"dx": x, "partial": acc} | read | parameters | dict.fromkeys(saves, acc),
         of_rows=("dx", *read),
         statistics=saves,

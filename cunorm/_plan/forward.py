@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+from . import split
 from .devices import half_of_shared_bytes
 from .dtypes import ITEMSIZE, accumulator
 from .plan import Plan
-from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, forward, whole_packets
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, whole_packets
 from .unit import Stage, then
 
 
@@ -24,7 +25,7 @@ def _plan(
     epilogue: Stage,
 ) -> Plan:
     row = residual or x
-    split = forward(cols, row, arch, residual=residual is not None)
+    share = split.forward(cols, row, arch, residual=residual is not None)
     given = {name: dtype for name, dtype in parameters.items() if dtype is not None}
     written = {"y": x} if residual is None else {"y": x, "residual_out": residual}
     read = {"x": x} if residual is None else {"x": x, "residual": residual}
@@ -32,15 +33,15 @@ def _plan(
     if residual is not None:
         source = "Added<S, X, Residual, ResidualOut>"
         arrays = "{{x, n.x}, {residual, n.residual}, {residual_out, n.residual_out}}"
-    shared = split.shared * split.lanes * PACKET_BYTES
-    kept = split.packets * split.lanes * split.cluster
+    shared = share.shared * share.lanes * PACKET_BYTES
+    kept = share.packets * share.lanes * share.cluster
     in_registers = whole_packets(cols, row) <= kept
     return Plan(
         kernel,
         "norm.cuh",
         row,
         cols,
-        split,
+        share,
         arrays=written | dict.fromkeys(saves, accumulator(row)) | read | given,
         of_rows=(*written, *read),
         statistics=saves,

@@ -1,6 +1,6 @@
 """The gradients of the operators: what a forward pass keeps, and what a backward pass makes of it.
 
-Kept are what was normalised (x, or h = x + residual), gamma, and rstd (and mean): nothing that
+Kept are what was normalised (x, or h = x + residual), the weight, and the statistics: nothing that
 would have to be computed first, and no second array of rows.
 """
 
@@ -12,20 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _cpu, _operators
+from .._families import BACKWARD, OPS, Op
+from . import _cpu
+from ._operators import OPERATORS
 
 
-def _save(adds: bool, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what `_gradients` needs of an operator's inputs and outputs."""
-    arrays = 2 if adds else 1
-    gamma = inputs[arrays]
-    beta = inputs[arrays + 1] if isinstance(inputs[arrays + 1], Tensor) else None
+    given = dict(zip(op.names, inputs, strict=True))
+    made = dict(zip(op.returns, output, strict=True))
+    weight, *biases = op.parameters
+    written = op.source.writes
     ctx.set_materialize_grads(False)
-    ctx.inputs = len(inputs)
-    ctx.dtypes = [array.dtype for array in inputs[:arrays]]
-    ctx.beta = None if beta is None else (beta.shape, beta.dtype)
-    rows = output[1] if adds else inputs[0]
-    ctx.save_for_backward(_kept(rows), _kept(gamma), *output[arrays:])
+    ctx.dtypes = [given[name].dtype for name in op.source.reads]
+    ctx.biases = {
+        name: None if given[name] is None else (given[name].shape, given[name].dtype)
+        for name in biases
+    }
+    ctx.options = {option.name: given[option.name] for option in op.options if option.backward}
+    rows = made[written[-1].name] if written else given["x"]
+    statistics = (made[name] for name in op.family.saves)
+    ctx.save_for_backward(_kept(rows), _kept(given[weight]), *statistics)
 
 
 def _kept(tensor: Tensor | None) -> Tensor | None:
@@ -36,53 +43,49 @@ def _kept(tensor: Tensor | None) -> Tensor | None:
     return tensor.clone() if tensor is not None and tensor.is_inference() else tensor
 
 
-def _save_rms_norm(
-    adds: bool, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
-) -> None:
-    ctx.gamma_offset = inputs[-2]
-    _save(adds, ctx, inputs, output)
-
-
-def _gradients(adds: bool, ctx: Any, dy: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
+def _gradients(op: Op, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     """Return the gradients of an operator's inputs, None for those without one.
 
     y and h are both differentiable, and one kernel adds up what reaches x and residual by them.
     """
-    dh = others[0] if adds else None
-    arrays = len(ctx.dtypes)
-    of_h, of_gamma, of_beta = (dh, None, None) if dy is None else _of_norm(ctx, dy, dh, arrays)
-    of_arrays = [None if of_h is None else of_h.to(dtype) for dtype in ctx.dtypes]
-    # eps and other numbers follow; where they take beta's place it is None too.
-    return (*of_arrays, of_gamma, of_beta, *(None,) * (ctx.inputs - arrays - 2))
+    upstream = dict(zip(op.returns, grads, strict=True))
+    dy, dh = upstream["y"], upstream.get(op.writes[-1].name) if op.source.writes else None
+    of_h, totals = (dh, {}) if dy is None else _of_norm(op, ctx, dy, dh)
+    of_reads = {
+        name: None if of_h is None else of_h.to(dtype)
+        for name, dtype in zip(op.source.reads, ctx.dtypes, strict=True)
+    }
+    gradients = {**of_reads, **totals}
+    return tuple(gradients.get(name) for name in op.names)
 
 
 def _of_norm(
-    ctx: Any, dy: Tensor, dh: Tensor | None, arrays: int
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of h (or x), gamma and beta."""
+    op: Op, ctx: Any, dy: Tensor, dh: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """Return the gradient of h (or x), and those of the parameters by name."""
     h, gamma, *statistics = ctx.saved_tensors
     dy = dy.to(h.dtype)
-    wants_gamma = gamma is not None and ctx.needs_input_grad[arrays]
-    wants_beta = ctx.beta is not None and ctx.needs_input_grad[arrays + 1]
+    needed = dict(zip(op.names, ctx.needs_input_grad, strict=True))
+    weight, *biases = op.parameters
+    wanted = [name for name in biases if ctx.biases[name] is not None and needed[name]]
     # The kernel's dbeta has gamma's dtype, and where there is no gamma there is none.
-    comes_along = wants_beta and gamma is not None and gamma.dtype == ctx.beta[1]
-    sums = wants_gamma or comes_along
-    if len(statistics) == 1:
-        dx, dgamma = torch.ops.cunorm.rms_norm_bwd(
-            dy, h, gamma, *statistics, ctx.gamma_offset, dh, sums
-        )
-        return dx, dgamma if wants_gamma else None, None
+    along = [name for name in wanted if gamma is not None and gamma.dtype == ctx.biases[name][1]]
+    of_weight = gamma is not None and needed[weight]
+    given = {"dy": dy, "x": h, "dresidual": dh}
     if gamma is None:
         # Without a gamma to say otherwise the kernel's rows have one axis.
         first = statistics[0].ndim
-        rows, upstream, given = (None if t is None else t.flatten(first) for t in (h, dy, dh))
-        dx, *_ = torch.ops.cunorm.layer_norm_bwd(upstream, rows, None, *statistics, given, False)
-        dx, dgamma, dbeta = dx.reshape(h.shape), None, None
-    else:
-        dx, dgamma, dbeta = torch.ops.cunorm.layer_norm_bwd(dy, h, gamma, *statistics, dh, sums)
-    if wants_beta and not comes_along:
-        dbeta = _sum_of_rows(dy, *ctx.beta)
-    return dx, dgamma if wants_gamma else None, dbeta if wants_beta else None
+        given = {name: None if t is None else t.flatten(first) for name, t in given.items()}
+    given |= {weight: gamma, **dict(zip(op.family.saves, statistics, strict=True)), **ctx.options}
+    given["sums"] = of_weight or bool(along)
+    backward = BACKWARD[op.family]
+    kernel = getattr(torch.ops.cunorm, backward.name)
+    dx, *totals = kernel(*(given[name] for name in backward.names))
+    made = dict(zip(op.parameters, totals, strict=True))
+    gradients: dict[str, Tensor | None] = {weight: made[weight] if of_weight else None}
+    for name in wanted:
+        gradients[name] = made[name] if name in along else _sum_of_rows(dy, *ctx.biases[name])
+    return dx if gamma is not None else dx.reshape(h.shape), gradients
 
 
 def _sum_of_rows(dy: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -97,12 +100,10 @@ def _refuse(op: str, *_: object) -> None:
     )
 
 
-for _adds, _rms, _layer in (
-    (False, _operators.rms_norm_fwd, _operators.layer_norm_fwd),
-    (True, _operators.add_rms_norm_fwd, _operators.add_layer_norm_fwd),
-):
-    _rms.register_autograd(partial(_gradients, _adds), setup_context=partial(_save_rms_norm, _adds))
-    _layer.register_autograd(partial(_gradients, _adds), setup_context=partial(_save, _adds))
-
-_operators.rms_norm_bwd.register_autograd(partial(_refuse, "rms_norm"))
-_operators.layer_norm_bwd.register_autograd(partial(_refuse, "layer_norm"))
+for _op in OPS.values():
+    if _op.is_backward:
+        OPERATORS[_op.name].register_autograd(partial(_refuse, _op.norm))
+    elif _op.keeps:
+        OPERATORS[_op.name].register_autograd(
+            partial(_gradients, _op), setup_context=partial(_save, _op)
+        )

@@ -1,7 +1,7 @@
 """The checks of arguments, with the words of the CuPy ops.
 
-What a user gives meets `tensors`, `number` and `rms_numbers`; CPU tensors and the compiler's fake
-ones meet the others, which do what the CuPy ops do with those on CUDA.
+What a user gives meets `tensors` and `options`; CPU tensors and the compiler's fake ones meet the
+others, which do what the CuPy ops do with those on CUDA.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._described import Described, Memory, Named, Placed
+from .._families import OPS, OPTIONAL, Op
+from .._typing import Arrays
 
 
 def tensors(**given: object) -> None:
@@ -26,60 +28,62 @@ def tensors(**given: object) -> None:
                     f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
                     "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
                 )
-        elif value is not None or name in ("x", "residual"):
+        elif value is not None or name not in OPTIONAL:
             raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
 
 
-def number(name: str, value: Any) -> float:
-    """Return a real number as the float that operators take."""
+# Options that are no numbers, by name: what refuses a wrong one follows from it alone.
+WORDS = {
+    option.name: _check.OPTIONS[option.check]
+    for op in OPS.values()
+    for option in op.options
+    if not isinstance(option.default, float)
+}
+
+
+def options(**given: Any) -> list[Any]:
+    """Return options as operators take them: words that are known, and real numbers as floats."""
+    return [_option(name, value) for name, value in given.items()]
+
+
+def _option(name: str, value: Any) -> Any:
+    if name in WORDS:
+        return WORDS[name](name, value, {})
     return value if type(value) is float else _check.real(name, value)
 
 
-def rms_numbers(eps: float, gamma_offset: float, cast: str) -> tuple[float, float, str]:
-    """Return the options of RMSNorm as operators take them."""
-    _check.cast(cast)
-    return number("eps", eps), number("gamma_offset", gamma_offset), cast
+def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int]:
+    """Check an operator's arguments as the CuPy ops do.
+
+    Parameters
+    ----------
+    op : Op
+        The CuPy op.
+    given : tuple
+        The arguments: tensors, numbers and words.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor or None
+        Those among the arguments, by name.
+    options : dict of str to object
+        The others.
+    axes : int
+        How many trailing axes are normalised.
+    """
+    named = dict(zip(op.names, given, strict=True))
+    values = tuple(named.pop(option.name) for option in op.options)
+    _strided(**named)
+    described = {name: _described(tensor) for name, tensor in named.items()}
+    check = _check.backward if op.is_backward else _check.forward
+    axes, options = check(op, described, values)
+    return named, options, axes
 
 
-def checked(
-    arrays: tuple[Tensor, ...],
-    parameters: dict[str, Tensor | None],
-    eps: float,
-    gamma_offset: float = 0.0,
-) -> int:
-    """Check arguments as the CuPy ops do, and return how many trailing axes are normalised."""
-    _strided(**dict(zip(("x", "residual"), arrays, strict=False)), **parameters)
-    x, *residual = map(_described, arrays)
-    _check.data("x", x)
-    if residual:
-        _check.residual(residual[0], x)
-    axes = _check.parameters(x, **{name: _described(p) for name, p in parameters.items()})
-    _check.eps(eps, x)
-    _check.gamma_offset(gamma_offset, parameters["gamma"], x)
-    return axes
-
-
-def checked_backward(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    statistics: dict[str, Tensor],
-    dresidual: Tensor | None,
-    gamma_offset: float = 0.0,
-) -> None:
-    """Check the arguments of a backward operator as the CuPy ops do."""
-    _strided(dy=dy, x=x, gamma=gamma, **statistics, dresidual=dresidual)
-    numbers = {name: _described(value) for name, value in statistics.items()}
-    rows, upstream, residual = map(_described, (x, dy, dresidual))
-    _check.backward(rows, upstream, _described(gamma), numbers, residual, gamma_offset)
-
-
-def apart(arrays: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...]) -> None:
+def apart(op: Op, tensors: Arrays) -> None:
     """Refuse to write over memory that is not one argument's own, as the CuPy ops do."""
-    x, residual = map(_placed, (*arrays, None)[:2])
-    given = dict(zip(("gamma", "beta"), map(_placed, parameters), strict=False))
-    _check.written("out", x, "x", x, residual=residual, **given)
-    _check.written("residual_out", residual, "residual", residual, x=x, **given)
+    placed = {name: _placed(tensor) for name, tensor in tensors.items()}
+    _check.outputs(op, placed | {output.name: placed[output.like] for output in op.writes})
 
 
 def _strided(**given: Tensor | None) -> None:

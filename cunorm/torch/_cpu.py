@@ -9,15 +9,22 @@ Of given statistics, y of 16-bit and float32 data has the kernels' bits, but whe
 subnormal: kernels flush it to zero. Of float64 rows LayerNorm's multiply-add rounds twice here.
 
 Backward passes are in float32, float64 for float64 data, like the kernels', in the order in which
-PyTorch adds. Tensors are strided, of one shape where the ops ask for that, and checked before.
+PyTorch adds. An op is what its family says: a source, a statistic and an epilogue, by the names
+that they have in the kernels. Tensors are strided, of one shape where the ops ask for that, and
+checked before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .._families import Op
+from .._typing import Arrays
 
 # As in kernels/vec.cuh: a power of two that brings any float64's square back into range, and the
 # mean square from which on no square was lost. Squares of what is narrower stay in float64's range.
@@ -42,63 +49,82 @@ def add(x: Tensor, residual: Tensor) -> Tensor:
     return (x.to(wide) + residual.to(wide)).to(residual.dtype).contiguous()
 
 
-def rms_norm_fwd(
-    x: Tensor,
-    gamma: Tensor | None,
-    eps: float,
-    *,
-    gamma_offset: float,
-    cast: str,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Return y in `dtype`, and rstd."""
-    axes = trailing(x, gamma)
-    rstd = _rstd(x, axes, eps)
-    y = scale(x, rstd, gamma, gamma_offset, cast, dtype)
-    return y, rstd.reshape(x.shape[: x.ndim - len(axes)])
+class MeanSquare:
+    """The statistic of RMSNorm, with axes of length 1."""
+
+    def __init__(self, rstd: Tensor) -> None:
+        self._rstd = rstd
+
+    @classmethod
+    def of(cls, x: Tensor, axes: tuple[int, ...], eps: float) -> MeanSquare:
+        """Compute it of rows."""
+        return cls(_rstd(x, axes, eps))
+
+    @property
+    def saved(self) -> tuple[Tensor, ...]:
+        """What is kept for a backward pass."""
+        return (self._rstd,)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return the normalised rows, not rounded yet."""
+        return x.to(accumulator(x.dtype)).contiguous() * self._rstd
+
+    def gradient(self, weighted: Tensor, normal: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Return dx, given the gradient of the normalised rows."""
+        return self._rstd * (weighted - normal * (weighted * normal).mean(axes, keepdim=True))
+
+
+class Moments:
+    """The statistics of LayerNorm, with axes of length 1, the mean in two parts or in one."""
+
+    def __init__(self, center: Tensor, rstd: Tensor, correction: Tensor | None = None) -> None:
+        self._center = center
+        self._correction = correction
+        self._rstd = rstd
+
+    @classmethod
+    def of(cls, x: Tensor, axes: tuple[int, ...], eps: float) -> Moments:
+        """Compute them of rows."""
+        center, correction, rstd = _moments(x, axes, eps)
+        return cls(center, rstd, correction)
+
+    @property
+    def saved(self) -> tuple[Tensor, ...]:
+        """What is kept for a backward pass."""
+        correction = 0 if self._correction is None else self._correction
+        return self._center + correction, self._rstd
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return the normalised rows, not rounded yet."""
+        centred = x.to(accumulator(x.dtype)).contiguous() - self._center
+        if self._correction is None:
+            return centred * self._rstd
+        return _fma(centred, self._rstd, -self._correction * self._rstd)
+
+    def gradient(self, weighted: Tensor, normal: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Return dx, given the gradient of the normalised rows."""
+        level = weighted.mean(axes, keepdim=True)
+        slope = (weighted * normal).mean(axes, keepdim=True)
+        return self._rstd * (weighted - level - normal * slope)
 
 
 def scale(
-    x: Tensor,
-    rstd: Tensor,
-    gamma: Tensor | None,
-    gamma_offset: float,
-    cast: str,
-    dtype: torch.dtype,
+    normal: Tensor, gamma: Tensor | None, *, gamma_offset: float, cast: str, dtype: torch.dtype
 ) -> Tensor:
-    """Return y of RMSNorm, given rstd with axes of length 1: rounded where the kernel rounds."""
-    wide = accumulator(x.dtype)
-    y = x.to(wide).contiguous() * rstd
+    """Return y of RMSNorm, given the normalised rows: rounded where the kernel rounds."""
+    y = normal
     if gamma is not None:
         if cast == "before":
-            y = y.to(dtype).to(wide)
-        y = y * (gamma.to(wide) + gamma_offset)
+            y = y.to(dtype).to(normal.dtype)
+        y = y * (gamma.to(normal.dtype) + gamma_offset)
     return y.to(dtype)
 
 
-def layer_norm_fwd(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, *, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y in `dtype`, mean and rstd."""
-    axes = trailing(x, gamma, beta)
-    center, correction, rstd = _moments(x, axes, eps)
-    y = affine(x, center, correction, rstd, gamma, beta, dtype)
-    rows = x.shape[: x.ndim - len(axes)]
-    return y, (center + correction).reshape(rows), rstd.reshape(rows)
-
-
 def affine(
-    x: Tensor,
-    center: Tensor,
-    correction: Tensor,
-    rstd: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    dtype: torch.dtype,
+    normal: Tensor, gamma: Tensor | None, beta: Tensor | None, *, dtype: torch.dtype
 ) -> Tensor:
-    """Return y of LayerNorm, given its moments with axes of length 1, the mean in two parts."""
-    wide = accumulator(x.dtype)
-    y = _fma(x.to(wide).contiguous() - center, rstd, -correction * rstd)
+    """Return y of LayerNorm, given the normalised rows."""
+    y, wide = normal, normal.dtype
     if gamma is not None and beta is not None:
         y = _fma(y, gamma.to(wide), beta.to(wide))
     elif gamma is not None:
@@ -108,51 +134,50 @@ def affine(
     return y.to(dtype)
 
 
-def rms_norm_bwd(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    rstd: Tensor,
-    *,
-    gamma_offset: float,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return dx, and dgamma where there is a gamma and `sums` asks for it."""
-    wide = accumulator(x.dtype)
-    axes = trailing(x, gamma)
-    rstd = _over_columns(rstd, axes)
-    upstream = dy.to(wide).contiguous()
-    normal = x.to(wide).contiguous() * rstd
-    weighted = upstream if gamma is None else upstream * (gamma.to(wide) + gamma_offset)
-    dx = rstd * (weighted - normal * (weighted * normal).mean(axes, keepdim=True))
-    dgamma = _sum_of_rows(upstream * normal, gamma) if gamma is not None and sums else None
-    return _finished(dx, dresidual, x.dtype), dgamma
+# By the names of `_families.py`.
+SOURCES: dict[str, Callable[..., Tensor]] = {"Loaded": lambda x: x, "Added": add}
+STATISTICS: dict[str, type[MeanSquare | Moments]] = {"MeanSquare": MeanSquare, "Moments": Moments}
+EPILOGUES: dict[str, Callable[..., Tensor]] = {"Scale": scale, "Affine": affine}
 
 
-def layer_norm_bwd(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    *,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return dx, and dgamma and dbeta where there is a gamma and `sums` asks for them."""
-    wide = accumulator(x.dtype)
+def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Return what a forward op returns."""
+    h = SOURCES[op.source.name](*(tensors[name] for name in op.source.reads))
+    parameters = [tensors[name] for name in op.parameters]
+    axes = trailing(h, *parameters)
+    others = dict(options)
+    statistic = STATISTICS[op.family.statistic].of(h, axes, others.pop("eps"))
+    epilogue = EPILOGUES[op.family.epilogue]
+    y = epilogue(statistic.normal(h), *parameters, **others, dtype=tensors["x"].dtype)
+    rows = h.shape[: h.ndim - len(axes)]
+    kept = (value.reshape(rows) for value in statistic.saved) if op.keeps else ()
+    return (y, *(h for _ in op.source.writes), *kept)
+
+
+def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
+    """Return what a backward op returns: None for sums that nobody wants."""
+    x, dy, dresidual = (tensors[name] for name in ("x", "dy", "dresidual"))
+    (gamma,) = (tensors[name] for name in op.parameters)
     axes = trailing(x, gamma)
-    mean, rstd = _over_columns(mean, axes), _over_columns(rstd, axes)
-    upstream = dy.to(wide).contiguous()
-    normal = (x.to(wide).contiguous() - mean) * rstd
-    weighted = upstream if gamma is None else upstream * gamma.to(wide)
-    level = weighted.mean(axes, keepdim=True)
-    slope = (weighted * normal).mean(axes, keepdim=True)
-    dx = _finished(rstd * (weighted - level - normal * slope), dresidual, x.dtype)
-    if gamma is None or not sums:
-        return dx, None, None
-    return dx, _sum_of_rows(upstream * normal, gamma), _sum_of_rows(upstream, gamma)
+    kept = (_over_columns(tensors[name], axes) for name in op.family.saves)
+    statistic = STATISTICS[op.family.statistic](*kept)
+    upstream = dy.to(accumulator(x.dtype)).contiguous()
+    normal = statistic.normal(x)
+    weighted = upstream
+    if gamma is not None:
+        weight = gamma.to(upstream.dtype)
+        if "gamma_offset" in options:
+            weight = weight + options["gamma_offset"]
+        weighted = upstream * weight
+    dx = statistic.gradient(weighted, normal, axes)
+    if dresidual is not None:
+        dx = dx + dresidual.to(dx.dtype)
+    dx = dx.to(x.dtype).contiguous()
+    if gamma is None or not options["sums"]:
+        return (dx, *(None for _ in op.totals))
+    # The first parameter multiplies the normalised rows, and the others are added.
+    terms = (upstream * normal, *(upstream for _ in op.totals[1:]))
+    return (dx, *(_sum_of_rows(term, gamma) for term in terms))
 
 
 def _rstd(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -209,12 +234,6 @@ def _moments_of(
 
 def _over_columns(statistic: Tensor, axes: tuple[int, ...]) -> Tensor:
     return statistic.reshape(statistic.shape + (1,) * len(axes))
-
-
-def _finished(dx: Tensor, dresidual: Tensor | None, dtype: torch.dtype) -> Tensor:
-    if dresidual is not None:
-        dx = dx + dresidual.to(dx.dtype)
-    return dx.to(dtype).contiguous()
 
 
 def _sum_of_rows(terms: Tensor, gamma: Tensor) -> Tensor:

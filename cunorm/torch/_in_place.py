@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._typing import Cast
-from ._checks import number, rms_numbers, tensors
+from ._checks import options, tensors
 
 _operators = torch.ops.cunorm
 
@@ -57,7 +57,7 @@ def rms_norm_(
     """
     tensors(x=x, gamma=gamma)
     _no_gradient("rms_norm", x=x, gamma=gamma)
-    _operators.rms_norm_(x, gamma, *rms_numbers(eps, gamma_offset, cast))
+    _operators.rms_norm_(x, gamma, *options(eps=eps, gamma_offset=gamma_offset, cast=cast))
     return x
 
 
@@ -98,7 +98,7 @@ def layer_norm_(
     """
     tensors(x=x, gamma=gamma, beta=beta)
     _no_gradient("layer_norm", x=x, gamma=gamma, beta=beta)
-    _operators.layer_norm_(x, gamma, beta, number("eps", eps))
+    _operators.layer_norm_(x, gamma, beta, *options(eps=eps))
     return x
 
 
@@ -145,7 +145,7 @@ def add_rms_norm_(
     """
     tensors(x=x, residual=residual, gamma=gamma)
     _no_gradient("add_rms_norm", x=x, residual=residual, gamma=gamma)
-    numbers = rms_numbers(eps, gamma_offset, cast)
+    numbers = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
     _operators.add_rms_norm_(x, residual, gamma, *numbers)
     return x, residual
 
@@ -191,7 +191,7 @@ def add_layer_norm_(
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
     _no_gradient("add_layer_norm", x=x, residual=residual, gamma=gamma, beta=beta)
-    _operators.add_layer_norm_(x, residual, gamma, beta, number("eps", eps))
+    _operators.add_layer_norm_(x, residual, gamma, beta, *options(eps=eps))
     return x, residual
 
 

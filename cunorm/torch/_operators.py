@@ -1,9 +1,11 @@
 """The operators behind `cunorm.torch`: what PyTorch's dispatcher and compiler see.
 
-Each has one implementation for every device, and a fake kernel that makes outputs of the right
-shape. CUDA tensors go to the CuPy op of the same name and come back through `cunorm._interop`; CPU
-tensors to `cunorm.torch._cpu`. An operator returns tensors and no None: a gradient that nobody
-asked for is a tensor without elements.
+They follow from the ops of `_families.py`: one for each that returns statistics, one for each that
+returns gradients, and for each of the others one that writes over its input, whose name ends in an
+underscore. Each has one implementation for every device, and a fake kernel that makes outputs of
+the right shape. CUDA tensors go to the CuPy op of the same name and come back through
+`cunorm._interop`; CPU tensors to `cunorm.torch._cpu`. An operator returns tensors and no None: a
+gradient that nobody asked for is a tensor without elements.
 """
 
 from __future__ import annotations
@@ -12,251 +14,75 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 import cunorm
 
+from .._families import OPS, Input, Op, Option
 from . import _cpu
-from ._checks import apart, checked, checked_backward
+from ._checks import apart, checked
 
 
-@torch.library.custom_op("cunorm::rms_norm_fwd", mutates_args=())
-def rms_norm_fwd(
-    x: Tensor, gamma: Tensor | None, eps: float, gamma_offset: float, cast: str
-) -> tuple[Tensor, Tensor]:
-    """Return y and rstd."""
-    options = {"gamma_offset": gamma_offset, "cast": cast}
-    y, rstd = _forward("rms_norm_fwd", (x,), (gamma,), eps, **options)
-    return y, rstd
+def _defined(op: Op) -> CustomOpDef:
+    """Define the operator of an op that returns new tensors."""
+
+    def call(*given: Any) -> tuple[Tensor, ...]:
+        if _is_on_cuda(op, given):
+            made = getattr(cunorm, op.name)(**_detached(op, given))
+        else:
+            tensors, options, _ = checked(op, given)
+            made = (_cpu.backward if op.is_backward else _cpu.forward)(op, tensors, options)
+        return tuple(given[0].new_empty(0) if tensor is None else tensor for tensor in made)
+
+    def fake(*given: Any) -> tuple[Tensor, ...]:
+        tensors, options, axes = checked(op, given)
+        return _gradients(op, tensors, options) if op.is_backward else _rows(op, tensors, axes)
+
+    operator = torch.library.custom_op(
+        f"cunorm::{op.name}", call, mutates_args=(), schema=_schema(op)
+    )
+    operator.register_fake(fake)
+    return operator
 
 
-@rms_norm_fwd.register_fake
-def _(
-    x: Tensor, gamma: Tensor | None, eps: float, gamma_offset: float, cast: str
-) -> tuple[Tensor, Tensor]:
-    axes = checked((x,), {"gamma": gamma}, eps, gamma_offset)
-    return _like(x), _statistic(x, axes)
+def _defined_in_place(op: Op) -> CustomOpDef:
+    """Define the operator that writes what an op returns over the inputs that are like it."""
+    written = tuple(output.like for output in op.writes)
+
+    def call(*given: Any) -> None:
+        if _is_on_cuda(op, given):
+            own = _detached(op, given)
+            outputs = {output.argument: own[output.like] for output in op.writes}
+            getattr(cunorm, op.name)(**own, **outputs)
+            return
+        tensors, options, _ = checked(op, given)
+        apart(op, tensors)
+        for name, result in zip(written, _cpu.forward(op, tensors, options), strict=True):
+            tensors[name].copy_(result)
+
+    return torch.library.custom_op(
+        f"cunorm::{op.name}_", call, mutates_args=written, schema=_schema(op, written)
+    )
 
 
-@torch.library.custom_op("cunorm::add_rms_norm_fwd", mutates_args=())
-def add_rms_norm_fwd(
-    x: Tensor,
-    residual: Tensor,
-    gamma: Tensor | None,
-    eps: float,
-    gamma_offset: float,
-    cast: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, h and rstd."""
-    options = {"gamma_offset": gamma_offset, "cast": cast}
-    y, h, rstd = _forward("add_rms_norm_fwd", (x, residual), (gamma,), eps, **options)
-    return y, h, rstd
+def _schema(op: Op, written: tuple[str, ...] = ()) -> str:
+    """Return an operator's schema; nothing is returned where something is written."""
+    returned = "" if written else ", ".join("Tensor" for _ in op.returns)
+    return f"({', '.join(_declared(a, written) for a in op.arguments)}) -> ({returned})"
 
 
-@add_rms_norm_fwd.register_fake
-def _(
-    x: Tensor,
-    residual: Tensor,
-    gamma: Tensor | None,
-    eps: float,
-    gamma_offset: float,
-    cast: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    axes = checked((x, residual), {"gamma": gamma}, eps, gamma_offset)
-    return _like(x), _like(residual), _statistic(x, axes)
+def _declared(argument: Input | Option, written: tuple[str, ...]) -> str:
+    """Return an argument as a schema has it."""
+    if isinstance(argument, Option):
+        return f"{type(argument.default).__name__} {argument.name}"
+    name = argument.name
+    alias = f"(a{written.index(name)}!)" if name in written else ""
+    return f"Tensor{alias}{'?' if argument.optional else ''} {name}"
 
 
-@torch.library.custom_op("cunorm::layer_norm_fwd", mutates_args=())
-def layer_norm_fwd(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, mean and rstd."""
-    y, mean, rstd = _forward("layer_norm_fwd", (x,), (gamma, beta), eps)
-    return y, mean, rstd
-
-
-@layer_norm_fwd.register_fake
-def _(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    axes = checked((x,), {"gamma": gamma, "beta": beta}, eps)
-    return _like(x), _statistic(x, axes), _statistic(x, axes)
-
-
-@torch.library.custom_op("cunorm::add_layer_norm_fwd", mutates_args=())
-def add_layer_norm_fwd(
-    x: Tensor, residual: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return y, h, mean and rstd."""
-    y, h, mean, rstd = _forward("add_layer_norm_fwd", (x, residual), (gamma, beta), eps)
-    return y, h, mean, rstd
-
-
-@add_layer_norm_fwd.register_fake
-def _(
-    x: Tensor, residual: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    axes = checked((x, residual), {"gamma": gamma, "beta": beta}, eps)
-    return _like(x), _like(residual), _statistic(x, axes), _statistic(x, axes)
-
-
-@torch.library.custom_op("cunorm::rms_norm_bwd", mutates_args=())
-def rms_norm_bwd(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    rstd: Tensor,
-    gamma_offset: float,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return dx, and dgamma where `sums` asks for it."""
-    given = (dy, x, gamma, {"rstd": rstd}, dresidual)
-    dx, dgamma = _backward("rms_norm_bwd", *given, sums, gamma_offset=gamma_offset)
-    return dx, dgamma
-
-
-@rms_norm_bwd.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    rstd: Tensor,
-    gamma_offset: float,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor]:
-    checked_backward(dy, x, gamma, {"rstd": rstd}, dresidual, gamma_offset)
-    return _like(x), _total(x, gamma, sums)
-
-
-@torch.library.custom_op("cunorm::layer_norm_bwd", mutates_args=())
-def layer_norm_bwd(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx, and dgamma and dbeta where `sums` asks for them."""
-    given = (dy, x, gamma, {"mean": mean, "rstd": rstd}, dresidual)
-    dx, dgamma, dbeta = _backward("layer_norm_bwd", *given, sums)
-    return dx, dgamma, dbeta
-
-
-@layer_norm_bwd.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    dresidual: Tensor | None,
-    sums: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    checked_backward(dy, x, gamma, {"mean": mean, "rstd": rstd}, dresidual)
-    return _like(x), _total(x, gamma, sums), _total(x, gamma, sums)
-
-
-@torch.library.custom_op("cunorm::rms_norm_", mutates_args=("x",))
-def rms_norm_(x: Tensor, gamma: Tensor | None, eps: float, gamma_offset: float, cast: str) -> None:
-    """Write y over x."""
-    _in_place("rms_norm", (x,), (gamma,), eps, gamma_offset=gamma_offset, cast=cast)
-
-
-@torch.library.custom_op("cunorm::layer_norm_", mutates_args=("x",))
-def layer_norm_(x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> None:
-    """Write y over x."""
-    _in_place("layer_norm", (x,), (gamma, beta), eps)
-
-
-@torch.library.custom_op("cunorm::add_rms_norm_", mutates_args=("x", "residual"))
-def add_rms_norm_(
-    x: Tensor,
-    residual: Tensor,
-    gamma: Tensor | None,
-    eps: float,
-    gamma_offset: float,
-    cast: str,
-) -> None:
-    """Write y over x and h over residual."""
-    arrays = (x, residual)
-    _in_place("add_rms_norm", arrays, (gamma,), eps, gamma_offset=gamma_offset, cast=cast)
-
-
-@torch.library.custom_op("cunorm::add_layer_norm_", mutates_args=("x", "residual"))
-def add_layer_norm_(
-    x: Tensor, residual: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
-) -> None:
-    """Write y over x and h over residual."""
-    _in_place("add_layer_norm", (x, residual), (gamma, beta), eps)
-
-
-def _forward(
-    op: str,
-    arrays: tuple[Tensor, ...],
-    parameters: tuple[Tensor | None, ...],
-    eps: float,
-    **options: Any,
-) -> Any:
-    """Return what the CuPy op of that name returns."""
-    x = arrays[0]
-    if _is_on_cuda(x):
-        return getattr(cunorm, op)(*_detached(arrays), *_detached(parameters), eps, **options)
-    named = dict(zip(("gamma", "beta"), parameters, strict=False))
-    checked(arrays, named, eps, options.get("gamma_offset", 0.0))
-    norm = getattr(_cpu, op.removeprefix("add_"))
-    if len(arrays) == 1:
-        return norm(x, *parameters, eps, **options, dtype=x.dtype)
-    h = _cpu.add(*arrays)
-    y, *statistics = norm(h, *parameters, eps, **options, dtype=x.dtype)
-    return (y, h, *statistics)
-
-
-def _backward(
-    op: str,
-    dy: Tensor,
-    x: Tensor,
-    gamma: Tensor | None,
-    statistics: dict[str, Tensor],
-    dresidual: Tensor | None,
-    sums: bool,
-    **options: float,
-) -> Any:
-    """Return what the CuPy op of that name returns, tensors without elements for None."""
-    arrays = (dy, x, gamma, *statistics.values())
-    if _is_on_cuda(x):
-        (residual,) = _detached((dresidual,))
-        norm, given = getattr(cunorm, op), _detached(arrays)
-        dx, *totals = norm(*given, dresidual=residual, sums=sums, **options)
-    else:
-        checked_backward(dy, x, gamma, statistics, dresidual, **options)
-        dx, *totals = getattr(_cpu, op)(*arrays, dresidual=dresidual, sums=sums, **options)
-    return (dx, *(x.new_empty(0) if total is None else total for total in totals))
-
-
-def _in_place(
-    op: str,
-    arrays: tuple[Tensor, ...],
-    parameters: tuple[Tensor | None, ...],
-    eps: float,
-    **options: Any,
-) -> None:
-    """Write y over the first of the arrays, and h over the second where there is one."""
-    if _is_on_cuda(arrays[0]):
-        given = _detached(arrays)
-        outputs = dict(zip(("out", "residual_out"), given, strict=False))
-        getattr(cunorm, op)(*given, *_detached(parameters), eps, **options, **outputs)
-    else:
-        results = _forward(f"{op}_fwd", arrays, parameters, eps, **options)
-        apart(arrays, parameters)
-        for array, result in zip(arrays, results, strict=False):
-            array.copy_(result)
-
-
-def _is_on_cuda(x: Tensor) -> bool:
+def _is_on_cuda(op: Op, given: tuple[Any, ...]) -> bool:
     """Return whether the CuPy ops do the work; if not, `_cpu` does."""
+    x = given[op.names.index("x")]
     if x.is_cuda:
         return True
     if x.device.type != "cpu":
@@ -264,18 +90,36 @@ def _is_on_cuda(x: Tensor) -> bool:
     return False
 
 
-def _detached(tensors: tuple[Tensor | None, ...]) -> list[Any]:
+def _detached(op: Op, given: tuple[Any, ...]) -> dict[str, Any]:
     # DLPack exports nothing that requires a gradient. The operators have formulas for that.
-    return [None if t is None else t.detach() for t in tensors]
+    plain = (value.detach() if isinstance(value, Tensor) else value for value in given)
+    return dict(zip(op.names, plain, strict=True))
+
+
+def _rows(op: Op, tensors: dict[str, Any], axes: int) -> tuple[Tensor, ...]:
+    """Return empty tensors for the results of a forward op."""
+    x = tensors["x"]
+    statistic = {"size": x.shape[: x.ndim - axes], "dtype": _cpu.accumulator(x.dtype)}
+    rows = (_like(tensors[output.like]) for output in op.writes)
+    return (*rows, *(x.new_empty(**statistic) for _ in op.family.saves))
+
+
+def _gradients(op: Op, tensors: dict[str, Any], options: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Return empty tensors for the results of a backward op."""
+    x = tensors["x"]
+    (weight,) = (tensors[name] for name in op.parameters)
+    wanted = weight is not None and options["sums"]
+    return (_like(x), *(_like(weight) if wanted else x.new_empty(0) for _ in op.totals))
 
 
 def _like(x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _statistic(x: Tensor, axes: int) -> Tensor:
-    return x.new_empty(x.shape[: x.ndim - axes], dtype=_cpu.accumulator(x.dtype))
-
-
-def _total(x: Tensor, gamma: Tensor | None, sums: bool) -> Tensor:
-    return x.new_empty(0) if gamma is None or not sums else _like(gamma)
+# By the name of the op, and for those in place with an underscore after it.
+OPERATORS: dict[str, CustomOpDef] = {}
+for _op in OPS.values():
+    if _op.keeps or _op.is_backward:
+        OPERATORS[_op.name] = _defined(_op)
+    else:
+        OPERATORS[f"{_op.name}_"] = _defined_in_place(_op)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._typing import Cast
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
-from ._checks import number, rms_numbers, tensors
+from ._checks import options, tensors
 
 _operators = torch.ops.cunorm
 
@@ -83,7 +83,9 @@ def rms_norm(
             [1.0000, 1.0000]]), tensor([1.2000, 2.4000]))
     """
     tensors(x=x, gamma=gamma)
-    y, _ = _operators.rms_norm_fwd(x, gamma, *rms_numbers(eps, gamma_offset, cast))
+    y, _ = _operators.rms_norm_fwd(
+        x, gamma, *options(eps=eps, gamma_offset=gamma_offset, cast=cast)
+    )
     return y  # type: ignore[no-any-return]
 
 
@@ -138,7 +140,7 @@ def layer_norm(
     tensor([2., 2.])
     """
     tensors(x=x, gamma=gamma, beta=beta)
-    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, number("eps", eps))
+    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, *options(eps=eps))
     return y  # type: ignore[no-any-return]
 
 
@@ -197,7 +199,7 @@ def add_rms_norm(
     (tensor([[0.2000, 1.4000]]), tensor([[1., 7.]]))
     """
     tensors(x=x, residual=residual, gamma=gamma)
-    numbers = rms_numbers(eps, gamma_offset, cast)
+    numbers = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
     y, h, _ = _operators.add_rms_norm_fwd(x, residual, gamma, *numbers)
     return y, h
 
@@ -255,5 +257,5 @@ def add_layer_norm(
     tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
-    y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, number("eps", eps))
+    y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, *options(eps=eps))
     return y, h

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from cunorm import _bench_cases
+from cunorm._families import LAYER_NORM
 from cunorm._plan import ITEMSIZE
 
 from .session import DRY
@@ -42,7 +43,7 @@ class Case(_bench_cases.Case):
     @property
     def is_layer_norm(self) -> bool:
         """Whether the rows have a mean taken off."""
-        return "layer_norm" in self.op
+        return self.kind.family is LAYER_NORM
 
     @property
     def names(self) -> tuple[str, ...]:

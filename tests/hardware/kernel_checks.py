@@ -22,6 +22,7 @@ from test_concurrency import at_once  # noqa: E402
 
 import cunorm  # noqa: E402
 from cunorm import _selfcheck  # noqa: E402
+from cunorm._families import OPS  # noqa: E402
 from cunorm._reference import DTYPES  # noqa: E402
 
 from .ways import kernel_of  # noqa: E402
@@ -38,7 +39,7 @@ def attributes_of_kernels_of_every_plan() -> str:
             if kernel.local_size_bytes:
                 raise AssertionError(f"{dtype} {cols}: {kernel.local_size_bytes} bytes spilled")
             said.append(
-                f"{dtype[0]}{cols}:{plan.lanes}x{plan.cluster} {kernel.num_regs}r "
+                f"{dtype[0]}{cols}:{plan.split.lanes}x{plan.split.cluster} {kernel.num_regs}r "
                 f"{plan.shared_bytes >> 10}K"
             )
     return "; ".join(said)
@@ -46,8 +47,7 @@ def attributes_of_kernels_of_every_plan() -> str:
 
 def hold(op: str, dtype: str, shape: tuple[int, ...], layout: str = "contiguous") -> None:
     """Hold a call against its definition, as `python -m cunorm check` does."""
-    measure = _selfcheck._measure_backward if op.endswith("_bwd") else _selfcheck._measure
-    check = _selfcheck.Check(op, dtype, shape, layout, measure)
+    check = _selfcheck.Check(op, dtype, shape, layout, _selfcheck.measure)
     faults = check.run().faults
     if faults:
         raise AssertionError(f"{check}: {'; '.join(faults)}")
@@ -129,8 +129,8 @@ def fuzz_against_the_definition() -> str:
     budget, count = Budget(FUZZ_SECONDS), 0
     rng = np.random.default_rng(int(os.environ.get("FUZZ_SEED", "1")))
     longest, most = (200, 4) if DRY else (70_000, 3000)
-    forward = [op for op in _selfcheck.OUTPUTS if op.endswith("_fwd")]
-    backward = [op for op in _selfcheck.OUTPUTS if op.endswith("_bwd")]
+    forward = [op.name for op in OPS.values() if op.keeps]
+    backward = [op.name for op in OPS.values() if op.is_backward]
     while not budget.over():
         cols = int(math.exp(rng.uniform(0, math.log(longest))))
         rows = int(math.exp(rng.uniform(0, math.log(max(2, min(most, 400_000 // cols))))))

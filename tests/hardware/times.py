@@ -66,7 +66,7 @@ def rows_to_check(case: Case) -> list[int] | slice:
 
 def expected(case: Case, given: Given) -> Sequence[torch.Tensor]:
     """Return what is expected of a case in float64."""
-    op, rows = case.op.removesuffix("_bwd"), rows_to_check(case)
+    op, rows = case.kind.norm, rows_to_check(case)
     tensors = [
         tensor.double() if tensor.ndim == 1 else tensor[rows].double()
         for tensor in (given.tensors[name] for name in names(op))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from cunorm import _plan, _plan_backward
-from cunorm._plan import ITEMSIZE, PACKET_BYTES, Share
+from cunorm import _plan
+from cunorm._plan import ITEMSIZE, PACKET_BYTES, Split
+from cunorm._plan.devices import SHARED_BYTES, SUMS_BYTES
 
 from .cases import Case, arrays, few_rows
 from .session import start_device
@@ -24,20 +25,20 @@ class Way:
 
     Attributes
     ----------
-    share : Share
+    split : Split
         As a plan has it.
     resident : int
         Threads that a multiprocessor holds of a backward kernel; 0 of a forward one.
     """
 
-    share: Share
+    split: Split
     resident: int = 0
 
     def __str__(self) -> str:
-        share = self.share
-        cluster = f" c{share.cluster}" if share.cluster > 1 else ""
+        split = self.split
+        cluster = f" c{split.cluster}" if split.cluster > 1 else ""
         resident = f" r{self.resident}" if self.resident else ""
-        return f"{share.lanes}x{share.rows}{cluster} {share.packets}+{share.shared}{resident}"
+        return f"{split.lanes}x{split.rows}{cluster} {split.packets}+{split.shared}{resident}"
 
 
 @contextmanager
@@ -63,22 +64,18 @@ def noting() -> Iterator[list[tuple[Any, Any]]]:
 @contextmanager
 def in_force(way: Way) -> Iterator[None]:
     """Have every plan made meanwhile take a way."""
-    share_backward = _plan_backward._share
 
-    def share_forward(*_: Any, **__: Any) -> Share:
-        return way.share
-
-    def with_bytes_beside(*arguments: Any) -> tuple[Share, int]:
-        return way.share, share_backward(*arguments)[1]
+    def split(*_: Any, **__: Any) -> Split:
+        return way.split
 
     resident = (way.resident, way.resident)
     forget_plans()
     try:
         with (
-            patch.object(_plan, "_share", share_forward),
-            patch.object(_plan_backward, "_share", with_bytes_beside),
-            patch.object(_plan_backward, "RESIDENT_THREADS", {}),
-            patch.object(_plan_backward, "RESIDENT_THREADS_ELSEWHERE", resident),
+            patch.object(_plan.split, "forward", split),
+            patch.object(_plan.split, "backward", split),
+            patch.object(_plan.backward, "RESIDENT_THREADS", {}),
+            patch.object(_plan.backward, "RESIDENT_THREADS_ELSEWHERE", resident),
         ):
             yield
     finally:
@@ -87,7 +84,7 @@ def in_force(way: Way) -> Iterator[None]:
 
 def forget_plans() -> None:
     """Empty the caches of all that plans."""
-    for module in (_plan, _plan_backward):
+    for module in (_plan.forward, _plan.backward):
         for function in vars(module).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
@@ -115,23 +112,22 @@ def compile_way(case: Case, way: Way) -> None:
 def ways(case: Case) -> list[Way]:
     """Return the plan's own way of a case, and then the others."""
     plan, _ = kernel_of(case)
-    share = Share(**{field.name: getattr(plan, field.name) for field in fields(Share)})
-    own = Way(share, plan.resident_threads if case.is_backward else 0)
+    own = Way(plan.split, plan.resident if case.is_backward else 0)
     others = (
-        Way(share, resident)
-        for share in shares(case, plan)
+        Way(split, resident)
+        for split in splits(case, plan)
         for resident in (RESIDENT if case.is_backward else (0,))
-        if not resident or resident >= share.lanes * share.rows
+        if not resident or resident >= split.lanes * split.rows
     )
     return list(dict.fromkeys((own, *others)))
 
 
-def shares(case: Case, plan: Any) -> Iterator[Share]:
-    """Yield the shares that make sense of a row of a case: few idle lanes, and room for it."""
+def splits(case: Case, plan: Any) -> Iterator[Split]:
+    """Yield the splits that make sense of a row of a case: few idle lanes, and room for it."""
     from cunorm import _kernels
 
     whole = max(1, case.cols * ITEMSIZE[case.dtype] // PACKET_BYTES)
-    room = _plan.SHARED_BYTES[_kernels.arch(0)] - _plan.SUMS_BYTES
+    room = SHARED_BYTES[_kernels.arch(0)] - SUMS_BYTES
     beside = plan.shared_packet_bytes if case.is_backward else PACKET_BYTES
     most = (2 if ITEMSIZE[case.dtype] == 2 else 4) if case.is_backward else 8
     clusters = (1,) if case.is_backward or whole < 1024 else (1, 2, 4, 8)
@@ -149,7 +145,7 @@ def shares(case: Case, plan: Any) -> Iterator[Share]:
                 if shared * lanes * beside > room:
                     continue
                 for threads in (lanes,) if lanes > 32 else (32, 64, 128, 256, 512):
-                    yield Share(
+                    yield Split(
                         lanes=lanes,
                         cluster=cluster,
                         packets=packets,

@@ -1,0 +1,291 @@
+"""The norms as data: a family describes a norm once, and what differs between its ops follows.
+
+Checks, plans, launches, PyTorch's operators and gradients, both definitions, bench cases,
+self-checks and test ids are made from these values. A name is put together here, and taken apart
+nowhere. Pure: neither cupy nor numpy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number or a word that an op takes.
+
+    Attributes
+    ----------
+    name : str
+        What users call it.
+    default : float, str or bool
+        What holds where it is left out; its type is that of PyTorch's operator.
+    check : str
+        What `_check.OPTIONS` refuses a wrong value by.
+    number : bool
+        Whether the kernel takes the value among the numbers of its last argument.
+    compiled : function or None
+        What the kernel is compiled for, of the value; None where it does not matter.
+    backward : bool
+        Whether the backward op takes it too.
+    keyword : bool
+        Whether it is given by name alone.
+    """
+
+    name: str
+    default: Any
+    check: str
+    number: bool = False
+    compiled: Callable[[Any], object] | None = None
+    backward: bool = False
+    keyword: bool = True
+
+
+@dataclass(frozen=True)
+class Input:
+    """An array that an op reads; whether it may be None, and is given by name alone."""
+
+    name: str
+    optional: bool = False
+    keyword: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """An array of rows that an op writes, and that a user may give.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the kernel.
+    argument : str
+        What users call it.
+    like : str
+        The input whose shape and dtype it has, and which it may overwrite.
+    """
+
+    name: str
+    argument: str
+    like: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the row that is normalised comes from.
+
+    Attributes
+    ----------
+    name : str
+        A type of the kernels.
+    prefix : str
+        What the names of its ops begin with.
+    reads : tuple of str
+        Arrays of rows: x, and what is brought together with it.
+    writes : tuple of Output
+        What is written beside y. The last one is what was normalised.
+    """
+
+    name: str
+    prefix: str
+    reads: tuple[str, ...]
+    writes: tuple[Output, ...]
+
+
+Y = Output("y", "out", "x")
+LOADED = Source("Loaded", "", ("x",), ())
+ADDED = Source(
+    "Added", "add_", ("x", "residual"), (Output("residual_out", "residual_out", "residual"),)
+)
+SOURCES = (LOADED, ADDED)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A norm: what it computes, keeps and takes.
+
+    Attributes
+    ----------
+    name : str
+        The stem of ops, kernels, definitions and tests.
+    statistic, epilogue : str
+        Types of the kernels: what is computed of a row, and what follows the normalised value. Each
+        has a definition of that name in `_reference.py` and in `torch/_cpu.py`.
+    saves : tuple of str
+        The statistics that ``*_fwd`` returns and ``*_bwd`` takes.
+    parameters : tuple of str
+        Arrays of one row. The first multiplies, and the backward op takes it; the others are added.
+    options : tuple of Option
+        In the order of arguments.
+    """
+
+    name: str
+    statistic: str
+    epilogue: str
+    saves: tuple[str, ...]
+    parameters: tuple[str, ...]
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An op; compared by identity, which costs a call nothing.
+
+    Attributes
+    ----------
+    name : str
+        What users call it.
+    norm : str
+        The op of `cunorm.torch` that does the same with a gradient.
+    family : Family
+        The norm.
+    source : Source
+        Where a forward op's rows come from.
+    keeps : bool
+        Whether it returns the family's statistics.
+    is_backward : bool
+        Whether it returns gradients.
+    arguments : tuple of Input or Option
+        What is given, in order. The results that a user may give follow.
+    reads : tuple of str
+        Arrays of rows that are read.
+    parameters : tuple of str
+        Arrays of one row that are read.
+    writes : tuple of Output
+        Arrays of rows that are written and that a user may give.
+    returns : tuple of str
+        The arrays that are returned.
+    """
+
+    name: str
+    norm: str
+    family: Family
+    source: Source
+    keeps: bool
+    is_backward: bool
+    arguments: tuple[Input | Option, ...]
+    reads: tuple[str, ...]
+    parameters: tuple[str, ...]
+    writes: tuple[Output, ...]
+    returns: tuple[str, ...]
+
+    @cached_property
+    def results(self) -> Callable[[Mapping[str, Any]], Any]:
+        """What takes the arrays that are returned out of all of a call: one, or a tuple of them."""
+        return itemgetter(*self.returns)
+
+    @cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The names, in the kernel, of the arrays among the arguments, results last."""
+        inputs = (a.name for a in self.arguments if isinstance(a, Input))
+        return (*inputs, *(output.name for output in self.writes))
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Arrays of rows by their names in the kernel: what is read, then what is written."""
+        written = ("dx",) if self.is_backward else tuple(output.name for output in self.writes)
+        return (*self.reads, *written)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the arguments."""
+        return tuple(a.name for a in self.arguments)
+
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """The numbers and words among the arguments."""
+        return tuple(a for a in self.arguments if isinstance(a, Option))
+
+    @cached_property
+    def totals(self) -> tuple[str, ...]:
+        """The sums over rows that a backward op returns, one for each parameter."""
+        return self.returns[1:] if self.is_backward else ()
+
+
+def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
+    norm = source.prefix + family.name
+    parameters = (Input(name, optional=True) for name in family.parameters)
+    writes = (Y, *source.writes)
+    return Op(
+        name=norm + "_fwd" * keeps,
+        norm=norm,
+        family=family,
+        source=source,
+        keeps=keeps,
+        is_backward=False,
+        arguments=(*map(Input, source.reads), *parameters, *family.options),
+        reads=source.reads,
+        parameters=family.parameters,
+        writes=writes,
+        returns=(*(output.name for output in writes), *(family.saves if keeps else ())),
+    )
+
+
+def _backward_op(family: Family) -> Op:
+    weight = family.parameters[0]
+    return Op(
+        name=f"{family.name}_bwd",
+        norm=family.name,
+        family=family,
+        source=LOADED,
+        keeps=False,
+        is_backward=True,
+        arguments=(
+            *map(Input, ("dy", "x")),
+            Input(weight, optional=True),
+            *map(Input, family.saves),
+            *(option for option in family.options if option.backward),
+            Input("dresidual", optional=True, keyword=True),
+            SUMS,
+        ),
+        reads=("x", "dy", "dresidual"),
+        parameters=(weight,),
+        writes=(),
+        returns=("dx", *(f"d{name}" for name in family.parameters)),
+    )
+
+
+def _eps(default: float) -> Option:
+    return Option("eps", default, check="eps", number=True, keyword=False)
+
+
+GAMMA_OFFSET = Option(
+    "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
+)
+CAST = Option("cast", "before", check="cast", compiled=str)
+SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
+
+RMS_NORM = Family(
+    "rms_norm", "MeanSquare", "Scale", ("rstd",), ("gamma",), (_eps(1e-6), GAMMA_OFFSET, CAST)
+)
+LAYER_NORM = Family(
+    "layer_norm", "Moments", "Affine", ("mean", "rstd"), ("gamma", "beta"), (_eps(1e-5),)
+)
+FAMILIES = (RMS_NORM, LAYER_NORM)
+
+# Forward ops, those that return the statistics, and backward ops: in the order of README's table.
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        *(_forward_op(f, s, keeps) for keeps in (False, True) for s in SOURCES for f in FAMILIES),
+        *map(_backward_op, FAMILIES),
+    )
+}
+# Those that return no statistics, which users call where no gradient is wanted.
+PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
+BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
+
+# Arrays by name that some op takes None for.
+OPTIONAL = {
+    argument.name
+    for op in OPS.values()
+    for argument in op.arguments
+    if isinstance(argument, Input) and argument.optional
+}
+# Results that a user may give: what they are called, by their names in the kernel.
+ARGUMENTS = {output.name: output.argument for op in OPS.values() for output in op.writes}
+# Ops whose rows may be those of a dask array: what they return lies as x does.
+LAZY = tuple(op.name for op in OPS.values() if op.reads == ("x",) and op.returns == (Y.name,))

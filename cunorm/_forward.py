@@ -1,0 +1,47 @@
+"""Forward ops on CuPy arrays: checked, allocated, planned and launched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cupy
+import numpy as np
+
+from . import _calls, _check, _planned
+from ._plan import accumulator
+
+if TYPE_CHECKING:
+    from ._families import Op
+    from ._launch import Launch
+    from ._typing import Arrays
+
+
+def work(
+    op: Op, arrays: Arrays, options: tuple[object, ...], *, enqueue: bool = True
+) -> tuple[Arrays, tuple[Launch, ...]]:
+    """Return the arrays with those that were made, and what was launched."""
+    axes, settings = _check.forward(op, arrays, options)
+    _check.outputs(op, arrays)
+    x = arrays["x"]
+    complete = dict(arrays)
+    launches: tuple[Launch, ...] = ()
+    with x.device:
+        for output in op.writes:
+            if arrays[output.name] is None:
+                like = arrays[output.like]
+                complete[output.name] = cupy.empty(like.shape, like.dtype)
+        for name in op.family.saves:
+            complete[name] = _statistic(x, axes) if op.keeps else None
+        if x.size > 0:
+            launches = _planned.forward(op, complete, axes, settings, enqueue=enqueue)
+    return complete, launches
+
+
+forward = _calls.remembered(work)
+
+
+def _statistic(x: cupy.ndarray, axes: int) -> cupy.ndarray:
+    """Return an array for one statistic of each row of x: NaN where rows have no columns."""
+    shape = x.shape[: x.ndim - axes]
+    dtype = accumulator(x.dtype.name)
+    return cupy.empty(shape, dtype) if x.size else cupy.full(shape, np.nan, dtype)

@@ -1,0 +1,126 @@
+"""The families, and what is written out by hand beside them: public functions and their names."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cunorm
+import cunorm.torch
+from cunorm import _check, _ops
+from cunorm._families import BACKWARD, FAMILIES, LAZY, OPS, Input
+
+ops = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+POSITIONAL, KEYWORD = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
+
+
+def described(function):
+    """Return name, kind and default of each parameter."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
+def signature(op, results=True):
+    """Return what a family says of an op's parameters, in the same form.
+
+    What may be None is so by default, unless something without a default follows.
+    """
+    found, kind, required = [], POSITIONAL, False
+    for argument in reversed(op.arguments):
+        if isinstance(argument, Input):
+            required |= not argument.optional and not argument.keyword
+            default = inspect.Parameter.empty if required else None
+        else:
+            default = argument.default
+        found.insert(0, (argument.name, argument.keyword, default))
+    parameters = []
+    for name, keyword, default in found:
+        kind = KEYWORD if keyword else kind
+        parameters.append((name, kind, default))
+    if results:
+        parameters += [(output.argument, KEYWORD, None) for output in op.writes]
+    return parameters
+
+
+@ops
+def test_a_public_function_has_the_signature_of_its_family(op):
+    assert described(getattr(cunorm, op.name)) == signature(op)
+
+
+@ops
+def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
+    def caught(*call):
+        calls.append(call)
+        return (None,) * len(op.returns)
+
+    calls = []
+    monkeypatch.setattr(_ops, "backward" if op.is_backward else "forward", caught)
+    given = {name: object() for name, *_ in signature(op)}
+    getattr(cunorm, op.name)(**given)
+    ((called, arrays, options),) = calls
+    assert called is op
+    arguments = {output.name: output.argument for output in op.writes}
+    found = {arguments.get(n, n): a for n, a in zip(op.slots, arrays, strict=True)}
+    found |= {o.name: value for o, value in zip(op.options, options, strict=True)}
+    assert found == given
+
+
+def test_the_public_names_are_those_of_the_families():
+    assert sorted([*OPS, "warm_up"]) == cunorm.__all__
+
+
+FORWARD = [op for op in OPS.values() if not op.keeps and not op.is_backward]
+
+
+@pytest.mark.parametrize("op", FORWARD, ids=lambda op: op.name)
+def test_functions_of_tensors_have_the_signatures_of_their_families(op):
+    for name in (op.name, f"{op.name}_"):
+        assert described(getattr(cunorm.torch, name)) == signature(op, results=False)
+
+
+SCHEMAS = """
+rms_norm_fwd(Tensor x, Tensor? gamma, float eps, float gamma_offset, str cast) -> (Tensor, Tensor)
+layer_norm_fwd(Tensor x, Tensor? gamma, Tensor? beta, float eps) -> (Tensor, Tensor, Tensor)
+add_rms_norm_fwd(Tensor x, Tensor residual, Tensor? gamma, float eps, float gamma_offset, str cast)
+ -> (Tensor, Tensor, Tensor)
+add_layer_norm_fwd(Tensor x, Tensor residual, Tensor? gamma, Tensor? beta, float eps)
+ -> (Tensor, Tensor, Tensor, Tensor)
+rms_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor rstd, float gamma_offset,
+ Tensor? dresidual, bool sums) -> (Tensor, Tensor)
+layer_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor mean, Tensor rstd, Tensor? dresidual,
+ bool sums) -> (Tensor, Tensor, Tensor)
+rms_norm_(Tensor(a0!) x, Tensor? gamma, float eps, float gamma_offset, str cast) -> ()
+layer_norm_(Tensor(a0!) x, Tensor? gamma, Tensor? beta, float eps) -> ()
+add_rms_norm_(Tensor(a0!) x, Tensor(a1!) residual, Tensor? gamma, float eps, float gamma_offset,
+ str cast) -> ()
+add_layer_norm_(Tensor(a0!) x, Tensor(a1!) residual, Tensor? gamma, Tensor? beta, float eps) -> ()
+"""
+
+
+def test_operators_have_the_schemas_that_saved_programs_name():
+    for schema in SCHEMAS.strip().replace("\n ", " ").splitlines():
+        operator = getattr(torch.ops.cunorm, schema.partition("(")[0])
+        assert str(operator.default._schema) == f"cunorm::{schema}"
+        assert operator.default.tags == [torch.Tag.pt2_compliant_tag]
+
+
+def test_every_option_has_a_check_and_every_family_a_backward_op():
+    assert {option.check for op in OPS.values() for option in op.options} == set(_check.OPTIONS)
+    assert [BACKWARD[family].family for family in FAMILIES] == list(FAMILIES)
+    assert LAZY == ("rms_norm", "layer_norm")
+
+
+def test_no_name_of_an_op_is_taken_apart():
+    parsed = re.compile(
+        r"""(startswith|endswith|removeprefix|removesuffix|replace|partition|split)\(\s*f?["']_?"""
+        r"""(add|rms|layer|norm|fwd|bwd)|["'](add_|rms|rms_norm|layer|layer_norm|bwd|fwd)["'] in """
+    )
+    root = Path(cunorm.__file__).parent
+    files = [f for folder in (root, root / "torch") for f in folder.glob("*.py")]
+    assert len(files) > 40
+    assert [f.name for f in files if parsed.search(f.read_text("utf-8"))] == []
