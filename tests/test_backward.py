@@ -16,8 +16,8 @@ from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
 
 import cunorm
 from cunorm import _kernels, _plan, _reference, simgpu
-from cunorm._plan.devices import SHARED_BYTES
 from cunorm._layouts import place
+from cunorm._plan.devices import SHARED_BYTES
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)
