@@ -16,7 +16,7 @@ import numpy as np
 from cupy.cuda.function import CNumpyArray
 
 from . import _kernels, _rows
-from ._plan import PACKET_BYTES, WARP, Reach, accumulator
+from ._plan import PACKET_BYTES, WARP, Reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,27 +27,6 @@ if TYPE_CHECKING:
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
     """Return an uninitialised C-contiguous array of x's shape and dtype."""
     return cupy.empty(x.shape, x.dtype)
-
-
-def rows(
-    x: cupy.ndarray,
-    residual: cupy.ndarray | None,
-    out: cupy.ndarray | None,
-    residual_out: cupy.ndarray | None,
-) -> tuple[dict[str, cupy.ndarray], dict[str, cupy.ndarray]]:
-    """Return the arrays of rows that are written, made where not given, and those that are read."""
-    written, read = {"y": empty_like(x) if out is None else out}, {"x": x}
-    if residual is not None:
-        written["residual_out"] = empty_like(residual) if residual_out is None else residual_out
-        read["residual"] = residual
-    return written, read
-
-
-def statistic(x: cupy.ndarray, axes: int) -> cupy.ndarray:
-    """Return an array for one statistic of each row of x: NaN where rows have no columns."""
-    shape = x.shape[: x.ndim - axes]
-    dtype = accumulator(x.dtype.name)
-    return cupy.empty(shape, dtype) if x.size else cupy.full(shape, np.nan, dtype)
 
 
 def cols(x: cupy.ndarray, axes: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from cupy.cuda.function import CNumpyArray
 
 from . import _kernels, _plan
-from ._launch import Launch, empty_like, fit, prepare
+from ._launch import Launch, fit, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,18 +18,6 @@ if TYPE_CHECKING:
 
 # What there is one of for each column, and one row of for each block.
 TOTALS = ("dgamma", "dbeta")
-
-
-def gradients(
-    op: str, x: cupy.ndarray, gamma: cupy.ndarray | None, sums: bool
-) -> dict[str, cupy.ndarray]:
-    """Return arrays for dx, dgamma and dbeta, as far as they are wanted: zeros without rows."""
-    made = {"dx": empty_like(x)}
-    if sums and gamma is not None:
-        make = cupy.empty if x.size > 0 else cupy.zeros
-        names = TOTALS[:1] if op == "rms_norm_bwd" else TOTALS
-        made |= {name: make(gamma.shape, gamma.dtype) for name in names}
-    return made
 
 
 def partial(

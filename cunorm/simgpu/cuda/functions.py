@@ -43,14 +43,15 @@ class FunctionHandlers:
 
     def funcGetAttribute(self, attribute: int, func: int) -> int:
         function = self._modules.function(func)
-        if attribute in (_LOCAL_SIZE, _NUM_REGS):
-            assembled = assembler.resources(function.code, self._machine.device.arch)
-            known = assembled.stack_bytes if attribute == _LOCAL_SIZE else assembled.registers
+        if attribute == _NUM_REGS:
+            known = assembler.resources(function.code, self._machine.device.arch).registers
             return -1 if known is None else known
         answers = {
             _MAX_THREADS: self._max_threads(function),
             _SHARED_SIZE: function.code.shared_bytes,
             _CONST_SIZE: 0,
+            # What PTX declares: it has registers without end, and nothing is assembled for this.
+            _LOCAL_SIZE: function.code.local_bytes,
             _PTX_VERSION: function.module.ptx_version,
             _BINARY_VERSION: self._machine.device.arch,
             _CACHE_MODE_CA: 0,
