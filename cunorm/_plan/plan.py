@@ -109,9 +109,7 @@ class Plan:
         blocks = max(1, self.resident_threads(reach) // (self.split.lanes * self.split.rows))
         for fewer in range(blocks, 0, -1):
             yield Try(fewer, self.at_once)
-        at_once = self.at_once
-        while at_once > 1:
-            at_once //= 2
+        for at_once in range(self.at_once - 1, 0, -1):
             yield Try(1, at_once)
 
     def unit(self, reach: Reach, attempt: Try) -> str:

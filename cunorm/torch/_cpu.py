@@ -1,6 +1,6 @@
 """The ops on CPU tensors: the kernels' definitions in plain PyTorch, forward and backward.
 
-Formula and roundings are those of kernels/rms_norm.cu and kernels/layer_norm.cu. What differs is
+Formula and roundings are those of kernels/statistic.cuh and kernels/epilogue.cuh. What differs is
 how sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
 once, so that no square overflows, where a kernel's sums are float32. Both are within the bounds of
 cunorm/_reference.py, these by a wide margin, and so differ by those at most.
@@ -26,7 +26,7 @@ from torch import Tensor
 from .._families import Op
 from .._typing import Arrays
 
-# As in kernels/vec.cuh: a power of two that brings any float64's square back into range, and the
+# As in kernels/packet.cuh: a power of two that brings any float64's square back into range, and the
 # mean square from which on no square was lost. Squares of what is narrower stay in float64's range.
 RESCUE = 2.0**-560
 SMALLEST = 2.0**-960
