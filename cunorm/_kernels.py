@@ -89,8 +89,9 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
         if kernel.local_size_bytes == 0:
             break
     _log.debug(
-        "%s on device %d (sm_%d) after %.0f ms: %s, %s",
-        *(plan.kernel, device, arch(device), 1e3 * (perf_counter() - start), plan, attempt),
+        "%s on device %d (sm_%d) after %.0f ms: %s, %s, %s",
+        *(plan.kernel, device, arch(device), 1e3 * (perf_counter() - start)),
+        *(plan, reach, attempt),
     )
     return kernel
 

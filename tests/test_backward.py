@@ -15,8 +15,10 @@ import pytest
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
 
 import cunorm
-from cunorm import _kernels, _plan, _plan_backward, _reference, simgpu
+from cunorm import _kernels, _plan, _reference, simgpu
 from cunorm._layouts import place
+from cunorm._plan.backward import GROUPS_OF_BLOCK, SUM_SLICES
+from cunorm._plan.devices import SHARED_BYTES
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)
@@ -65,7 +67,7 @@ def test_every_size_matches_the_definition(op, dtype, cols):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @ops
 def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
-    plan = getattr(_plan_backward, f"{op}_bwd")(
+    plan = getattr(_plan, f"{op}_bwd")(
         cols,
         dtype,
         dtype,
@@ -73,7 +75,7 @@ def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
         arch=90,
         **({"gamma_offset": False} if "rms" in op else {}),
     )
-    assert (plan.packets + plan.shared) * plan.lanes * plan.vec < cols
+    assert (plan.split.packets + plan.split.shared) * plan.split.lanes * plan.vec < cols
     x, dy, dresidual = (random((2, cols), dtype, seed=seed) for seed in range(3))
     assert_is_the_definition(op, dy, x, random(cols, dtype, seed=3), dresidual=dresidual)
 
@@ -239,15 +241,15 @@ def sums_as_documented(plan, terms_of_row, rows, multiprocessors):
     def of_block(block):
         def of_lane(place):
             total = np.float32(0)
-            for group in range(block, -(-rows // plan.rows), blocks):
-                if group * plan.rows + place < rows:
-                    total = terms_of_row(group * plan.rows + place, total)
+            for group in range(block, -(-rows // plan.split.rows), blocks):
+                if group * plan.split.rows + place < rows:
+                    total = terms_of_row(group * plan.split.rows + place, total)
             return total
 
-        return in_turn(of_lane(place) for place in range(plan.rows))
+        return in_turn(of_lane(place) for place in range(plan.split.rows))
 
     partials = [of_block(block) for block in range(blocks)]
-    slices = _plan_backward.SUM_SLICES
+    slices = SUM_SLICES
     return in_turn(in_turn(partials[s::slices]) for s in range(slices))
 
 
@@ -260,9 +262,7 @@ def test_sums_over_rows_are_added_up_in_the_order_that_is_documented(cols, rows)
     x, dy = (random((rows, cols), "float32", seed=seed) for seed in range(2))
     mean, rstd = (k.get() for k in statistics("layer_norm", x))
     _, dgamma, dbeta = backward("layer_norm", dy, x, np.ones(cols, np.float32), mean, rstd)
-    plan = _plan_backward.layer_norm_bwd(
-        cols, "float32", "float32", dresidual=False, arch=_kernels.arch(0)
-    )
+    plan = _plan.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=_kernels.arch(0))
     normal = (x - mean[:, None]) * rstd[:, None]
 
     def multiply_and_add(row, total):  # an FMA: 64 bits hold the product, and the sum but for ties
@@ -281,15 +281,15 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
 
     A padded batch, or one whose last rows are masked, so has the bits of the rows that count.
     """
-    plan = getattr(_plan_backward, f"{op}_bwd")(
+    plan = getattr(_plan, f"{op}_bwd")(
         *(cols, "float32", "float32"),
         **({"gamma_offset": False} if op == "rms_norm" else {}),
         dresidual=False,
         arch=_kernels.arch(0),
     )
     multiprocessors = _kernels.multiprocessors(0)
-    most = _plan_backward.GROUPS_OF_BLOCK * multiprocessors * group
-    assert plan.rows == group
+    most = GROUPS_OF_BLOCK * multiprocessors * group
+    assert plan.split.rows == group
     assert plan.persistent_grid(most, multiprocessors) == (multiprocessors,)
     x, dy = (random((300, cols), "float32", seed=seed) for seed in range(2))
     gamma = random(cols, "float32", seed=3)
@@ -442,9 +442,11 @@ def test_work_runs_on_the_device_of_x_whichever_is_current(op):
 def packets_read_again(plan):
     """Return how many packets of a row its warps cannot keep: each has a share of neighbours."""
     packets = plan.cols // plan.vec
-    share = 32 * -(-packets // plan.lanes)
+    share = 32 * -(-packets // plan.split.lanes)
     shares = (min(share, packets - first) for first in range(0, packets, share))
-    return sum(max(0, packets - 32 * (plan.packets + plan.shared)) for packets in shares)
+    return sum(
+        max(0, packets - 32 * (plan.split.packets + plan.split.shared)) for packets in shares
+    )
 
 
 @pytest.mark.simgpu
@@ -463,11 +465,11 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
         dx, *totals = run()
     main, sums = profile.launches
     options = {"gamma_offset": False} if op == "rms_norm" else {}
-    plan = getattr(_plan_backward, f"{op}_bwd")(
+    plan = getattr(_plan, f"{op}_bwd")(
         cols, dtype, dtype, dresidual=True, arch=_kernels.arch(0), **options
     )
     again = packets_read_again(plan)
-    has_less = _plan.SHARED_BYTES[_kernels.arch(0)] < _plan.SHARED_BYTES[90]
+    has_less = SHARED_BYTES[_kernels.arch(0)] < SHARED_BYTES[90]
     assert again == 0 or (cols > 9216 and (has_less or dtype == "float64"))
     traffic = {array.address: array for array in main.arrays}
     for a in (x, dy):

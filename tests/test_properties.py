@@ -82,7 +82,9 @@ def test_what_is_called_read_twice_is(arch):
         _plan.layer_norm_fwd(READ_TWICE, "float16", None, None, arch=arch),
     )
     for plan in plans:
-        assert (plan.packets + plan.shared) * plan.lanes * plan.cluster < READ_TWICE // plan.vec
+        split = plan.split
+        kept = (split.packets + split.shared) * split.lanes * split.cluster
+        assert kept < READ_TWICE // plan.vec
 
 
 @pytest.mark.parametrize(("dtype", "cols"), each_size([1, 7, 8, 769, 1024, 5125]))
@@ -113,24 +115,21 @@ def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
     else:
         plan = _plan.layer_norm_fwd(cols, dtype, None, None, arch=80)
     text = ptx(plan)
-    assert plan.shared == 0
-    assert len(re.findall(r"^\s*(?:@%p\d+ )?ld\.global", text, re.MULTILINE)) == plan.packets
+    assert plan.split.shared == 0
+    assert len(re.findall(r"^\s*(?:@%p\d+ )?ld\.global", text, re.MULTILINE)) == plan.split.packets
     stores = re.findall(r"^\s*(?:@%p\d+ )?st\.global(\S*)", text, re.MULTILINE)
-    assert sum(".v4" in store for store in stores) == plan.packets
+    assert sum(".v4" in store for store in stores) == plan.split.packets
     statistics = 1 if op == "rms_norm" else 2
-    assert len(stores) == plan.packets + statistics
+    assert len(stores) == plan.split.packets + statistics
 
 
 def ptx(plan):
     """Compile a plan's kernel for arrays that are aligned, and return its PTX."""
-    access = {"LEVELS": 1, "ROW_INDEX": "unsigned"} | {
-        f"{name}_ACCESS": "ALIGNED"
-        for name in ("X", "Y", "RESIDUAL", "RESIDUAL_OUT", "GAMMA", "BETA")
-    }
-    kernel = _kernels.load(plan, tuple(access.items()), 0)
+    reach = _plan.Reach(tuple((name, "ALIGNED") for name in (*plan.of_rows, *plan.parameters)))
+    kernel = _kernels.load(plan, reach, 0)
     headers = pathfinder.find_nvidia_header_directory("cudart")
     options = (*kernel.options, f"-I{headers}", "--std=c++17", "-ftz=true", "-arch=compute_80")
-    compiled, _ = _NVRTCProgram(kernel.code, plan.source).compile(options)
+    compiled, _ = _NVRTCProgram(kernel.code, f"{plan.kernel}.cu").compile(options)
     return compiled.decode() if isinstance(compiled, bytes) else compiled
 
 

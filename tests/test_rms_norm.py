@@ -264,12 +264,12 @@ def test_offsets_past_two_to_the_31_elements():
 @pytest.mark.parametrize("inner", [2**20, 2**31])
 def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
     """One row over and over: its launch is prepared, and not made."""
-    asked = {}
+    asked = []
     load = _kernels.load
 
-    def asking(plan, access, device):
-        asked.update(access)
-        return load(plan, access, device)
+    def asking(plan, reach, device):
+        asked.append(reach)
+        return load(plan, reach, device)
 
     monkeypatch.setattr(_kernels, "load", asking)
     plan = _plan.rms_norm_fwd(
@@ -279,14 +279,13 @@ def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
         cupy.empty(64 * 3, "float32"), (3, inner, 64), (256, 0, 4)
     )
     arrays, scalars = {"y": rows, "x": rows}, {"eps": 0.0, "gamma_offset": 0.0}
-    launch = _launch.prepare(plan, 1, arrays, {"gamma": None}, scalars, ("y", "x"), {})
+    launch = _launch.prepare(plan, 1, arrays, {}, scalars, ("y", "x"), {})
     assert launch.grid == (3 * inner // 32,)
-    assert asked["LEVELS"] == 2
-    assert asked["ROW_INDEX"] == ("unsigned" if inner == 2**20 else "unsigned long long")
-    numbers = _launch._numbers((3, inner), (("x", (256, 0)),), "float32", ())
+    assert [(reach.levels, reach.wide_index) for reach in asked] == [(2, inner == 2**31)]
+    numbers = _launch._numbers((3, inner), ((256, 0),), "float32", ())
     assert numbers["count"] == 3 * inner
     assert numbers["extent"].tolist() == [3, inner]
-    assert numbers["x"].tolist() == [0, 256, 0]
+    assert numbers["strides"].tolist() == [[0, 256, 0]]
 
 
 def test_no_rows_give_no_rows():
