@@ -11,7 +11,7 @@ import pytest
 import cunorm
 from cunorm import _check, _typing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 from typing import Any

@@ -2,7 +2,7 @@
 
 NVRTC assembles each kernel here, for real architectures and without a device, and it is built again
 as on hardware where registers do not do. By default a sample that has the most to keep;
-`pytest tests/test_registers.py --every-kernel` takes some two hours.
+`pytest tests/slow/test_registers.py --every-kernel` takes some two hours.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import random
 import re
 from collections import defaultdict
 
+import pytest
 from cuda import pathfinder
 from cupy_backends.cuda.libs import nvrtc
 
 from cunorm import _kernels, _plan
 from cunorm._plan.split import MOST_LANES
+
+pytestmark = pytest.mark.slow("423 kernels that the assembler takes seconds for")
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]

@@ -13,7 +13,7 @@ import cunorm
 from cunorm import _reference
 from cunorm._reference import BFLOAT16
 
-FILE = Path(__file__).parent / "data" / "smollm2_rms_norm.npz"
+FILE = Path(__file__).parents[1] / "data" / "smollm2_rms_norm.npz"
 LAYERS = ["layer0", "layer15", "layer29", "final"]
 
 

@@ -31,7 +31,7 @@ from cunorm._bench_cases import Case
 from cunorm._bench_counters import Counters
 from cunorm._bench_times import Times
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTERS = Counters(
     *("rms_norm", "float16", 4096, 256, 0, 90, 1.0, None, 1.25, None, 1.0, 16.0, 64.75, 1.0),
     *(62, 0, 0.5, 1.0),

@@ -10,7 +10,7 @@ import pytest
 from hardware import counters, suite
 from hardware.cases import cases
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KIT = ROOT / "tests" / "hardware"
 # What each stage leaves, besides what it prints.
 LEAVES = {
@@ -86,8 +86,8 @@ def test_the_suite_on_hardware_is_every_file_but_those_left_out_with_a_reason(mo
     every, first = list(suite.files(every=True)), list(suite.files(every=False))
     left_out = suite.listed("left_out.txt")
     assert set(first) < set(every)
-    assert {"tests/test_rms_norm.py", "tests/test_torch_ops.py"} <= set(first)
-    assert "tests/test_plan.py" not in first
+    assert {"tests/ops/test_rms_norm.py", "tests/torch/test_torch_ops.py"} <= set(first)
+    assert "tests/unit/test_plan.py" not in first
     assert all(left_out.values())
     for entry in left_out:
         assert (ROOT / entry).exists(), entry

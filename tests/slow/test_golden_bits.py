@@ -1,8 +1,8 @@
 """Results of some 400 calls have the bits that are on record, in golden_bits.json.
 
 Each way of keeping a row, each pair of dtypes, and, drawn for each, how the arrays lie and which
-options there are. `python tests/test_golden_bits.py` records them anew, of which the changelog must
-say why: a change of kernels changes no bit.
+options there are. `PYTHONPATH=tests python tests/slow/test_golden_bits.py` records them anew, of
+which the changelog must say why: a change of kernels changes no bit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import numpy as np
 import pytest
 from arrays import bits
 from arrays import random as normal
+
+pytestmark = pytest.mark.slow(
+    "434 kernels, which all are built; a change of kernels/ runs them all"
+)
 
 RECORD = Path(__file__).with_name("golden_bits.json")
 ARCH = 90  # how a row is kept follows from the architecture, and so do its bits

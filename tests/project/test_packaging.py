@@ -14,7 +14,7 @@ import pytest
 
 import cunorm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -140,7 +140,7 @@ def test_installed_from_the_wheel_the_kernels_are_found_and_run(wheel, tmp_path)
 
 @pytest.mark.usefixtures("editable")  # which built the extension in place
 def test_the_tests_run_in_an_unpacked_sdist(source):
-    tests = ("tests/test_layouts.py", "tests/simgpu/test_tables.py")
+    tests = ("tests/ops/test_layouts.py", "tests/simgpu/test_tables.py")
     log = ran(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=source)
     assert " passed in " in log.splitlines()[-1]
 

@@ -10,6 +10,8 @@ from torch_norms import OPS, arguments, call, definition, names, operator
 import cunorm.torch
 from cunorm import _reference
 
+pytestmark = pytest.mark.slow("each operator in each dtype on each device")
+
 # One row and many, one column, odd N, a row of several packets with a tail, no rows at all.
 SHAPES = [(1, 1), (3, 8), (2, 5, 37), (7, 129), (4, 1024), (0, 16)]
 # A gradient in float64 is a sum of at most 1024 terms of size 100 or less, and both sides round

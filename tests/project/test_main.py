@@ -20,7 +20,7 @@ from cunorm import __main__ as command
 from cunorm import _info, _kernels, _selfcheck, _selfcheck_run
 from cunorm._selfcheck import Check, Outcome
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "smollm2_rms_norm.npz"
 
 

@@ -21,6 +21,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from cunorm import simgpu
 from cunorm.torch import replace_norms
 
+pytestmark = pytest.mark.slow("trains models")
+
 DTYPES = ["float32", "bfloat16"]
 PLACES = ["cpu", "cuda"]
 WIDTHS = [64, 101]  # whole packets of 16 bytes; rows that start anywhere

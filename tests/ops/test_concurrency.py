@@ -1,13 +1,14 @@
 """Streams, graphs, devices and threads: the work goes where it belongs, with the same bits."""
 
-import threading
-
 import cupy
 import pytest
 from arrays import bits, random
+from threads import THREADS, at_once
 
 import cunorm
 from cunorm import _calls
+
+pytestmark = pytest.mark.slow("each op at each way of keeping a row")
 
 # How an op is called: with x, a residual and parameters, and where it writes.
 OPS = {
@@ -221,30 +222,6 @@ def test_devices_in_turn_do_not_take_each_others_kernels(op):
 
 
 # --- threads --------------------------------------------------------------------------------
-
-THREADS = 8
-
-
-def at_once(work):
-    """Run ``work(index)`` in eight threads that start together; return what each returned."""
-    together = threading.Barrier(THREADS)
-    results, errors = [None] * THREADS, []
-
-    def run(index):
-        try:
-            together.wait()
-            results[index] = work(index)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -25,6 +25,8 @@ import cunorm.torch
 from cunorm import _reference
 from cunorm.torch import LayerNorm, RMSNorm
 
+pytestmark = pytest.mark.slow("each family of models in each dtype")
+
 HUGGING_FACE = {
     Qwen2RMSNorm: {},
     LlamaRMSNorm: {},

@@ -17,7 +17,7 @@ from arrays import EVERY, bits, random
 import cunorm
 from cunorm import simgpu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OPS = [cunorm.rms_norm, cunorm.layer_norm]
 ops = pytest.mark.parametrize("op", OPS)
 SHAPE = (7, 5, 24)

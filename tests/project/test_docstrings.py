@@ -13,7 +13,7 @@ import cunorm
 import cunorm.torch
 from cunorm import simgpu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHECKS = parse_config(ROOT)["checks"]
 
 OPS = [f"cunorm.{name}" for name in cunorm.__all__]

@@ -11,7 +11,9 @@ from torch_norms import OPS, arguments, call, numbers, operator
 
 import cunorm.torch
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow("PyTorch's own checks, of each operator and each way to call it")
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=["cpu", "cuda"])

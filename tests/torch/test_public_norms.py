@@ -4,7 +4,7 @@ The bits are compared on rows whose statistics every spelling has alike: of whol
 with both signs, so that no sum of squares is rounded, and of those rows the ones whose mean is 0
 and whose rstd is the op's. The parameters let a product or a sum be exact, so that a multiply-add
 has the bits of its parts. So what differs then differs in a rounding. The page docs/models.md is
-written from the same; ``python tests/test_public_norms.py`` writes it anew.
+written from the same; ``PYTHONPATH=tests python tests/torch/test_public_norms.py`` writes it anew.
 """
 
 import copy
@@ -20,7 +20,7 @@ from public_norms import CLASSES
 from cunorm.torch import replace_norms
 from cunorm.torch._known import known
 
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 PAIRS = [(x, w) for w in NARROW for x in NARROW]
 COLUMNS = 24
@@ -133,7 +133,8 @@ def page():
     table = ["| class | project | written as | `replace_norms` | refused, x · weight |"]
     table.append("|---|---|---|---|---|")
     table += [line(cls) for cls in CLASSES]
-    command = "\n```bash\npython tests/test_public_norms.py   # writes this page\n```\n"
+    command = "PYTHONPATH=tests python tests/torch/test_public_norms.py   # writes this page"
+    command = f"\n```bash\n{command}\n```\n"
     return HEAD + "\n".join(table) + "\n" + command
 
 

@@ -17,7 +17,12 @@ import cunorm
 from cunorm import _calls, _kernels, _reference, _selfcheck, simgpu
 from cunorm._selfcheck import Check, Outcome
 
-pytestmark = pytest.mark.simgpu  # on hardware these would write wherever they happen to
+pytestmark = [
+    pytest.mark.slow(
+        "builds kernels/ with a mistake each time: about the tests, not about the kernels"
+    ),
+    pytest.mark.simgpu,  # on hardware these would write wherever they happen to
+]
 
 
 def far_from_zero(check):

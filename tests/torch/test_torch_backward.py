@@ -8,6 +8,10 @@ from torch_bridge import tensors_on
 
 import cunorm.torch
 
+pytestmark = pytest.mark.slow(
+    "refusals in the words of the CuPy ops, which have tests of their own"
+)
+
 GIVEN = {
     "dy": torch.ones(2, 8),
     "x": torch.ones(2, 8),
