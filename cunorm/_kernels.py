@@ -67,7 +67,7 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     One that the assembler has no registers for is built again, until nothing of it is left in local
-    memory: see `_plan.registers`.
+    memory: see `Plan.tries`.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     start = perf_counter()
     for attempt in plan.tries(reach):
         kernel = _compiled(plan, reach, attempt)
-        if kernel.local_size_bytes == 0:
+        if has_its_registers(kernel):
             break
     _log.debug(
         "%s on device %d (sm_%d) after %.0f ms: %s, %s, %s",
@@ -94,6 +94,11 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
         *(plan, reach, attempt),
     )
     return kernel
+
+
+def has_its_registers(kernel: cupy.RawKernel) -> bool:
+    """Return whether nothing of a kernel is left in local memory."""
+    return bool(kernel.local_size_bytes == 0)
 
 
 def _compiled(plan: Plan | ColumnSums, reach: Reach, attempt: Try) -> cupy.RawKernel:

@@ -20,6 +20,7 @@ from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
 SHARES = 10  # of the cases marked as slow, of which a commit's runs take one
+OF_RESULTS = ("ops", "interop", "torch")  # folders
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -120,12 +121,19 @@ def _is_left_out(item: pytest.Item, share: int, named: set[Path]) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_kernels() -> Iterator[None]:
-    """Forget every kernel after each file: on the software GPU one takes some MB, as decoded."""
-    yield
+def _own_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget every kernel after each file: on the software GPU one takes some MB, as decoded.
+
+    To ask its assembler for registers takes longer there than to compile a kernel, and no bit
+    depends on the answer. Tests of results take each kernel as it is first compiled.
+    """
     import cupy
 
-    from cunorm import _calls
+    from cunorm import _calls, _kernels
 
+    with pytest.MonkeyPatch.context() as patch:
+        if simgpu.installed() and request.path.parent.name in OF_RESULTS:
+            patch.setattr(_kernels, "has_its_registers", lambda kernel: True)
+        yield
     _calls.clear()
     cupy.clear_memo()
