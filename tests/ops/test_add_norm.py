@@ -4,6 +4,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import EVERY, NARROW, READ_TWICE, assert_matches, bits, each_size, random
+from kinds import in_pairs
 
 import cunorm
 from cunorm import _reference
@@ -19,6 +20,7 @@ def arguments(op, cols, dtype):
     return [random(cols, dtype, seed=seed) for seed in ((1,) if op == "rms_norm" else (1, 2))]
 
 
+@pytest.mark.slow("in every dtype; KINDS has each way of keeping a row")
 @pytest.mark.parametrize(
     ("dtype", "cols"), each_size([1, 7, 64, 769, 1025, 4096, 5125, 20000, 140000])
 )
@@ -47,9 +49,11 @@ def test_every_mix_of_dtypes_matches_the_definition(op, dtype, residual_dtype):
         assert_matches(actual, want)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "row-strided", "base + 1 element", "transposed"])
-@pytest.mark.parametrize("dtype", EVERY)
-@ops
+@in_pairs(
+    op=FUSED,
+    dtype=EVERY,
+    layout=["contiguous", "row-strided", "base + 1 element", "transposed"],
+)
 def test_both_may_be_written_in_place_in_any_layout(op, dtype, layout):
     x, residual = random((4, 769), dtype), random((4, 769), dtype, seed=4)
     parameters = [cupy.asarray(p) for p in arguments(op, 769, dtype)]
@@ -80,6 +84,7 @@ def test_rows_without_columns_have_statistics_that_are_no_numbers(op):
     assert all(cupy.isnan(a).all() for a in statistics)
 
 
+@pytest.mark.slow("millions of columns, which KINDS has in place too")
 @ops
 def test_rows_read_twice_may_be_written_in_place(op):
     x, residual = (random((2, READ_TWICE), "float16", seed=seed) for seed in (1, 4))

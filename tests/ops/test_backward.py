@@ -13,6 +13,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
+from kinds import in_pairs
 
 import cunorm
 from cunorm import _kernels, _plan, _reference, simgpu
@@ -54,6 +55,7 @@ def assert_is_the_definition(op, dy, x, gamma, *, dresidual=None, **options):
     return actual
 
 
+@pytest.mark.slow("in every dtype; KINDS has each way of keeping a row")
 @pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 @ops
 def test_every_size_matches_the_definition(op, dtype, cols):
@@ -63,9 +65,7 @@ def test_every_size_matches_the_definition(op, dtype, cols):
     assert_is_the_definition(op, dy, x, gamma, dresidual=dresidual)
 
 
-@pytest.mark.parametrize("cols", [40000, 40003])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@ops
+@in_pairs(op=OPS, dtype=["float16", "float32"], cols=[40000, 40003])
 def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
     plan = getattr(_plan, f"{op}_bwd")(
         cols,
@@ -80,10 +80,7 @@ def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
     assert_is_the_definition(op, dy, x, random(cols, dtype, seed=3), dresidual=dresidual)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 37, 1000])
-@pytest.mark.parametrize("cols", [7, 600])
-@pytest.mark.parametrize("dtype", EVERY)
-@ops
+@in_pairs(op=OPS, dtype=EVERY, cols=[7, 600], rows=[1, 3, 37, 1000])
 def test_every_number_of_rows_matches_the_definition(op, dtype, cols, rows):
     x, dy = (random((rows, cols), dtype, seed=seed, shift=0.5) for seed in range(2))
     assert_is_the_definition(op, dy, x, random(cols, dtype, seed=3))
@@ -102,9 +99,7 @@ def test_no_rows_give_no_dx_and_zeros(op, shape):
         assert not total.get().any()
 
 
-@pytest.mark.parametrize("gamma_dtype", [None, *NARROW])
-@pytest.mark.parametrize("dtype", NARROW)
-@ops
+@in_pairs(op=OPS, dtype=NARROW, gamma_dtype=[None, *NARROW])
 def test_every_mix_of_dtypes_matches_the_definition(op, dtype, gamma_dtype):
     x, dy = (random((5, 200), dtype, seed=seed) for seed in range(2))
     gamma = None if gamma_dtype is None else random(200, gamma_dtype, seed=3)
@@ -126,13 +121,15 @@ def test_gamma_offset_is_added_to_gamma(dtype, gamma_offset):
     assert_is_the_definition("rms_norm", dy, x, gamma, gamma_offset=gamma_offset)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    ["contiguous", "row-strided", "base + 1 element", "strided heads", "transposed", "2-D gamma"],
+@in_pairs(
+    op=OPS,
+    dtype=["bfloat16", "float32"],
+    cols=[72, 600],
+    layout=[
+        *("contiguous", "row-strided", "base + 1 element", "strided heads", "transposed"),
+        "2-D gamma",
+    ],
 )
-@pytest.mark.parametrize("cols", [72, 600])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@ops
 def test_every_layout_has_the_bits_of_contiguous_rows(op, dtype, cols, layout):
     arrays = [random((3, 5, cols), dtype, seed=seed) for seed in range(3)]
     gamma = random((5, cols) if layout == "2-D gamma" else cols, dtype, seed=3)
@@ -147,9 +144,7 @@ def test_every_layout_has_the_bits_of_contiguous_rows(op, dtype, cols, layout):
     assert [bits(whole) for whole, _ in placed] == before
 
 
-@pytest.mark.parametrize("shift", [0, 1, 2, 3, 5])
-@pytest.mark.parametrize("cols", [24, 768, 2048])
-@ops
+@in_pairs(op=OPS, cols=[24, 768, 2048], shift=[0, 1, 2, 3, 5])
 def test_each_array_may_start_anywhere_on_its_own(op, cols, shift):
     dy, x, dresidual = (random((9, cols), "float16", seed=seed) for seed in range(3))
     gamma = random(cols, "float16", seed=3)
@@ -172,9 +167,11 @@ def test_each_array_may_start_anywhere_on_its_own(op, cols, shift):
         assert [bits(a) for a in actual] == expected
 
 
-@pytest.mark.parametrize("layout", ["row-strided", "strided heads", "transposed"])
-@pytest.mark.parametrize("which", ["dy", "x", "dresidual"])
-@ops
+@in_pairs(
+    op=OPS,
+    which=["dy", "x", "dresidual"],
+    layout=["row-strided", "strided heads", "transposed"],
+)
 def test_each_array_may_have_strides_of_its_own(op, which, layout):
     names = ("dy", "x", "dresidual")
     host = {name: random((3, 5, 72), "bfloat16", seed=i) for i, name in enumerate(names)}
@@ -211,9 +208,7 @@ def test_dx_of_a_row_has_the_same_bits_alone_and_in_a_batch(op, cols):
         assert bits(alone) == bits(whole[one])
 
 
-@pytest.mark.parametrize("cols", [40, 769])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@ops
+@in_pairs(op=OPS, dtype=["bfloat16", "float32"], cols=[40, 769])
 def test_sums_over_rows_have_the_same_bits_on_ten_runs_wherever_rows_lie(op, dtype, cols):
     x, dy = (random((300, cols), dtype, seed=seed) for seed in range(2))
     gamma = cupy.asarray(random(cols, "float32", seed=3))
@@ -450,9 +445,7 @@ def packets_read_again(plan):
 
 
 @pytest.mark.simgpu
-@pytest.mark.parametrize("cols", [128, 1024, 4096, 16384])
-@pytest.mark.parametrize("dtype", EVERY)
-@ops
+@in_pairs(op=OPS, dtype=EVERY, cols=[128, 1024, 4096, 16384])
 def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     """x, dy, dresidual and dx once each, and the blocks' sums written once and read once."""
     rows = max(2, 8192 // cols)

@@ -21,6 +21,7 @@ PARAMETERS = [
 ]
 
 
+@pytest.mark.slow("in every dtype; KINDS has each way of keeping a row")
 @pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 def test_every_size_matches_the_definition(dtype, cols):
     rows = 37 if cols <= 129 else 3 if cols < 8192 else 1
@@ -32,6 +33,7 @@ def test_every_size_matches_the_definition(dtype, cols):
 
 
 # The first keeps most packets in registers, and its second row is shifted; the other is read again.
+@pytest.mark.slow("millions of columns; KINDS has rows that are read again")
 @pytest.mark.parametrize(("dtype", "shape"), [("float16", (2, 1_200_003)), ("float32", (1, 2**24))])
 def test_the_longest_rows_match_the_definition(dtype, shape):
     x = random(shape, dtype, shift=0.5)
@@ -76,6 +78,7 @@ def test_every_eps_matches_the_definition(dtype, eps):
     assert_matches(cunorm.layer_norm(cupy.asarray(x), eps=eps), _reference.layer_norm(x, eps=eps))
 
 
+@pytest.mark.slow("each layout in each dtype, as KINDS has in pairs")
 @pytest.mark.parametrize(
     "layout",
     ["contiguous", "row-strided", "base + 1 element", "strided heads", "transposed", "2-D gamma"],

@@ -6,6 +6,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import bits, random
+from kinds import in_pairs
 
 import cunorm
 
@@ -30,9 +31,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("cols", [96, 258, 1538])
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("op", OPS)
+@in_pairs(op=OPS, view=VIEWS, cols=[96, 258, 1538])
 def test_a_strided_view_has_the_bits_of_its_copy_and_is_not_copied(op, view, cols, monkeypatch):
     x = VIEWS[view](cupy.asarray(random((6, 4, 5, cols), "float16")))
     gamma, beta = (cupy.asarray(random(x.shape[-1], "float16", seed=seed)) for seed in (1, 2))

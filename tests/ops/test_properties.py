@@ -8,6 +8,7 @@ import pytest
 from arrays import EVERY, READ_TWICE, bits, each_size, random
 from cuda import pathfinder
 from cupy.cuda.compiler import _NVRTCProgram
+from kinds import in_pairs
 
 import cunorm
 from cunorm import _kernels, _plan, _reference
@@ -25,11 +26,18 @@ ops = pytest.mark.parametrize("op", OPS)
 dtypes = pytest.mark.parametrize("dtype", EVERY)
 
 
+def of_float16_and_slow(points):
+    """Yield pairs of a dtype and N; those of other dtypes than float16 are slow."""
+    slow = pytest.mark.slow("large batches in every dtype; KINDS has each dtype in small ones")
+    for dtype, cols in points:
+        yield pytest.param(dtype, cols, marks=() if dtype == "float16" else slow)
+
+
 def parameters(cols, dtype):
     return [cupy.asarray(random(cols, dtype, seed=seed)) for seed in (1, 2)]
 
 
-@pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
+@pytest.mark.parametrize(("dtype", "cols"), [*of_float16_and_slow(each_size(SIZES))])
 @ops
 def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(op, dtype, cols):
     norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
@@ -50,6 +58,7 @@ def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(o
         assert [bits(output[index]) for output in outputs] == alone, index
 
 
+@pytest.mark.slow("every dtype and layout; KINDS has each in pairs")
 @pytest.mark.parametrize("layout", ["contiguous", "row-strided", "base + 1 element"])
 @dtypes
 @ops
@@ -63,6 +72,7 @@ def test_in_place_equals_out_of_place_bit_for_bit(op, dtype, layout):
     assert [bits(output) for output in together] == apart
 
 
+@pytest.mark.slow("millions of columns, which KINDS has in place too")
 @ops
 def test_rows_read_twice_may_be_written_in_place(op):
     # Past what it keeps a row is read again after its sum; each lane must read before it writes.
@@ -87,6 +97,7 @@ def test_what_is_called_read_twice_is(arch):
         assert kept < READ_TWICE // plan.vec
 
 
+@pytest.mark.slow("every size and dtype; KINDS has each in pairs")
 @pytest.mark.parametrize(("dtype", "cols"), each_size([1, 7, 8, 769, 1024, 5125]))
 @ops
 def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, cols):
@@ -104,9 +115,7 @@ def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, co
         assert (beside.astype(np.float64) == GUARD).all()
 
 
-@pytest.mark.parametrize("cols", [64, 1024, 4096, 8192])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@ops
+@in_pairs(op=OPS, dtype=["float16", "bfloat16", "float32"], cols=[64, 1024, 4096, 8192])
 def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
     # Counted in the PTX, where a row of whole packets has no branches around its accesses: each
     # lane has as many 16-byte accesses as it has packets.
@@ -133,6 +142,7 @@ def ptx(plan):
     return compiled.decode() if isinstance(compiled, bytes) else compiled
 
 
+@pytest.mark.slow("every size and dtype; KINDS has each in pairs")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("cols", [7, 128, 769])
 @dtypes
@@ -175,6 +185,7 @@ def test_the_plain_op_gives_the_bits_of_the_one_with_statistics(op, dtype):
         assert bits(plain) == bits(cunorm.layer_norm_fwd(x, gamma, beta)[0])
 
 
+@pytest.mark.slow("again and in other batches, as KINDS has them")
 @dtypes
 @ops
 def test_the_same_call_gives_the_same_bits_again(op, dtype):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random, to_numpy, to_torch
+from kinds import in_pairs
 
 import cunorm
 from cunorm import _kernels, _launch, _plan, _reference
@@ -26,6 +27,7 @@ PARAMETERS = [
 ]
 
 
+@pytest.mark.slow("in every dtype; KINDS has each way of keeping a row")
 @pytest.mark.parametrize(("dtype", "cols"), each_size(SIZES))
 def test_every_size_matches_the_definition(dtype, cols):
     # Enough rows that a block of several rows is full, and another is not.
@@ -37,6 +39,7 @@ def test_every_size_matches_the_definition(dtype, cols):
         assert_matches(actual, expected)
 
 
+@pytest.mark.slow("large arrays of kernels that KINDS has")
 @pytest.mark.parametrize(
     ("dtype", "shape"),
     [("float16", (989, 5120)), ("bfloat16", (199, 16384)), ("float32", (4096, 769))],
@@ -48,6 +51,7 @@ def test_large_arrays_match_the_definition(dtype, shape):
 
 
 # The first keeps most packets in registers, and its second row is shifted; the other is read again.
+@pytest.mark.slow("millions of columns; KINDS has rows that are read again")
 @pytest.mark.parametrize(("dtype", "shape"), [("float16", (2, 1_200_003)), ("float32", (1, 2**24))])
 def test_the_longest_rows_match_the_definition(dtype, shape):
     x, gamma = random(shape, dtype), random(shape[1], dtype, seed=1, shift=1)
@@ -66,10 +70,9 @@ def test_every_number_of_rows_matches_the_definition(dtype, rows):
         assert_matches(actual, expected)
 
 
-@pytest.mark.parametrize("cast", ["before", "after"])
-@pytest.mark.parametrize(("gamma_dtype", "gamma_offset"), PARAMETERS)
-@pytest.mark.parametrize("dtype", NARROW)
-def test_every_mix_of_dtypes_casts_and_offsets_matches(dtype, gamma_dtype, gamma_offset, cast):
+@in_pairs(dtype=NARROW, parameter=PARAMETERS, cast=["before", "after"])
+def test_every_mix_of_dtypes_casts_and_offsets_matches(dtype, parameter, cast):
+    gamma_dtype, gamma_offset = parameter
     x = random((5, 136), dtype, scale=3)
     gamma = None if gamma_dtype is None else random(136, gamma_dtype, seed=1)
     y = cunorm.rms_norm(
@@ -95,6 +98,7 @@ def test_every_eps_matches_the_definition(dtype, eps):
     assert_matches(cunorm.rms_norm(cupy.asarray(x), eps=eps), _reference.rms_norm(x, eps=eps))
 
 
+@pytest.mark.slow("each layout in each dtype, as KINDS has in pairs")
 @pytest.mark.parametrize(
     "layout",
     ["contiguous", "row-strided", "base + 1 element", "strided heads", "transposed", "2-D gamma"],
@@ -304,6 +308,7 @@ def test_rows_without_columns_give_rows_without_columns(shape):
     assert np.isnan(rstd.get()).all()
 
 
+@pytest.mark.slow("a kernel each, and no size has one of its own")
 @pytest.mark.parametrize("cols", [192, 384, 1536, 2304, 12288, 14336, 18432])
 def test_any_hidden_size_works(cols):
     """flash-attention#120, apex#1866, TensorRT-LLM#16702: sizes missing from a list."""
