@@ -8,7 +8,7 @@ KINDS; a question that is asked of all of them compiles nothing that another has
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import prod
@@ -97,7 +97,7 @@ def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ..
         yield tuple(axis[at] for axis, at in zip(axes, best, strict=True))
 
 
-def in_pairs(**axes: Sequence[Any]) -> Callable[[Any], Any]:
+def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrise a test by a product of which each pair of values always runs.
 
     The other points of it are slow: a run takes a tenth of them, another one for each commit.
@@ -130,7 +130,7 @@ def kinds() -> Iterator[KindOfKernel]:
 KINDS = tuple(kinds())
 
 
-def of_each_kind(ops: Sequence[str]) -> Callable[[Any], Any]:
+def of_each_kind(ops: Sequence[str]) -> pytest.MarkDecorator:
     """Parametrise a test by the kinds of some ops."""
     chosen = [kind for kind in KINDS if kind.op in ops]
     return pytest.mark.parametrize("kind", chosen, ids=str)

@@ -71,9 +71,7 @@ def autograd(op, dy, x, gamma, eps, dresidual):
     return [a.grad.numpy() for a in leaves]
 
 
-@pytest.mark.slow(
-    "two kernels for each of 57 shapes and dtypes; KINDS has them in pairs"
-)
+@pytest.mark.slow("two kernels for each of 57 shapes and dtypes; KINDS has them in pairs")
 @pytest.mark.parametrize(
     ("op", "dtype", "shape", "values", "weight", "layout", "eps", "adds"), [*cases()]
 )
