@@ -19,31 +19,13 @@ from whole_session import runs_instructions
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
-# Grids of cases much alike: a run of the whole suite takes a tenth of each, another one for
-# each commit, and a run of one file all of it. Tests that are no part of a grid always run.
-GRIDS = frozenset(
-    f"test_{name}.py"
-    for name in (
-        *("add_norm", "backward", "backward_calls", "backward_gradients", "concurrency"),
-        *("golden_bits", "layer_norm", "layouts", "ordinary_ufuncs", "properties", "range"),
-        *(
-            "registers",
-            "rms_norm",
-            "torch_backward",
-            "torch_compile",
-            "torch_cpu",
-            "torch_modules",
-            "torch_ops",
-        ),
-    )
-)
-SHARES = 10
+SHARES = 10  # of the cases marked as slow, of which a commit's runs take one
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cunorm")
-    group.addoption("--slow", action="store_true", help="all tests of the large grids")
+    group.addoption("--slow", action="store_true", help="every case of the tests marked as slow")
     group.addoption(
         "--every-kernel", action="store_true", help="assemble every kernel in test_registers.py"
     )
@@ -51,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu(why): needs the software GPU in this process")
+    config.addinivalue_line("markers", f"slow(why): of its cases each commit runs 1 in {SHARES}")
     # The models of transformers are built here, and nothing is fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # `python -m cunorm.simgpu -m pytest` and `pytest --simgpu` have installed it.
@@ -99,11 +82,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    whole_suite = [Path(argument).name for argument in config.args] == ["tests"]
-    if whole_suite and not config.getoption("--slow"):
+    for item in items:
+        if item.path.name == "test_ordinary_ufuncs.py":
+            item.add_marker(pytest.mark.slow("each of CuPy's ufuncs in each dtype"))
+    if not config.getoption("--slow"):
+        named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
         share = _share(config.rootpath)
-        config.hook.pytest_deselected(items=[item for item in items if _is_left_out(item, share)])
-        items[:] = [item for item in items if not _is_left_out(item, share)]
+        left_out = {item for item in items if _is_left_out(item, share, named)}
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     if "PYTEST_XDIST_WORKER" in os.environ:
         reason = "takes times, and other processes run: pytest tests/benchmarks"
         for item in items:
@@ -118,15 +105,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _share(root: Path) -> int:
-    """Return which of the shares of the grids this commit's runs take."""
+    """Return which share of the slow cases this commit's runs take."""
     asked = ["git", "-C", str(root), "rev-parse", "HEAD"]
     found = subprocess.run(asked, capture_output=True, text=True)
     return int(found.stdout[:8] or "0", 16) % SHARES
 
 
-def _is_left_out(item: pytest.Item, share: int) -> bool:
-    is_of_grid = item.path.name in GRIDS and hasattr(item, "callspec")
-    return is_of_grid and zlib.crc32(item.nodeid.encode()) % SHARES != share
+def _is_left_out(item: pytest.Item, share: int, named: set[Path]) -> bool:
+    """Return whether an item is a slow one of another share; who names its file asks for all."""
+    is_slow = item.get_closest_marker("slow") is not None and hasattr(item, "callspec")
+    folder = item.path.parent
+    asked_for = item.path in named or (folder in named and folder.name == "slow")
+    return is_slow and not asked_for and zlib.crc32(item.nodeid.encode()) % SHARES != share
 
 
 @pytest.fixture(scope="module", autouse=True)

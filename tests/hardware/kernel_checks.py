@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from arrays import EVERY, NARROW, bits, random
+from threads import at_once
 
 from .cases import sized
 from .session import DRY, WORK, Budget, start_device
 
 cupy = start_device()
-
-from test_concurrency import at_once  # noqa: E402
 
 import cunorm  # noqa: E402
 from cunorm import _selfcheck  # noqa: E402

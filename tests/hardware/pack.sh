@@ -14,7 +14,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$HERE/../.." && pwd)
 PYTHON=3.12 # of the machine's image
 packages=(liger-kernel==0.8.5)
-# What of dask the image lacks, for tests/test_dask.py.
+# What of dask the image lacks, for tests/interop/test_dask.py.
 packages+=(dask==2026.8.0 distributed==2026.8.0 msgpack tornado tblib zict locket partd importlib-metadata)
 # The last quack whose compiler is small; later ones take 92 MB and more.
 quack=(quack-kernels==0.2.4 nvidia-cutlass-dsl==4.3.5 apache-tvm-ffi torch-c-dlpack-ext)

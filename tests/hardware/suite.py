@@ -31,7 +31,7 @@ OPTIONS = ("-v", "-p", "no:cacheprovider", "-p", "no:benchmark", "--no-header", 
 # Of other versions of what is installed; only our own warnings need to be errors there.
 WARNINGS = ("-W", "default::UserWarning", "-W", "default::DeprecationWarning")
 # One file that is soon done.
-DRY_FILES = ("tests/test_rows.py",)
+DRY_FILES = ("tests/unit/test_rows.py",)
 
 
 def listed(name: str) -> dict[str, str]:
@@ -51,7 +51,7 @@ def files(every: bool) -> Iterator[str]:
         name = path.relative_to(ROOT).as_posix()
         if any(name.startswith(entry) for entry in left_out):
             continue
-        if name == "tests/test_dask.py" and importlib.util.find_spec("distributed") is None:
+        if name == "tests/interop/test_dask.py" and importlib.util.find_spec("distributed") is None:
             continue
         if every or REACHES_FOR_A_DEVICE.search(path.read_text("utf-8")):
             yield name

@@ -1,0 +1,136 @@
+"""KINDS, one list of kernels that the ops' tests ask every question of; and grids in pairs.
+
+To compile a kernel takes nearly all of a test's time, and there is one for each op, N, pair of
+dtypes, set of options and way to reach the arrays. Each pair of two of those values occurs in
+KINDS; a question that is asked of all of them compiles nothing that another has not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import prod
+from typing import Any
+
+import pytest
+
+FORWARD = ("rms_norm_fwd", "add_rms_norm_fwd", "layer_norm_fwd", "add_layer_norm_fwd")
+BACKWARD = ("rms_norm_bwd", "layer_norm_bwd")
+# How a row is kept, by columns of 16 bits: less than a packet; 4 lanes; 8, with a tail; a warp;
+# warps, of rows that start anywhere; a block; shared memory, of such rows; a cluster, or read
+# again by a backward pass; read again on any device.
+COLS = (7, 96, 211, 768, 1025, 4096, 20001, 150_000, 1_300_005)
+DTYPES = (
+    ("float16", "float16"),
+    ("float16", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
+    ("float32", "float32"),
+    ("float32", "float16"),
+    ("float64", "float64"),
+)
+LAYOUTS = ("contiguous", "base + 1 element", "row-strided", "strided heads")
+OPTIONS = ("plain", "bare", "all")
+LONG = 5000  # columns: rows past it are few
+
+
+@dataclass(frozen=True)
+class KindOfKernel:
+    """What a kernel is compiled for.
+
+    Attributes
+    ----------
+    op : str
+        With its statistics, as the op is named.
+    cols : int
+        N.
+    dtype, parameter : str
+        Of the rows, and of gamma and beta.
+    layout : str
+        How every array lies, as `_layouts.place` has it.
+    options : str
+        "bare" has no parameters, and "all" what is not usual: an offset, a cast after gamma, no
+        beta, a residual of another width, a second gradient of x.
+    """
+
+    op: str
+    cols: int
+    dtype: str
+    parameter: str
+    layout: str
+    options: str
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.cols} {self.dtype} {self.parameter} {self.layout} {self.options}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows on two axes, more than one block's where they share one."""
+        return (2, 3, self.cols) if self.cols < LONG else (1, 2, self.cols)
+
+
+def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ...]]:
+    """Yield points of a product so that each pair of values of two axes occurs, in some of them.
+
+    Of some drawn points the one that brings most new pairs is taken each time; always the same.
+    """
+    draw = random.Random(seed)
+
+    def pairs_of(point: tuple[int, ...]) -> set[Any]:
+        return set(combinations(enumerate(point), 2))
+
+    places = [range(len(axis)) for axis in axes]
+    missing = {
+        ((i, a), (j, b))
+        for (i, of_i), (j, of_j) in combinations(enumerate(places), 2)
+        for a, b in product(of_i, of_j)
+    }
+    while missing:
+        (i, a), (j, b) = min(missing)
+        drawn = [[draw.choice(place) for place in places] for _ in range(60)]
+        for point in drawn:
+            point[i], point[j] = a, b
+        best = max((tuple(point) for point in drawn), key=lambda p: len(pairs_of(p) & missing))
+        missing -= pairs_of(best)
+        yield tuple(axis[at] for axis, at in zip(axes, best, strict=True))
+
+
+def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrise a test by a product of which each pair of values always runs.
+
+    The other points of it are slow: a run takes a tenth of them, another one for each commit.
+    """
+    values = [list(axis) for axis in axes.values()]
+    always = set(covering([range(len(axis)) for axis in values], " ".join(axes)))
+    slow = pytest.mark.slow("another point of a product, each pair of whose values is run")
+    points = [
+        pytest.param(*point, marks=() if at in always else slow)
+        for at, point in zip(
+            product(*(range(len(axis)) for axis in values)), product(*values), strict=True
+        )
+    ]
+    assert len(points) == prod(map(len, values))
+    return pytest.mark.parametrize(",".join(axes), points)
+
+
+def kinds() -> Iterator[KindOfKernel]:
+    """Yield the kinds; of wide dtypes rows have fewer columns, and are kept alike."""
+    axes = (FORWARD + BACKWARD, COLS, DTYPES, LAYOUTS, OPTIONS)
+    for op, cols, (dtype, parameter), layout, options in covering(axes, "kinds"):
+        narrower = {"float32": 2, "float64": 4}.get(dtype, 1)
+        if op in BACKWARD:
+            cols = min(cols, 65537)
+        yield KindOfKernel(
+            op, max(5, cols // narrower | cols & 1), dtype, parameter, layout, options
+        )
+
+
+KINDS = tuple(kinds())
+
+
+def of_each_kind(ops: Sequence[str]) -> pytest.MarkDecorator:
+    """Parametrise a test by the kinds of some ops."""
+    chosen = [kind for kind in KINDS if kind.op in ops]
+    return pytest.mark.parametrize("kind", chosen, ids=str)

@@ -1,0 +1,560 @@
+"""`python -m cunorm bench`: what it measures, what it prints and writes, and what it refuses."""
+
+import csv
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cupy
+import numpy as np
+import pytest
+
+from cunorm import __main__ as command
+from cunorm import (
+    _bench,
+    _bench_cases,
+    _bench_chart,
+    _bench_counters,
+    _bench_report,
+    _bench_times,
+    _progress,
+    simgpu,
+)
+from cunorm._bench_cases import Case
+from cunorm._bench_counters import Counters
+from cunorm._bench_times import Times
+
+ROOT = Path(__file__).parents[2]
+COUNTERS = Counters(
+    *("rms_norm", "float16", 4096, 256, 0, 90, 1.0, None, 1.25, None, 1.0, 16.0, 64.75, 1.0),
+    *(62, 0, 0.5, 1.0),
+)
+TIMES = Times("rms_norm", "bfloat16", 4097, 64, 1, 90, 2.0, 1.0, 1500.0, 3000.0, 1.8, 20.0, None)
+SHOWN = {Counters: _bench_report.COUNTED[0], Times: _bench_report.TIMED[0]}
+
+
+def run(capsys, *arguments):
+    code = command.main(["bench", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def lines_of(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# Which cases.
+
+
+def test_the_default_grid_is_every_op_dtype_and_length():
+    cases = list(_bench_cases.grid(_bench_cases.OPS, _bench_cases.DTYPES, None, None, False, 1))
+    assert len(set(cases)) == len(cases) == 4 * 3 * 15
+    assert {case.offset for case in cases} == {0}
+    assert {64, 768, 5120, 65536, 131072, 262144} < {case.cols for case in cases}
+
+
+def test_odd_adds_odd_rows_and_views_off_by_one_element():
+    cases = list(_bench_cases.grid(["rms_norm"], ["float32"], [1024], None, True, 1))
+    assert [(case.cols, case.offset) for case in cases] == [
+        *((1024, 0), (769, 0), (1025, 0), (4097, 0), (5125, 0)),
+        *((512, 1), (1024, 1), (4096, 1), (8192, 1)),
+    ]
+
+
+@pytest.mark.parametrize(("cols", "rows"), [(64, 16384), (4096, 256), (1 << 20, 1), (1 << 24, 1)])
+def test_a_launch_has_2_mib_of_x_and_at_least_one_row(cols, rows):
+    (case,) = _bench_cases.grid(["rms_norm"], ["float16"], [cols], None, False, 2 << 20)
+    assert case.rows == rows
+
+
+def test_the_floor_is_every_array_once():
+    assert Case("rms_norm", "float16", 100, 3).floor_bytes == 2 * 600 + 200
+    assert Case("add_layer_norm", "float32", 100, 3).floor_bytes == 4 * 1200 + 2 * 400
+    # A backward pass writes dgamma and dbeta too.
+    assert Case("rms_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 2 * 400
+    assert Case("layer_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 3 * 400
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("op", _bench_cases.OPS)
+def test_the_arrays_lie_where_the_case_says_and_the_op_fills_them(op, offset):
+    case = Case(op, "bfloat16", 64, 5, offset)
+    given = _bench_cases.arrays(case)
+    assert list(given) == [*case.names, *case.parameters]
+    assert {given[name].data.ptr % 16 for name in case.names} == {2 * offset}
+    assert {given[name].data.ptr % 16 for name in case.parameters} == {0}
+    written = [given[name] for name in ("y", "residual_out") if name in given]
+    for array in written:
+        array[...] = 99
+    _bench_cases.call(case, given)
+    assert not any((array == 99).any() for array in written)
+    assert given["x"].shape == (5, 64)
+
+
+# Counting.
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize(
+    ("op", "names"),
+    [("rms_norm", {"x", "y"}), ("add_layer_norm", {"x", "residual", "y", "residual_out"})],
+)
+def test_aligned_rows_are_counted_at_the_floor(op, names):
+    counters = _bench_counters.count(Case(op, "float16", 1024, 8))
+    for name in ("x", "residual", "y", "residual_out"):
+        assert getattr(counters, name) == (1 if name in names else None)
+    assert counters.gamma == 1
+    assert counters.sectors_per_request == 16
+    assert counters.reads == 1
+    assert counters.share == 1
+    assert counters.registers > 0
+    assert counters.arch == int(cupy.cuda.Device().compute_capability)
+
+
+@pytest.mark.simgpu
+def test_what_is_counted_is_the_launch_itself():
+    case = Case("layer_norm", "float32", 4096, 6, 1)
+    with simgpu.profile() as profile:
+        counters = _bench_counters.count(case)
+    (launch,) = profile.launches
+    x = next(array for array in launch.arrays if 3 in array.arguments)
+    assert counters.x == x.loads.sectors / (6 * 4096 * 4 / 32) > 1
+    assert counters.sectors_per_request == x.loads.sectors_per_request < 16
+    assert counters.instructions_per_packet == launch.instructions_unfolded / (6 * 4096 * 4 / 512)
+    assert counters.barriers_per_row == launch.barriers / 6 > 0
+    assert counters.occupancy == launch.occupancy.share
+    assert counters.registers == launch.resources.registers
+    assert counters.spill_bytes == launch.resources.spill_stores
+
+
+@pytest.mark.simgpu
+def test_a_row_that_nothing_can_hold_is_read_again():
+    counters = _bench_counters.count(Case("rms_norm", "float32", 1 << 20, 1))
+    assert 1.4 < counters.reads < 2
+    assert counters.x == pytest.approx(counters.reads)
+    assert counters.share < 0.85
+
+
+@pytest.mark.simgpu
+def test_several_processes_count_what_one_does(monkeypatch):
+    cases = [Case("rms_norm", "float16", cols, 4) for cols in (64, 128, 256)]
+    monkeypatch.setattr(_bench_counters, "_cores", lambda: 2)
+    alone = list(_bench_counters.count_all(cases))
+    monkeypatch.setattr(_bench_counters, "FEW_CASES", 2)
+    monkeypatch.setattr(_bench_counters, "count", remote_count)
+    assert list(_bench_counters.count_all(cases)) == alone
+
+
+def remote_count(case):
+    """Count in another process, where nothing is patched."""
+    assert _bench_counters.count is not remote_count
+    return _bench_counters.count(case)
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(("op", "totals"), [("rms_norm_bwd", 1), ("layer_norm_bwd", 2)])
+def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
+    case = Case(op, "float16", 1024, 8, offset)
+    with simgpu.profile() as profile:
+        counters = _bench_counters.count(case)
+    *_, main, sums = profile.launches  # after those that fill mean and rstd
+    assert counters.dx == 1
+    for name in ("x", "dy", "dresidual"):
+        assert 1 <= getattr(counters, name) <= (1 if offset == 0 else 1.15)
+    assert (counters.residual, counters.y, counters.residual_out) == (None, None, None)
+    # Eight blocks of a row each leave 1024 sums of 4 bytes for each parameter.
+    assert counters.sums == 2 * totals * 8 * 4096 / case.x_bytes
+    assert counters.instructions_per_packet == main.instructions_unfolded / (case.x_bytes / 512)
+    assert counters.sums_instructions == sums.instructions_unfolded / (case.x_bytes / 512)
+    assert counters.share == 1 if offset == 0 else 0.9 < counters.share < 1
+
+
+# Timing. On the software GPU a time means nothing, but what is launched can be seen.
+
+
+@pytest.fixture
+def few_launches(monkeypatch):
+    monkeypatch.setattr(_bench_times, "LAUNCHES", 5)
+    monkeypatch.setattr(_bench_times, "ROUNDS", 2)
+    monkeypatch.setattr(_bench_times, "_buffers", lambda case: 2)
+
+
+# How close CuPy's own expressions come, which round where the ops do not.
+CLOSE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4, "float64": 1e-12}
+
+
+@pytest.mark.parametrize("op", _bench_cases.OPS)
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
+    case = Case(op, dtype, 250, 7)
+    given = _bench_cases.arrays(case)
+    _bench_cases.call(case, given)
+    y = given["y"].astype("float64").get()
+    ways = [_bench_times.expressed] + [_bench_times.fused] * (dtype != "bfloat16")
+    for way in ways:
+        result = way(case, given)
+        assert result.dtype == given["y"].dtype
+        close = CLOSE[dtype]
+        np.testing.assert_allclose(result.astype("float64").get(), y, close, close)
+
+
+@pytest.mark.parametrize("op", _bench_cases.BACKWARD_OPS)
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype):
+    case = Case(op, dtype, 250, 7)
+    given = _bench_cases.arrays(case)
+    made = _bench_cases.call(case, given)
+    for a, b in zip(_bench_times.expressed(case, given), made, strict=True):
+        assert a.dtype == b.dtype
+        close = CLOSE[dtype]
+        np.testing.assert_allclose(
+            a.astype("float64").get(), b.astype("float64").get(), close, close
+        )
+
+
+def test_a_graph_takes_turns_through_the_buffers(few_launches):
+    counts = [cupy.zeros(1, "int32") for _ in range(2)]
+    kernel = cupy.RawKernel('extern "C" __global__ void add(int* to) { ++*to; }', "add")
+    launches = [functools.partial(kernel, (1,), (1,), (count,)) for count in counts]
+    assert _bench_times.microseconds(launches) > 0
+    # Once before the capture; then three turns in the graph, which is launched 1 + 2 times, and
+    # as often before, so that the device is at work until all that is timed is enqueued.
+    assert [int(count[0]) for count in counts] == [1 + 3 * (2 * 3)] * 2
+
+
+def test_times_are_those_of_one_launch(few_launches, monkeypatch):
+    took = {1: 4.0, 2: 5.0}  # warm has one buffer, all else two
+    monkeypatch.setattr(_bench_times, "microseconds", lambda launches: took[len(launches)])
+    case = Case("add_rms_norm", "bfloat16", 64, 10)
+    times = _bench_times.time(case)
+    assert (times.cold, times.warm, times.copy, times.expression, times.fuse) == (5, 4, 5, 5, None)
+    assert times.cold_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 5e3)
+    assert times.warm_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 4e3)
+    assert times.share == 1
+
+
+def test_the_buffers_are_larger_than_the_cache_together():
+    case = Case("rms_norm", "float16", 4096, 128)
+    cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
+    assert _bench_times._buffers(case) * case.floor_bytes >= 3 * cache
+    assert _bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
+
+
+def test_the_smallest_call_takes_512_buffers_and_no_more():
+    case = Case("rms_norm", "float16", 64, 4)
+    cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
+    assert 3 * cache / case.floor_bytes > 3000
+    assert _bench_times._buffers(case) == 512
+
+
+def test_a_copy_moves_the_least_bytes(few_launches):
+    case = Case("rms_norm", "float16", 64, 4)
+    for copy in _bench_times._copies(case, 2):
+        target, source = copy.args
+        assert target.nbytes + source.nbytes == case.floor_bytes
+        source.fill(7)
+        copy()
+        assert (target == 7).all()
+
+
+# Showing.
+
+
+@pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
+def test_every_column_shows_an_attribute(kind):
+    text = _bench_report.table([kind], SHOWN[type(kind)])
+    heads, values = (line.split("  ") for line in text.splitlines())
+    assert len([head for head in heads if head]) == len([value for value in values if value])
+
+
+def test_a_table_leaves_out_what_the_op_does_not_have_and_tells_views_apart():
+    assert _bench_report.table([COUNTERS], SHOWN[Counters]).split() == [
+        *("dtype", "N", "rows", "x", "y", "gamma", "sectors/request", "instructions/packet"),
+        *("barriers/row", "registers", "spills", "occupancy", "row", "read"),
+        *("float16", "4,096", "256", "1.000", "1.250", "1.000", "16.00", "64.8", "1", "62", "0"),
+        *("50", "%", "1.00"),
+    ]
+    both = [TIMES, dataclasses.replace(TIMES, dtype="float16", offset=0, fuse=3.0)]
+    _, first, second = _bench_report.table(both, SHOWN[Times]).splitlines()
+    assert "4,097 + 1 " in first
+    assert first.endswith(" -")
+    assert "+" not in second
+    assert second.endswith(" 3.00")
+
+
+def test_the_share_counts_every_array_of_rows():
+    assert COUNTERS.share == 2 / 2.25
+    assert dataclasses.replace(COUNTERS, residual=1.0, residual_out=2.0).share == 4 / 5.25
+    assert TIMES.share == 0.9
+
+
+@pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
+def test_the_csv_has_every_attribute(tmp_path, kind):
+    _bench_report.save_csv([kind, kind], tmp_path / "a.csv")
+    lines = lines_of(tmp_path / "a.csv")
+    assert len(lines) == 2
+    assert lines[0] == {
+        name: "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in dataclasses.asdict(kind).items()
+    }
+
+
+@pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
+def test_the_chart_has_a_column_for_each_op_and_draws_every_case(tmp_path, kind, monkeypatch):
+    drawn = []
+    draw = _bench_chart._draw
+
+    def watched(axes, measured, value, is_share):
+        draw(axes, measured, value, is_share)
+        drawn.append(sum(len(line.get_xdata()) for line in axes.lines))
+
+    monkeypatch.setattr(_bench_chart, "_draw", watched)
+    other = dataclasses.replace(kind, op="layer_norm")
+    odd = dataclasses.replace(kind, cols=769)
+    _bench_chart.save([kind, odd, other], tmp_path / "a.png", "a device")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn == [2, 1, 2, 1]
+
+
+# The command.
+
+
+@pytest.mark.simgpu
+def test_the_command_prints_a_table_for_each_op_and_writes_its_files(capsys, tmp_path):
+    files = tmp_path / "a.csv", tmp_path / "a.png"
+    code, out, _ = run(
+        capsys,
+        *("--op", "rms_norm", "add_rms_norm", "--dtype", "float32", "--cols", "64", "128"),
+        *("--rows", "8", "--csv", str(files[0]), "--png", str(files[1])),
+    )
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("cunorm on cunorm.simgpu with")
+    assert lines[0].endswith(": no hardware, a software GPU that counts and takes no times")
+    tables = lines.index("rms_norm"), lines.index("add_rms_norm")
+    for at, arrays in zip(tables, (["x", "y"], ["x", "residual", "y", "h"]), strict=True):
+        assert lines[at + 1].split()[: 4 + len(arrays)] == ["dtype", "N", "rows", *arrays, "gamma"]
+        assert lines[at + 2].split()[:5] == ["float32", "64", "8", "1.000", "1.000"]
+        assert lines[at + 3].split()[:3] == ["float32", "128", "8"]
+    assert lines[-1].startswith("4 cases in ")
+    assert [(line["op"], line["cols"], line["residual"]) for line in lines_of(files[0])] == [
+        *(("rms_norm", "64", ""), ("rms_norm", "128", "")),
+        *(("add_rms_norm", "64", "1"), ("add_rms_norm", "128", "1")),
+    ]
+    assert files[1].stat().st_size > 10_000
+
+
+def test_on_hardware_the_command_prints_times_and_on_the_software_gpu_none(capsys, monkeypatch):
+    arguments = ("--op", "rms_norm", "--dtype", "float16", "--cols", "64", "--rows", "4")
+    if simgpu.installed():
+        _, out, _ = run(capsys, *arguments)
+        assert " us" not in out
+        assert "GB/s" not in out
+    monkeypatch.setattr(_bench.simgpu, "installed", lambda: False)
+    monkeypatch.setattr(command, "_device", lambda _: "some hardware (sm_90)")
+    monkeypatch.setattr(_bench_times, "time", lambda case: dataclasses.replace(TIMES, op=case.op))
+    _, out, _ = run(capsys, *arguments)
+    assert out.startswith("cunorm on some hardware (sm_90)\n\nrms_norm\ndtype")
+    assert "cold us" in out
+
+
+def test_progress_is_told_on_stderr_and_not_too_often(capsys, monkeypatch):
+    progress = _progress.Progress(2)
+    progress.show("the first")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(_progress, "PLAIN_SECONDS", -1)
+    progress.show("the second")
+    assert capsys.readouterr() == ("", "1/2, 0 s, about 0 s left: the second\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "about 9 s left"), (30, "about 90 s left"), (100, "about 5 min left")]
+)
+def test_progress_says_how_long_the_rest_takes(capsys, monkeypatch, seconds, said):
+    monkeypatch.setattr(_progress, "PLAIN_SECONDS", -1)
+    clock = iter([0.0] + [seconds] * 9)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    progress = _progress.Progress(4)
+    progress._done = 1
+    progress.show("the second")
+    assert capsys.readouterr().err == f"1/4, {seconds} s, {said}: the second\n"
+
+
+def test_progress_fits_a_line_of_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(_progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    _progress.Progress(2).show("what is being done, at length")
+    assert capsys.readouterr().err == "\r\x1b[K0/2, 0 s: what is being done,"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--op", "batch_norm"], "invalid choice: 'batch_norm'"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--cols", "0"], "--cols: must be a whole number of at least 1, not '0'"),
+        (["--cols", "64", "-1"], "--cols: must be a whole number of at least 1, not '-1'"),
+        (["--cols", "4k"], "--cols: must be a whole number of at least 1, not '4k'"),
+        (["--rows", "1.5"], "--rows: must be a whole number of at least 1, not '1.5'"),
+        (["--rows"], "--rows: expected one argument"),
+    ],
+)
+def test_arguments_that_make_no_sense_exit_2(capsys, arguments, says):
+    with pytest.raises(SystemExit) as exit_:
+        run(capsys, *arguments)
+    assert exit_.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(command, "_device", lambda _: pytest.fail("measured"))
+    code, _, err = run(capsys, "--csv", "no/such/folder/a.csv")
+    assert code == 2
+    assert "no/such/folder/a.csv cannot be written: there is no folder " in err
+    code, _, err = run(capsys, "--csv", ".")
+    assert code == 2
+    assert ". cannot be written: it is a folder" in err
+    code, _, err = run(capsys, "--png", "a.svg")
+    assert code == 2
+    assert "--png must name a file that ends in .png, not a.svg" in err
+    monkeypatch.setattr(_bench.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run(capsys, "--png", "a.png")
+    assert code == 2
+    assert "--png needs matplotlib: pip install 'cunorm[bench]'" in err
+
+
+@pytest.fixture
+def folder():
+    """Give a folder, and for a while be a user who may not write everywhere, as root may."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)  # pytest's own are for their owner alone
+    root = os.geteuid() == 0
+    if root:
+        os.chown(path, 65534, 65534)
+        os.seteuid(65534)
+    yield path
+    if root:
+        os.seteuid(0)
+    path.chmod(0o755)
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--png"])
+@pytest.mark.parametrize("protected", ["folder", "file"])
+def test_what_may_not_be_written_is_refused_before_anything_is_measured(
+    capsys, monkeypatch, folder, option, protected
+):
+    monkeypatch.setattr(command, "_device", lambda _: pytest.fail("measured"))
+    file = folder / "a.png"
+    if protected == "file":
+        file.write_text("what it holds")
+        file.chmod(0o444)
+    else:
+        folder.chmod(0o555)
+    code, _, err = run(capsys, option, str(file))
+    assert code == 2
+    assert f"bench: {file} cannot be written: Permission denied" in err
+
+
+def test_asking_whether_a_file_can_be_written_leaves_no_trace(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "_device", lambda _: None)
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("what it holds")
+    for file in (old, new):
+        assert run(capsys, "--csv", str(file))[0] == 2
+    assert old.read_text() == "what it holds"
+    assert not new.exists()
+
+
+def test_help_names_each_choice_once(capsys):
+    with pytest.raises(SystemExit):
+        run(capsys, "--help")
+    words = re.findall(r"\w+", capsys.readouterr().out)
+    for choice in (*_bench_cases.OPS, *_bench_cases.BACKWARD_OPS, "float16", "bfloat16"):
+        assert words.count(choice) == 1
+
+
+@pytest.mark.parametrize("cols", [["4096"], [str(n) for n in range(4096, 4110)]])
+def test_more_rows_than_memory_holds_exit_2(capsys, cols):
+    arguments = ("--op", "rms_norm", "--dtype", "float32", "--rows", "10000000000")
+    code, _, err = run(capsys, *arguments, "--cols", *cols)
+    assert code == 2
+    assert "python -m cunorm bench: too many rows: Out of memory allocating" in err
+
+
+def test_without_a_device_the_command_chooses_the_software_one_itself():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cunorm", "bench", "--op", "rms_norm"),
+            *("--dtype", "float16", "--cols", "64", "--rows", "4"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("1 case in ")
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("at", [1, 0])
+def test_an_interrupt_ends_bench_with_what_was_measured_and_writes_no_file(
+    capsys, monkeypatch, tmp_path, at
+):
+    def interrupted(case):
+        if case.cols == 128 or at == 0:
+            raise KeyboardInterrupt
+        return dataclasses.replace(COUNTERS, op=case.op)
+
+    monkeypatch.setattr(_bench_counters, "count", interrupted)
+    file = tmp_path / "a.csv"
+    code, out, err = run(
+        capsys,
+        *("--dtype", "float16", "--cols", "64", "128", "--csv", str(file), "--op", "rms_norm"),
+    )
+    lines = out.splitlines()
+    assert code == 130
+    assert err == ""
+    assert lines.count("rms_norm") == (at > 0)
+    assert re.fullmatch(rf"stopped after {at} of 2 cases in \d+ s", lines[-1])
+    assert not file.exists()
+
+
+@pytest.mark.simgpu
+def test_ctrl_c_ends_every_process_of_bench_quietly():
+    # Enough for several processes, and few enough until the first table.
+    cases = ("--op", *_bench_cases.OPS, "--dtype", "float16", "--cols", "64", "65", "66", "67")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cunorm", "bench", "--rows", "4", *cases],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while "dtype" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert re.match(r"stopped after \d+ of 16 cases", out.splitlines()[-1])
+    assert "Traceback" not in err
+
+
+@pytest.mark.simgpu
+def test_a_process_of_bench_that_waits_for_work_leaves_ctrl_c_to_the_first_one():
+    code = (
+        "import os, signal; from cunorm import _bench_counters; _bench_counters._install(90)\n"
+        "os.kill(os.getpid(), signal.SIGINT); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("still here\n", "")

@@ -1,0 +1,476 @@
+"""Deliberate mistakes in copies of kernels/: each must give a wrong result or a fault.
+
+A mistake is a replacement of text, so that what it does can be read beside what was there. Its
+probe is a line of `python -m cunorm check`, or a case of the other tests in the same form; every
+probe passes on the kernels as they are.
+"""
+
+import math
+import shutil
+from functools import partial
+
+import cupy
+import pytest
+from arrays import random
+
+import cunorm
+from cunorm import _calls, _kernels, _reference, _selfcheck, simgpu
+from cunorm._selfcheck import Check, Outcome
+
+pytestmark = [
+    pytest.mark.slow(
+        "builds kernels/ with a mistake each time: about the tests, not about the kernels"
+    ),
+    pytest.mark.simgpu,  # on hardware these would write wherever they happen to
+]
+
+
+def far_from_zero(check):
+    """LayerNorm of 1000 + noise, in float32."""
+    x = random(check.shape, check.dtype, shift=1000)
+    off = ~_reference.layer_norm(x).accepts(cunorm.layer_norm(cupy.asarray(x)).get())
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def out_of_range(check):
+    """RMSNorm and LayerNorm of rows whose squares leave float32's range, at either end."""
+    x = random(check.shape, check.dtype, scale=float(check.where))
+    off = ~getattr(_reference, check.op)(x, eps=0).accepts(
+        getattr(cunorm, check.op)(cupy.asarray(x), eps=0).get()
+    )
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def far_apart(check):
+    """RMSNorm of rows more than 2^31 elements apart."""
+    x = random((2, 128), check.dtype)
+    buffer = cupy.empty(2**31 + 128, check.dtype)
+    buffer[:128], buffer[2**31 :] = cupy.asarray(x[0]), cupy.asarray(x[1])
+    rows = cupy.lib.stride_tricks.as_strided(buffer, x.shape, (2**31 * x.itemsize, x.itemsize))
+    off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(rows).get())
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def warps_out_of_step(check):
+    """RMSNorm where lanes of a warp are ordered by ``__syncwarp`` alone."""
+    x = random(check.shape, check.dtype)
+    with simgpu.warp_races():
+        off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(cupy.asarray(x)).get())
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def backward(check, **options):
+    """Every gradient of a backward op, with a second gradient of x."""
+    x, dy, dresidual = (random(check.shape, check.dtype, seed=seed) for seed in range(3))
+    gamma = random(check.shape[-1], check.dtype, seed=3)
+    x_on_device, gamma_on_device = cupy.asarray(x), cupy.asarray(gamma)
+    forward = getattr(cunorm, check.op.replace("bwd", "fwd"))
+    kept = forward(x_on_device, gamma_on_device)[1:]
+    actual = getattr(cunorm, check.op)(
+        *(cupy.asarray(dy), x_on_device, gamma_on_device, *kept),
+        dresidual=cupy.asarray(dresidual),
+        **options,
+    )
+    expected = getattr(_reference, check.op)(
+        *(dy, x, gamma, *(k.get() for k in kept)), dresidual=dresidual, **options
+    )
+    off = sum((~e.accepts(a.get())).sum() for a, e in zip(actual, expected, strict=True))
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
+BACKWARD = [
+    Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
+    Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
+    Check("layer_norm_bwd", "float32", (70, 40), "backward", backward),
+    Check("rms_norm_bwd", "float16", (2, 20000), "backward", backward),
+    Check("layer_norm_bwd", "float32", (2, 40000), "backward", backward),
+    Check("rms_norm_bwd", "bfloat16", (5, 96), "offset", partial(backward, gamma_offset=1.0)),
+]
+PROBES = {str(check): check for check in _selfcheck.grid()} | {
+    "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
+    **{
+        f"{op} of {size}": Check(op, "float32", (3, 96), size, out_of_range)
+        for op in ("rms_norm", "layer_norm")
+        for size in ("1e30", "1e-20")
+    },
+    "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
+    "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
+}
+PROBES |= {str(check): check for check in BACKWARD}
+
+# What goes wrong, where, what stands there, what is put there, and the probe that must notice.
+MUTATIONS = [
+    (
+        "off-by-one bound: the row ends a column late",
+        "place.cuh",
+        "TAIL = COLS % VEC;",
+        "TAIL = COLS % VEC + 1;",
+        "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "off-by-one bound: the last column is left out",
+        "place.cuh",
+        "turn * S::ROW_LANES + lane < S::TAIL;",
+        "turn * S::ROW_LANES + lane < S::TAIL - 1;",
+        "layer_norm_fwd float16 (3, 5125) contiguous",
+    ),
+    (
+        "off-by-one bound: the row past the last is computed too",
+        "place.cuh",
+        "row < rows.count",
+        "true",
+        "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "wrong tail mask: a column of the tail is stored as a packet",
+        "stream.cuh",
+        "store<false>(row + column, pack, 1);",
+        "store<false>(row + column, pack, VEC);",
+        "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "missing order in a warp: the seam is read before it is there",
+        "shift.cuh",
+        "      if (lane_ < UNITS) reinterpret_cast<Unit*>(seam_)[lane_] = unit;\n"
+        "      __syncwarp();\n",
+        "      if (lane_ < UNITS) reinterpret_cast<Unit*>(seam_)[lane_] = unit;\n",
+        "warps out of step",
+    ),
+    (
+        "missing order in a warp: the seam is stored before it is whole",
+        "shift.cuh",
+        "write_seam(By by) {\n    __syncwarp();\n",
+        "write_seam(By by) {\n",
+        "warps out of step",
+    ),
+    (
+        "missing barrier: sums of other warps are read before they are written",
+        "reduce.cuh",
+        "    __syncthreads();\n",
+        "",
+        "rms_norm_fwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "divergent barrier: only the warps that write wait",
+        "reduce.cuh",
+        "    __syncthreads();\n",
+        "    if (threadIdx.x % 32 == 0) __syncthreads();\n",
+        "layer_norm_fwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "wrong stride: rows taken to be contiguous",
+        "place.cuh",
+        "place.at.at[level] * stride.of[level]",
+        "place.at.at[level] * S::COLS",
+        "layer_norm float16 (3, 769) row-strided",
+    ),
+    (
+        "wrong stride: packets one lane closer",
+        "place.cuh",
+        "TURN_COLS = SPAN * VEC;",
+        "TURN_COLS = (SPAN - 1) * VEC;",
+        "rms_norm_fwd float64 (3, 1024) contiguous",
+    ),
+    (
+        "wrong stride: offsets of 32 bits",
+        "place.cuh",
+        "  long long bytes = 0;",
+        "  int bytes = 0;",
+        "2^31 apart",
+    ),
+    (
+        "lanes share their places in shared memory",
+        "row.cuh",
+        "(turn - S::PACKETS) * S::LANES + threadIdx.x",
+        "(turn - S::PACKETS) * S::LANES",
+        "layer_norm_fwd float16 (3, 20000) contiguous",
+    ),
+    (
+        "shifted rows: the words of the next chunk come from the wrong turn",
+        "shift.cuh",
+        "at_end ? beyond[w] : here[w]",
+        "here[w]",
+        "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: a share stores a whole chunk at its end",
+        "shift.cuh",
+        "chunk + static_cast<int>(lane_) < packets_",
+        "chunk + static_cast<int>(lane_) <= packets_",
+        "rms_norm_fwd float32 (3, 5125) contiguous",
+    ),
+    (
+        "shifted rows: half a word too few",
+        "shift.cuh",
+        "part[w] = BYTES % 4 == 0",
+        "part[w] = BYTES % 2 == 0",
+        "layer_norm bfloat16 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: the seam is read before all lanes have brought it",
+        "shift.cuh",
+        "if (lane_ < UNITS) reinterpret_cast",
+        "if (lane_ < UNITS - 1) reinterpret_cast",
+        "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "shifted rows: the end of a share is stored from its beginning",
+        "shift.cuh",
+        "seam_ + (is_of_end(by) && !joined)",
+        "seam_",
+        "rms_norm_fwd float32 (3, 5125) contiguous",
+    ),
+    (
+        "missing eps",
+        "statistic.cuh",
+        "mul(mul(eps, scale), scale) : eps);",
+        "mul(mul(eps, scale), scale) : Acc(0));",
+        "rms_norm float64 (3, 769) row-strided",
+    ),
+    (
+        "missing step of the butterfly",
+        "reduce.cuh",
+        "distance > 0;",
+        "distance > 1;",
+        "rms_norm_fwd bfloat16 (3, 769) contiguous",
+    ),
+    (
+        "shared memory read past its end",
+        "reduce.cuh",
+        "w < WARPS ? partial[i][w] : Acc(0)",
+        "partial[i][w]",
+        "layer_norm_fwd float16 (3, 20000) contiguous",
+    ),
+    (
+        "aligned access whatever the alignment",
+        "packet.cuh",
+        "if (ALIGNED && present == COUNT)",
+        "if (present == COUNT)",
+        "rms_norm float32 (3, 769) base + 1 element",
+    ),
+    (
+        "missing rounding before gamma",
+        "epilogue.cuh",
+        "void packet(int, Values<S>& value) const { unpack(round_to<E>(value), value); }",
+        "void packet(int, Values<S>& value) const {}",
+        "rms_norm bfloat16 (3, 769) float32 gamma",
+    ),
+    (
+        "unbiased variance",
+        "statistic.cuh",
+        "const Acc square = mul(about[1], PER_COLUMN<S>);",
+        "const Acc square = mul(about[1], Acc(1.0 / (S::COLS - 1)));",
+        "layer_norm float32 (3, 769) row-strided",
+    ),
+    (
+        "missing correction of the mean",
+        "statistic.cuh",
+        "shift = mul(-correction, rstd);",
+        "shift = 0;",
+        "1000 + noise",
+    ),
+    (
+        "missing rescue of rows that overflow",
+        "statistic.cuh",
+        "lost = out_of_range<typename S::T>(mean_square);",
+        "lost = exponent_word(mean_square) < Numeric<typename S::T>::SMALLEST;",
+        "rms_norm of 1e30",
+    ),
+    (
+        "missing rescue of rows that underflow",
+        "packet.cuh",
+        ">= N::INFINITE - N::SMALLEST",
+        ">= N::INFINITE - N::SMALLEST && exponent_word(mean_square) >= N::SMALLEST",
+        "rms_norm of 1e-20",
+    ),
+    (
+        "missing rescue of rows that overflow, in LayerNorm",
+        "statistic.cuh",
+        "if (lost) made = {",
+        "if (false) made = {",
+        "layer_norm of 1e30",
+    ),
+    (
+        "rows that underflow are scaled down, as those that overflow",
+        "packet.cuh",
+        "1 / N::RESCUE : N::RESCUE",
+        "N::RESCUE : N::RESCUE",
+        "layer_norm of 1e-20",
+    ),
+    (
+        "backward: sums of the next row are written where others still read",
+        "gradient.cuh",
+        "    buffer ^= 1;\n",
+        "",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: sums of a block's rows are added up before they are written",
+        "column_sums.cuh",
+        "write(kind, sums[threadIdx.y]);\n        __syncthreads();",
+        "write(kind, sums[threadIdx.y]);",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: the last row of a block is left out",
+        "column_sums.cuh",
+        "for (int row = 1; row < S::ROWS; ++row)",
+        "for (int row = 1; row < S::ROWS - 1; ++row)",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: missing mean of products",
+        "gradient.cuh",
+        "fma_rn(-normal[i], mean_of_products_, centred)",
+        "centred",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: missing mean of gradients",
+        "gradient.cuh",
+        "sub(weighted[i], mean_of_gradient_)",
+        "weighted[i]",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: missing second gradient",
+        "gradient.cuh",
+        "fma_rn(inner, rstd, beside)",
+        "mul(inner, rstd)",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: the last slice of the blocks is left out",
+        "column_sums.cuh",
+        "slice < SLICES;",
+        "slice < SLICES - 1;",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: sums of columns begin with something in registers",
+        "column_sums.cuh",
+        "kept_[S::PACKETS][HELD][S::VEC] = {};",
+        "kept_[S::PACKETS][HELD][S::VEC] = {{{1}}};",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: sums of columns begin with whatever shared memory holds",
+        "column_sums.cuh",
+        "put(kind, turn, zeros);",
+        "if (turn >= S::KEPT) put(kind, turn, zeros);",
+        "rms_norm_bwd float16 (2, 20000) backward",
+    ),
+    (
+        "backward: sums of columns begin with whatever memory holds",
+        "column_sums.cuh",
+        "put(kind, turn, zeros);",
+        "if (turn < S::KEPT) put(kind, turn, zeros);",
+        "layer_norm_bwd float32 (2, 40000) backward",
+    ),
+    (
+        "backward: the sum of the last column of the tail is left out",
+        "column_sums.cuh",
+        "if (tail < S::TAIL) row",
+        "if (tail < S::TAIL - 1) row",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: sums of shared memory are never written",
+        "column_sums.cuh",
+        "turn < S::KEPT; ++turn) {\n          Values<S> sums;",
+        "turn < S::PACKETS; ++turn) {\n          Values<S> sums;",
+        "rms_norm_bwd float16 (2, 20000) backward",
+    ),
+    (
+        "backward: the last column of dgamma is left out",
+        "column_sums.cuh",
+        "column >= extent.cols) return;",
+        "column >= extent.cols - 1) return;",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: the sums of the last block are not read",
+        "column_sums.cuh",
+        "b < extent.blocks;",
+        "b < extent.blocks - 1;",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: dbeta is read where dgamma is",
+        "column_sums.cuh",
+        "partial + blockIdx.y * extent.blocks * extent.pitch + column",
+        "partial + column",
+        "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "backward: dresidual is added after dx is rounded",
+        "gradient.cuh",
+        "return fma_rn(inner, rstd, beside);",
+        "Values<S> dx = {mul(inner, rstd)}; unpack(round_to<typename S::T>(dx), dx); "
+        "return add(dx[0], beside);",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "backward: gamma of the tail is that of the column before",
+        "gradient.cuh",
+        "weight_.column(column, weighted);",
+        "weight_.column(column - 1, weighted);",
+        "layer_norm_bwd float16 (300, 769) backward",
+    ),
+    (
+        "gamma_offset is forgotten",
+        "epilogue.cuh",
+        "HAS_OFFSET ? add(factor[i], offset_) : factor[i]",
+        "factor[i]",
+        "rms_norm_bwd bfloat16 (5, 96) offset",
+    ),
+    (
+        "backward: a block begins with the group after its first",
+        "gradient.cuh",
+        "group = blockIdx.x; group",
+        "group = blockIdx.x + 1; group",
+        "rms_norm_bwd float32 (300, 1024) backward",
+    ),
+    (
+        "backward: x that was left over is read a turn late",
+        "pairs.cuh",
+        "unpack(x_.again(turn), x);",
+        "unpack(x_.again(turn - 1), x);",
+        "layer_norm_bwd float32 (2, 40000) backward",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_kernels():
+    _calls.clear()
+    yield
+    _calls.clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "probe"),
+    [pytest.param(*rest, id=name) for name, *rest in MUTATIONS],
+)
+def test_a_mistake_in_a_kernel_is_noticed(tmp_path, monkeypatch, file, before, after, probe):
+    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    text = (copy / file).read_text()
+    assert before in text, "the kernel has changed: say the mistake anew"
+    (copy / file).write_text(text.replace(before, after))
+    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    faults = PROBES[probe].run().faults
+    assert faults
+    # A mutant that does not compile proves nothing about the tests.
+    assert "CompileException" not in faults[0], faults[0]
+
+
+@pytest.mark.parametrize("probe", sorted({probe for *_, probe in MUTATIONS}))
+def test_the_kernels_as_they_are_pass_the_same_probes(probe):
+    assert PROBES[probe].run().faults == []
+
+
+def test_a_mistake_that_changes_nothing_is_not_noticed(tmp_path, monkeypatch):
+    # Otherwise copying the kernels and pointing the library at the copy might be the fault.
+    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    assert PROBES["rms_norm float32 (3, 769) row-strided"].run().faults == []

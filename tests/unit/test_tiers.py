@@ -1,0 +1,79 @@
+"""Which tests a run takes: every pair of a grid's values always, and a tenth of what is slow."""
+
+from itertools import combinations, product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from kinds import BACKWARD, COLS, DTYPES, FORWARD, KINDS, LAYOUTS, OPTIONS, covering, in_pairs
+
+TESTS = Path(__file__).parents[1]
+AXES = (range(6), range(4), "abc", (True, False))
+
+
+def pairs_in(points):
+    return {pair for point in points for pair in combinations(enumerate(point), 2)}
+
+
+def test_each_pair_of_values_is_covered_by_a_part_of_the_product():
+    covered = list(covering(AXES, "a seed"))
+    assert pairs_in(covered) == pairs_in(product(*AXES))
+    assert len(covered) < len(list(product(*AXES))) / 3
+    assert covered == list(covering(AXES, "a seed"))
+
+
+def test_a_grid_in_pairs_is_the_whole_product_and_what_is_not_slow_covers_it():
+    names, points = in_pairs(a=AXES[0], b=AXES[1], c=AXES[2]).args
+    assert names == "a,b,c"
+    assert [point.values for point in points] == list(product(*AXES[:3]))
+    always = [point.values for point in points if not point.marks]
+    assert pairs_in(always) == pairs_in(product(*AXES[:3]))
+    assert len(always) < len(points) / 2
+
+
+def test_some_60_kinds_have_each_pair_of_what_a_kernel_is_compiled_for():
+    axes = (FORWARD + BACKWARD, COLS, DTYPES, LAYOUTS, OPTIONS)
+    assert pairs_in(covering(axes, "kinds")) == pairs_in(product(*axes))
+    assert 60 <= len(KINDS) == len(set(KINDS)) <= 70
+
+
+@pytest.fixture
+def is_left_out(request):
+    """What decides of a test, of a path and whether it is slow, in a run of some paths."""
+    conftest = request.config.pluginmanager.get_plugin(str(TESTS / "conftest.py"))
+
+    def is_left_out(path, case, share, *named, slow=True):
+        item = SimpleNamespace(
+            path=TESTS / path,
+            nodeid=f"tests/{path}::test[{case}]",
+            callspec=None,
+            get_closest_marker=lambda name: name if slow else None,
+        )
+        return conftest._is_left_out(item, share, {TESTS / name for name in named})
+
+    return is_left_out
+
+
+def test_ten_commits_run_each_slow_case_once(is_left_out):
+    for case in range(50):
+        left_out = [is_left_out("ops/test_a.py", case, share, "ops") for share in range(10)]
+        assert sorted(left_out) == [False] + [True] * 9
+    shares = [[is_left_out("a.py", case, share) for case in range(200)] for share in range(10)]
+    assert all(5 < share.count(False) < 45 for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("ops/test_a.py", "ops/test_a.py"),
+        ("slow/test_a.py", "slow"),
+        ("slow/test_a.py", "slow/test_a.py"),
+    ],
+)
+def test_who_names_a_file_or_the_slow_folder_has_all_of_it(is_left_out, path, named):
+    assert not any(is_left_out(path, case, 3, named, "unit") for case in range(50))
+    assert any(is_left_out(path, case, 3, "unit") for case in range(50))
+
+
+def test_what_is_not_slow_is_run_by_every_commit(is_left_out):
+    assert not any(is_left_out("ops/a.py", case, 3, "ops", slow=False) for case in range(50))
