@@ -28,7 +28,7 @@ class BuildWithKernels(build_py):
             return
         target = Path(self.build_lib, "cunorm", "kernels")
         self.mkpath(str(target))
-        for file in sorted(ROOT.glob("kernels/*.cu*")):
+        for file in sorted(ROOT.glob("kernels/*.cuh")):
             self.copy_file(str(file), str(target / file.name))
 
 

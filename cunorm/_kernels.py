@@ -67,7 +67,7 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     One that the assembler has no registers for is built again, until nothing of it is left in local
-    memory: see `Plan.tries`.
+    memory, or nothing is left to try: see `Plan.tries`.
 
     Parameters
     ----------

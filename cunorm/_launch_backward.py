@@ -52,7 +52,8 @@ def backward(
     axes : int
         How many trailing axes are a row.
     made : mapping of str to cupy.ndarray
-        What `gradients` returned. x has at least one row of at least one column.
+        dx, and dgamma and dbeta where they are wanted. x has at least one row of at least one
+        column.
     partial : cupy.ndarray or None
         What `partial` returned.
     read : mapping of str to cupy.ndarray

@@ -1,7 +1,6 @@
 """From an op and the arrays of a call to its kernels: planned, built and launched.
 
-The one place that knows which function of `_plan`, `_launch` and `_launch_backward`
-serves an op.
+The one place that knows which plan, and which launch, serves an op.
 """
 
 from __future__ import annotations

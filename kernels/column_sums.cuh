@@ -1,8 +1,8 @@
 // What a block's rows give to dgamma and dbeta, a sum for each column that a lane owns; and the
 // kernel that adds up what the blocks have left.
 //
-// A block's sums lie beside the packets of x and dy that they belong to (pairs.cuh), in registers or
-// in shared memory. Those of what is left of a longer row are kept in `partial` itself.
+// A block's sums lie beside the packets of x and dy that they belong to (pairs.cuh), in registers
+// or in shared memory. Those of what is left of a longer row are kept in `partial` itself.
 
 #pragma once
 
@@ -25,8 +25,8 @@ class ColumnSums {
     }
   }
 
-  __device__ void add_kept(int turn, const Values<S>& dy, const Values<S>& normal) {
-    add_to(kept_[turn], dy, normal);
+  __device__ void add_in_register(int turn, const Values<S>& dy, const Values<S>& normal) {
+    add_to(in_registers_[turn], dy, normal);
   }
 
   __device__ void add_past_registers(int turn, const Values<S>& dy, const Values<S>& normal) {
@@ -122,7 +122,7 @@ class ColumnSums {
 #pragma unroll
     for (int turn = 0; turn < S::PACKETS; ++turn) {
       if (place_.owns_packet(turn))
-        store<ALIGNED_SUMS>(column(row, turn), round_to<Acc>(kept_[turn][kind]), S::VEC);
+        store<ALIGNED_SUMS>(column(row, turn), round_to<Acc>(in_registers_[turn][kind]), S::VEC);
     }
 #pragma unroll
     for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
@@ -137,17 +137,17 @@ class ColumnSums {
 
   Acc* partial_;
   const Place<S> place_;
-  Acc kept_[S::PACKETS][HELD][S::VEC] = {};
+  Acc in_registers_[S::PACKETS][HELD][S::VEC] = {};
   Acc tail_[S::TAIL_TURNS + 1][HELD][1] = {};
 };
 
 // Adds up the blocks' sums: dgamma[c] = sum over b of partial[b][c], b = 0 .. blocks - 1. The rows
 // after those are the blocks' sums of dbeta, which the grid's second y takes.
 //
-// A block owns COLUMNS neighbouring columns, one a lane. Its SLICES warps share out the rows: warp s
-// adds up rows s, s + SLICES, ... in that order, and the first warp adds up the warps' sums in the
-// order of the warps, through shared memory. So the order follows from the number of blocks alone.
-// One rounding, to W. blocks >= 1, and pitch, the distance of two rows, is at least cols.
+// A block owns COLUMNS neighbouring columns, one a lane. Its SLICES warps share out the rows: warp
+// s adds up rows s, s + SLICES, ... in that order, and the first warp adds up the warps' sums in
+// the order of the warps, through shared memory. So the order follows from the number of blocks
+// alone. One rounding, to W. blocks >= 1, and pitch, the distance of two rows, is at least cols.
 
 struct Extent {
   long long cols;

@@ -1,10 +1,11 @@
-// Epilogues: what becomes of a normalised packet. One is a list of stages, Then<...>, each of them a
-// function of a packet's values and of its turn, that ends in one rounding to y's type. A stage asks
-// for its parameters before the row is summed, where registers allow.
+// Epilogues: what becomes of a normalised packet. One is ModelScale, or a list of stages,
+// Then<...>, each of them a function of a packet's values and of its turn, that ends in one
+// rounding to y's type. A stage asks for its parameters before the row is summed, where registers
+// allow.
 
 #pragma once
 
-#include "row.cuh"
+#include "stream.cuh"
 
 // Parameters of a row, which are the same for all rows. Nothing that a launch writes overlaps them,
 // as kernels say by __restrict__: so they come through the read-only cache.
@@ -19,9 +20,9 @@ class Parameter {
   __device__ Packet packet(int turn) const {
     const typename W::E* first = first_;
     if (S::AT_ONCE == 1) forget(first);  // there are no registers to keep it in
-    return load<W::ACCESS == ALIGNED, S::VEC>(
-        packet_at<S>(first, place_.first_packet()) + turn * S::TURN_COLS,
-        place_.has_packet(turn) ? S::VEC : 0);
+    return load < W::ACCESS == ALIGNED,
+           S::VEC > (packet_at<S>(first, place_.first_packet()) + turn * S::TURN_COLS,
+                     place_.has_packet(turn) ? S::VEC : 0);
   }
   __device__ Packet column(int column) const { return load_column<S>(first_, column); }
 
@@ -64,7 +65,7 @@ struct Round {
 };
 
 // Times gamma + offset.
-template <class S, class W, bool HAS_OFFSET, class Gamma = EarlyParameter<S, W>>
+template <class S, class W, bool HAS_OFFSET>
 class Scale {
  public:
   struct Arrays {
@@ -88,18 +89,18 @@ class Scale {
     }
   }
 
-  Gamma gamma_;
+  EarlyParameter<S, W> gamma_;
   typename S::Acc offset_;
 };
 
 // Plus beta.
 template <class S, class B>
-class Shift {
+class AddBeta {
  public:
   struct Arrays {
     const typename B::E* beta;
   };
-  __device__ Shift(const Arrays& arrays, const Place<S>& place) : beta_(arrays.beta, place) {}
+  __device__ AddBeta(const Arrays& arrays, const Place<S>& place) : beta_(arrays.beta, place) {}
   __device__ void packet(int turn, Values<S>& value) const { plus(value, beta_.packet(turn)); }
   __device__ void column(int column, Values<S>& value) const { plus(value, beta_.column(column)); }
 

@@ -15,18 +15,19 @@
 //   ...                                                                     order
 //
 // Traffic      x, dy, dx, and dresidual, once; gamma and the statistics of a row; and for each
-//              parameter 2 * blocks * COLS * sizeof(Acc) for the blocks' sums, written here and read
-//              by column_sums. Rows too long for registers and shared memory read x and dy once
-//              more, and their sums stay in L2.
+//              parameter 2 * blocks * COLS * sizeof(Acc) for the blocks' sums, written here and
+//              read by column_sums. Rows too long for registers and shared memory read x and dy
+//              once more, and their sums stay in L2.
 //
-// Numerics     All products and sums are float32 (float64 for float64), one rounding to dx's type at
-//              the end. dx of a row is the same in any batch. The order in which dgamma is added up
-//              follows from the number of rows and of blocks; there are no atomics. mean and rstd
-//              are taken as given: x - mean is exact or nearly so, wherever x is far from zero.
+// Numerics     All products and sums are float32 (float64 for float64), one rounding to dx's type
+//              at the end. dx of a row is the same in any batch. The order in which dgamma is added
+//              up follows from the number of rows and of blocks; there are no atomics. mean and
+//              rstd are taken as given: x - mean is exact or nearly so, where the mean is far from
+//              zero.
 //
-// Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. dx and the sums overlap
-//              nothing. An array's ACCESS holds for every row. rows.count >= 1, and no block is
-//              without rows.
+// Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. dx and the sums
+//              overlap nothing. An array's ACCESS holds for every row. rows.count >= 1, and no
+//              block is without rows.
 
 #pragma once
 
@@ -43,24 +44,24 @@ struct Unscaled {
   __device__ void column(int, Values<S>&) const {}
 };
 
-// No gradient beside dx.
+// There is no dresidual.
 template <class S>
-struct Nothing {
+struct NoResidual {
   struct Arrays {};
-  __device__ Nothing(const Arrays&, const Place<S>&) {}
+  __device__ NoResidual(const Arrays&, const Place<S>&) {}
   __device__ void ask() {}
   __device__ void take(int, Values<S>&) {}
   __device__ void column(int, Values<S>&) const {}
-  __device__ static typename S::Acc finish(typename S::Acc inner, typename S::Acc rstd,
-                                           typename S::Acc) {
+  __device__ static typename S::Acc combine(typename S::Acc inner, typename S::Acc rstd,
+                                            typename S::Acc) {
     return mul(inner, rstd);
   }
 };
 
-// dresidual of a row, whose packets are taken in order. Of a row in registers it is asked for with x
-// and dy, and is in flight while the row is summed.
+// dresidual of a row, whose packets are taken in order. Of a row in registers it is asked for with
+// x and dy, and is in flight while the row is summed.
 template <class S, class DResidual>
-class Beside {
+class ResidualGradient {
   using Packet = Pack<typename S::T, S::VEC>;
 
  public:
@@ -68,7 +69,7 @@ class Beside {
     Strided<const typename S::T> dresidual;
   };
 
-  __device__ Beside(const Arrays& arrays, const Place<S>& place)
+  __device__ ResidualGradient(const Arrays& arrays, const Place<S>& place)
       : row_(arrays.dresidual.row(place)), reader_(row_, place) {}
 
   // Asks for what take() gives.
@@ -85,13 +86,13 @@ class Beside {
     unpack(load_column<S>(row_, column), value);
   }
 
-  __device__ static typename S::Acc finish(typename S::Acc inner, typename S::Acc rstd,
-                                           typename S::Acc beside) {
+  __device__ static typename S::Acc combine(typename S::Acc inner, typename S::Acc rstd,
+                                            typename S::Acc beside) {
     return fma_rn(inner, rstd, beside);
   }
 
  private:
-  static constexpr bool EARLY = S::IN_REGISTERS && S::AT_ONCE >= 4;
+  static constexpr bool EARLY = S::IN_REGISTERS && S::HAS_ROOM;
 
   const typename S::T* row_;
   Reader<S, DResidual> reader_;
@@ -107,7 +108,7 @@ class RowGradient {
   static constexpr int COUNT = CENTERED ? 2 : 1;
   static constexpr int AT_ONCE = S::AT_ONCE < S::PACKETS ? S::AT_ONCE : S::PACKETS;
   // Whether registers have room for n and g * dy until dx is made of them.
-  static constexpr bool KEEPS = S::AT_ONCE >= 4;
+  static constexpr bool KEEPS = S::HAS_ROOM;
 
  public:
   __device__ RowGradient(const Source& pairs, const Weight& weight, const Saved& saved,
@@ -184,7 +185,7 @@ class RowGradient {
         }
         other.take(turn, beside);
         made[i] = gradient(x, weighted, beside);
-        columns.add_kept(turn, dy, x);
+        columns.add_in_register(turn, dy, x);
       }
       out.write(first, S::PACKETS, made);
     }
@@ -243,7 +244,7 @@ class RowGradient {
     for (int i = 0; i < S::VEC; ++i) {
       const Acc centred = CENTERED ? sub(weighted[i], mean_of_gradient_) : weighted[i];
       const Acc inner = fma_rn(-normal[i], mean_of_products_, centred);
-      value[i] = Other::finish(inner, saved_.rstd, beside[i]);
+      value[i] = Other::combine(inner, saved_.rstd, beside[i]);
     }
     return round_to<T>(value);
   }
@@ -276,7 +277,7 @@ __device__ inline void backward(const typename Source::Arrays& from,
   for (long long group = blockIdx.x; group < groups; group += gridDim.x) {
     const Place<S> here = Place<S>::of(rows, group);
     if (here.is_idle_warp()) break;
-    __syncwarp();  // the ends of shifted rows are in shared memory: those of the last row are done
+    __syncwarp();  // the seams of the row before are read before this one's are written
     const Source pairs(from, here);
     Other other(beside, here);
     other.ask();

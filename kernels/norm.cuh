@@ -1,19 +1,19 @@
-// The kernel of every norm: a row comes from a Source, is reduced to a Statistic, passes the stages
-// of an Epilogue and goes to a Sink. An op is a choice of the four, which cunorm/_plan writes down
-// as a translation unit of some ten lines.
+// The kernel of every norm: a Row comes from a Source, is reduced to a Statistic, passes an
+// Epilogue and goes to a Sink. An op is a choice of all but the Row, which cunorm/_plan writes down
+// as a translation unit of some twenty lines.
 //
-// Mapping      LANES threads own a row (place.cuh says which columns), ROWS rows a block. Up to 32
-//              lanes share a warp with other rows and meet in shuffles; more are a block of their
-//              own and meet at one barrier a sum; the longest rows are a cluster of CLUSTER blocks,
-//              and meet at that one's barrier too.
+// Mapping      LANES threads own a row (place.cuh says which columns), ROWS rows a block. Fewer
+//              than 32 lanes share a warp with other rows, and meet in shuffles as 32 do; more are
+//              a block of their own and meet at one barrier a sum; the longest rows are a cluster
+//              of CLUSTER blocks, and meet at that one's barrier too.
 //
 // Traffic      Every array of rows once; parameters once a row, from cache; 4 bytes a row for each
 //              statistic that is wanted. Rows too long for registers and shared memory are read
 //              again for each sum and for y.
 //
 // Numerics     Sums, statistics and products are float32 (float64 for float64 data), in an order
-//              that follows from COLS and the row's type alone; one rounding to y's type at the end,
-//              but for stages that round.
+//              that follows from COLS, the row's type and the architecture; one rounding to y's
+//              type at the end, but for stages that round.
 //
 // Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. y is x, and h is
 //              residual, or overlaps nothing; parameters overlap nothing that is written. An
@@ -22,12 +22,14 @@
 #pragma once
 
 #include "epilogue.cuh"
+#include "row.cuh"
 #include "sink.cuh"
+#include "source.cuh"
 #include "statistic.cuh"
 
 // Under programmatic dependent launch a kernel starts while the one before it ends: what that one
 // wrote is there after the wait, and the kernel after this one may start once its rows are fetched.
-// In a plain launch neither does anything.
+// Under any other launch, as cunorm's are, neither does anything.
 __device__ inline void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -42,7 +44,7 @@ __device__ inline void let_kernel_after_start() {
 
 template <class Source, class Statistic, class Epilogue, class Sink>
 __device__ inline void normalise(const typename Source::Arrays& from,
-                                 const typename Epilogue::Arrays& beside,
+                                 const typename Epilogue::Arrays& parameters,
                                  const typename Sink::Arrays& to,
                                  const typename Statistic::Arrays& statistics, const Rows& rows,
                                  typename Statistic::Acc eps) {
@@ -52,21 +54,21 @@ __device__ inline void normalise(const typename Source::Arrays& from,
   wait_for_kernel_before();
 
   Source source(from, here);
-  const Row<Source, Statistic::PASSES> row(source, here);  // the one read of x
+  const Row<Source, Statistic::PASSES> row(source, here);  // reads x
   let_kernel_after_start();
-  const Epilogue finish(beside, here);  // its parameters are in flight while the row is summed
+  const Epilogue epilogue(parameters, here);  // they are in flight while the row is summed
   const Statistic statistic = Statistic::of(row, eps);
 
   Sink sink(to, here);
-  row.write(  // the one write of y
+  row.write(
       sink,
       [&](int turn, Values<S>& value) {
         statistic.normalise(value);
-        return finish.packet(turn, value);
+        return epilogue.packet(turn, value);
       },
       [&](int column, Values<S>& value) {
         statistic.normalise(value);
-        return finish.column(column, value);
+        return epilogue.column(column, value);
       });
   if (here.is_first_lane()) statistic.save(statistics, here.row);
   cluster_barrier<S::CLUSTER>();  // other blocks may still read this one's sums

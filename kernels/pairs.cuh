@@ -1,7 +1,7 @@
 // A row of the backward pass, x beside dy, as one lane holds it.
 //
-// A lane keeps its first PACKETS packets of x and dy in registers, the next SHARED in shared memory.
-// What is left of a longer row is read twice.
+// A lane keeps its first PACKETS packets of x and dy in registers, the next SHARED in shared
+// memory. What is left of a longer row is read twice.
 
 #pragma once
 
@@ -30,8 +30,8 @@ class Pairs {
 
   // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
   __device__ void in_register(int turn, Values<S>& x, Values<S>& dy) const {
-    unpack(x_kept_[turn], x);
-    unpack(dy_kept_[turn], dy);
+    unpack(x_packets_[turn], x);
+    unpack(dy_packets_[turn], dy);
   }
 
   // One of the packets after those.
@@ -54,7 +54,7 @@ class Pairs {
  private:
   // Packets of each array that a lane asks for before it keeps the first.
   static constexpr int AT_ONCE = S::AT_ONCE < S::PACKETS ? S::AT_ONCE : S::PACKETS;
-  static constexpr int TO_SHARED_AT_ONCE = S::AT_ONCE < 4 ? 1 : 2;
+  static constexpr int TO_SHARED_AT_ONCE = S::HAS_ROOM ? 2 : 1;
 
   __device__ Pairs(const T* x, const T* dy, const Place<S>& place) : x_(x, place), dy_(dy, place) {
 #pragma unroll
@@ -65,8 +65,8 @@ class Pairs {
 #pragma unroll
       for (int i = 0; i < AT_ONCE; ++i) {
         if (first + i >= S::PACKETS) break;
-        x_kept_[first + i] = packet[0][i];
-        dy_kept_[first + i] = packet[1][i];
+        x_packets_[first + i] = packet[0][i];
+        dy_packets_[first + i] = packet[1][i];
       }
     }
 #pragma unroll 1
@@ -91,8 +91,8 @@ class Pairs {
 
   Reader<S, X> x_;
   Reader<S, DY> dy_;
-  Packet x_kept_[S::PACKETS];
-  Packet dy_kept_[S::PACKETS];
+  Packet x_packets_[S::PACKETS];
+  Packet dy_packets_[S::PACKETS];
   Packet x_tail_[S::TAIL_TURNS + 1];
   Packet dy_tail_[S::TAIL_TURNS + 1];
 };

@@ -20,9 +20,9 @@ __device__ constexpr int chunk_end(int turn) {
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 in_shared_memory[];
 
-// PASSES says how often a statistic visits the row. What is visited more than twice, and rows of up
-// to three packets, are kept converted: twice the registers of 16-bit elements, and no conversion
-// after the first.
+// PASSES says how often a statistic visits the row, before it is written. What is visited more than
+// once, and rows of up to three packets, which 24 registers hold, are kept converted: twice the
+// registers of 16-bit elements, and no conversion after the first.
 template <class Source, int PASSES>
 class Row {
  public:
@@ -37,7 +37,7 @@ class Row {
         if constexpr (CONVERTED) {
           unpack(packet, values_[turn]);
         } else {
-          kept_[turn] = packet;
+          packets_[turn] = packet;
         }
       });
     }
@@ -86,7 +86,7 @@ class Row {
   }
 
   // Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane
-  // adds its columns in ascending order, even and odd ones apart.
+  // adds its columns in ascending order, even and odd ones apart: two chains, each half as long.
   template <int SITE, int COUNT, class Term>
   __device__ void sum(Acc (&total)[COUNT], Term term) const {
     Acc sums[2][COUNT] = {};
@@ -111,8 +111,9 @@ class Row {
     cluster_sums<S::CLUSTER, SITE>(total);
   }
 
-  // Writes make(turn, value) of each packet to a sink, and make.column(...) of each column of the
-  // tail. A sink takes several of the packets in registers at once where that saves it work.
+  // Writes make(turn, value) of each packet to a sink, and make_column(column, value) of each
+  // column of the tail. A sink takes several of the packets in registers at once where that saves
+  // it work.
   template <class Sink, class Make, class MakeColumn>
   __device__ void write(Sink& sink, Make make, MakeColumn make_column) const {
     constexpr int STEP = Sink::SHIFTS && S::PACKETS < S::AT_ONCE ? S::PACKETS
@@ -161,7 +162,7 @@ class Row {
 #pragma unroll
       for (int i = 0; i < S::VEC; ++i) value[i] = values_[turn][i];
     } else {
-      unpack(kept_[turn], value);
+      unpack(packets_[turn], value);
     }
   }
 
@@ -175,7 +176,7 @@ class Row {
 
   Source& source_;
   const Place<S>& place_;
-  Packet kept_[CONVERTED ? 1 : S::PACKETS];
+  Packet packets_[CONVERTED ? 1 : S::PACKETS];
   Values<S> values_[CONVERTED ? S::PACKETS : 1];
   Acc tail_[S::TAIL_TURNS + 1];
 };

@@ -1,9 +1,9 @@
 // Statistics: what is summed over a row, and what a value becomes by it.
 //
-// Each has of(row, eps), the statistic of a row; normalise(value), which makes a packet's normalised
-// values; save(out, row), for the backward pass. Sums are float32, float64 for float64. A row whose
-// squares leave the range is summed again, scaled by a power of two, so that y is right wherever
-// rstd is a normal number. The squares of float16 stay in range.
+// Each has of(row, eps), the statistic of a row; normalise(value), which makes a packet's
+// normalised values; save(out, row), for the backward pass. Sums are float32, float64 for float64.
+// A row whose squares leave the range is summed again, scaled by a power of two, so that y is right
+// wherever rstd is a normal number. The squares of float16 stay in range.
 
 #pragma once
 

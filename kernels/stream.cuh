@@ -4,7 +4,7 @@
 //   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
 //   ELEMENTS   what is left: sub-warps on odd addresses, and packs of another size than 16 bytes
 //
-// Tails go element by element in any case.
+// Tails go element by element in any case, and so do packets of shifted rows that are read again.
 
 #pragma once
 
@@ -42,8 +42,8 @@ class Reader {
 
   // One packet, out of order.
   __device__ Pack<E, S::VEC> again(int turn) const {
-    return load<A::ACCESS == ALIGNED, S::VEC>(mine_ + turn * S::TURN_COLS,
-                                              place_.has_packet(turn) ? S::VEC : 0);
+    return load < A::ACCESS == ALIGNED,
+           S::VEC > (mine_ + turn * S::TURN_COLS, place_.has_packet(turn) ? S::VEC : 0);
   }
 
  private:
@@ -66,6 +66,7 @@ class Reader<S, A, SHIFTED> {
     for (int i = 0; i < COUNT; ++i) packet[i] = bits<Pack<E, S::VEC>>(joined[i]);
   }
 
+  // Out of order there is no neighbour to shift from: element by element.
   __device__ Pack<E, S::VEC> again(int turn) const { return again_.again(turn); }
 
  private:

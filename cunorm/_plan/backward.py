@@ -140,9 +140,9 @@ def _plan(
         packet_bytes=packet_bytes,
     )
     read = {"x": x, "dy": x, "dresidual": x} if dresidual else {"x": x, "dy": x}
-    other, beside = "Nothing<S>", "{}"
+    other, beside = "NoResidual<S>", "{}"
     if dresidual:
-        other, beside = "Beside<S, Dresidual>", "{{dresidual, n.dresidual}}"
+        other, beside = "ResidualGradient<S, Dresidual>", "{{dresidual, n.dresidual}}"
     parameters = {} if gamma is None else {"gamma": gamma}
     acc = accumulator(x)
     return BackwardPlan(

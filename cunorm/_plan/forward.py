@@ -149,7 +149,7 @@ def layer_norm_fwd(
     elif gamma is not None:
         stages = [Stage("Scale<S, Gamma, false>", "{gamma, 0}")]
     elif beta is not None:
-        stages = [Stage("Shift<S, Beta>", "{beta}")]
+        stages = [Stage("AddBeta<S, Beta>", "{beta}")]
     return _plan(
         "layer_norm_fwd" if residual is None else "add_layer_norm",
         cols,

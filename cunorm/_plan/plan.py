@@ -90,9 +90,10 @@ class Plan:
         """Return the threads that a multiprocessor should hold, at first: 65536 registers' worth.
 
         512 have 128 each, which hold four packets, converted, beside what sums and shifts take.
-        Rows with less to keep leave room for twice as many threads.
+        1024 have 64, enough for three converted packets of an aligned row (`CONVERTED` in row.cuh).
         """
-        wide = any(ITEMSIZE[dtype] > ITEMSIZE[self.row] for dtype in self.arrays.values())
+        streamed = (*self.of_rows, *self.parameters)
+        wide = any(ITEMSIZE[self.arrays[n]] > ITEMSIZE[self.row] for n in streamed)
         by_element = any(access != "ALIGNED" for n, access in reach.access if n in self.parameters)
         if self.alone:
             return self.split.lanes

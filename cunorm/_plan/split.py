@@ -37,7 +37,7 @@ class Split:
     ----------
     lanes : int
         Threads of a block that share a row: 4, 8 or a multiple of 32. Rows that do not start on 16
-        bytes need whole warps to be read in 16-byte accesses; from 528 bytes on they have one.
+        bytes need whole warps to be read in 16-byte accesses.
     cluster : int
         Blocks that share a row.
     packets : int
@@ -62,7 +62,7 @@ def whole_packets(cols: int, dtype: str) -> int:
 
 
 def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
-    """Share out rows of `cols` elements of `dtype`.
+    """Share out rows of `cols` elements of `dtype`; from 528 bytes on they have a whole warp.
 
     ============================  =====================================================
     16-byte packets of a row      what keeps them

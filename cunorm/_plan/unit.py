@@ -1,7 +1,7 @@
 """The translation unit of a kernel: some lines of CUDA C that choose its parts.
 
-kernels/norm.cuh and kernels/gradient.cuh say what the parts are. A unit is CuPy's key of a compiled
-kernel, together with the hash of kernels/, which it names.
+kernels/norm.cuh and kernels/gradient.cuh say what the parts are. A unit, below the hash of
+kernels/, is CuPy's key of a compiled kernel.
 """
 
 from __future__ import annotations

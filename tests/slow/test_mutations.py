@@ -160,8 +160,8 @@ MUTATIONS = [
     (
         "wrong stride: rows taken to be contiguous",
         "place.cuh",
-        "place.at.at[level] * stride.of[level]",
-        "place.at.at[level] * S::COLS",
+        "place.index.level[level] * stride.level[level]",
+        "place.index.level[level] * S::COLS",
         "layer_norm float16 (3, 769) row-strided",
     ),
     (
@@ -349,8 +349,8 @@ MUTATIONS = [
     (
         "backward: sums of columns begin with something in registers",
         "column_sums.cuh",
-        "kept_[S::PACKETS][HELD][S::VEC] = {};",
-        "kept_[S::PACKETS][HELD][S::VEC] = {{{1}}};",
+        "in_registers_[S::PACKETS][HELD][S::VEC] = {};",
+        "in_registers_[S::PACKETS][HELD][S::VEC] = {{{1}}};",
         "layer_norm_bwd float32 (70, 40) backward",
     ),
     (
