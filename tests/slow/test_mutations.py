@@ -93,6 +93,7 @@ PROBES = {str(check): check for check in _selfcheck.grid()} | {
         for op in ("rms_norm", "layer_norm")
         for size in ("1e30", "1e-20")
     },
+    "a cluster": Check("layer_norm", "float16", (1, 150_000), "1.0", out_of_range),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
 }
@@ -437,6 +438,55 @@ MUTATIONS = [
         "unpack(x_.again(turn), x);",
         "unpack(x_.again(turn - 1), x);",
         "layer_norm_bwd float32 (2, 40000) backward",
+    ),
+    (
+        "the last block of a cluster is left out of its sums",
+        "reduce.cuh",
+        "rank < BLOCKS;",
+        "rank < BLOCKS - 1;",
+        "a cluster",
+    ),
+    (
+        "shifted rows: the ends of h are never stored",
+        "source.cuh",
+        "void finish() { h_.finish(); }",
+        "void finish() {}",
+        "add_layer_norm float16 (3, 769) base + 1 element",
+    ),
+    (
+        "gamma of the tail is that of the first column",
+        "epilogue.cuh",
+        "multiply_rounded(round_to<E>(value), gamma_.column(column))",
+        "multiply_rounded(round_to<E>(value), gamma_.column(0))",
+        "rms_norm float16 (3, 769) row-strided",
+    ),
+    (
+        "beta of every packet is that of the first",
+        "epilogue.cuh",
+        "gamma_.packet(turn), beta_.packet(turn)",
+        "gamma_.packet(turn), beta_.packet(0)",
+        "layer_norm float32 (3, 769) row-strided",
+    ),
+    (
+        "the tail is left out of the sums",
+        "row.cuh",
+        "term(value[0], sums[0]); });",
+        "term(value[1], sums[0]); });",
+        "rms_norm_fwd float32 (37, 7) contiguous",
+    ),
+    (
+        "rescued rows: what is left of the mean has the other sign",
+        "statistic.cuh",
+        "sub(scaled.center, mean), scaled.correction",
+        "add(scaled.center, mean), scaled.correction",
+        "layer_norm of 1e-20",
+    ),
+    (
+        "backward: x is taken about a mean of the other sign",
+        "statistic.cuh",
+        "mul(sub(value[i], mean), rstd)",
+        "mul(add(value[i], mean), rstd)",
+        "layer_norm_bwd float32 (70, 40) backward",
     ),
 ]
 
