@@ -24,7 +24,8 @@ LEAVES = {
 def run(script, work):
     """Run a shell command as a stage is run, dry; return what came of it."""
     given = {
-        **os.environ,
+        # A process of its own, and no worker of the one that asks.
+        **{name: value for name, value in os.environ.items() if "XDIST" not in name},
         "DRY": "1",
         "WORK": str(work),
         "OUT": str(work / "out"),
