@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from cunorm._plan import ITEMSIZE
+
 FORWARD = ("rms_norm_fwd", "add_rms_norm_fwd", "layer_norm_fwd", "add_layer_norm_fwd")
 BACKWARD = ("rms_norm_bwd", "layer_norm_bwd")
 # How a row is kept, by columns of 16 bits: less than a packet; 4 lanes; 8, with a tail; a warp;
@@ -61,6 +63,11 @@ class KindOfKernel:
     parameter: str
     layout: str
     options: str
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a row is a cluster's, or is read again."""
+        return self.cols * ITEMSIZE[self.dtype] >= 300_000
 
     def __str__(self) -> str:
         return f"{self.op} {self.cols} {self.dtype} {self.parameter} {self.layout} {self.options}"
@@ -130,7 +137,12 @@ def kinds() -> Iterator[KindOfKernel]:
 KINDS = tuple(kinds())
 
 
-def of_each_kind(ops: Sequence[str]) -> pytest.MarkDecorator:
-    """Parametrise a test by the kinds of some ops."""
-    chosen = [kind for kind in KINDS if kind.op in ops]
-    return pytest.mark.parametrize("kind", chosen, ids=str)
+def of_each_kind(ops: Sequence[str], *, long: bool = True) -> pytest.MarkDecorator:
+    """Parametrise a test by the kinds of some ops; without `long`, those of long rows are slow."""
+    slow = pytest.mark.slow("rows of 300 kB and more take seconds; they are held to the definition")
+    chosen = [
+        pytest.param(kind, marks=() if long or not kind.is_long else slow, id=str(kind))
+        for kind in KINDS
+        if kind.op in ops
+    ]
+    return pytest.mark.parametrize("kind", chosen)

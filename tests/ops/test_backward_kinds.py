@@ -10,6 +10,7 @@ from cunorm import _reference
 from cunorm._layouts import place
 
 each_kind = of_each_kind(BACKWARD)
+nearly_each_kind = of_each_kind(BACKWARD, long=False)
 
 
 def given_to(kind):
@@ -55,7 +56,7 @@ def test_every_gradient_is_as_defined_and_nothing_else_is_written(kind):
         assert bits(whole) == bits(place(given[name], kind.layout)[0]), name
 
 
-@each_kind
+@nearly_each_kind
 def test_gradients_have_the_same_bits_on_any_run_wherever_arrays_lie(kind):
     given = given_to(kind)
     expected = all_bits(run(kind, given, kind.layout)[0])
@@ -63,7 +64,7 @@ def test_gradients_have_the_same_bits_on_any_run_wherever_arrays_lie(kind):
     assert all_bits(run(kind, given, "contiguous")[0]) == expected
 
 
-@each_kind
+@nearly_each_kind
 def test_dx_of_a_row_has_the_same_bits_alone_and_nan_stays_in_its_row(kind):
     given = given_to(kind)
     clean = run(kind, given, kind.layout)[0][0]
