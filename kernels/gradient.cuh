@@ -49,7 +49,6 @@ template <class S>
 struct NoResidual {
   struct Arrays {};
   __device__ NoResidual(const Arrays&, const Place<S>&) {}
-  __device__ void ask() {}
   __device__ void take(int, Values<S>&) {}
   __device__ void column(int, Values<S>&) const {}
   __device__ static typename S::Acc combine(typename S::Acc inner, typename S::Acc rstd,
@@ -70,10 +69,7 @@ class ResidualGradient {
   };
 
   __device__ ResidualGradient(const Arrays& arrays, const Place<S>& place)
-      : row_(arrays.dresidual.row(place)), reader_(row_, place) {}
-
-  // Asks for what take() gives.
-  __device__ void ask() {
+      : row_(arrays.dresidual.row(place)), reader_(row_, place) {
     if (EARLY) reader_.read(0, S::PACKETS, packet_);
   }
 
@@ -106,7 +102,6 @@ class RowGradient {
   using T = typename S::T;
   static constexpr bool CENTERED = Saved::CENTERED;
   static constexpr int COUNT = CENTERED ? 2 : 1;
-  static constexpr int AT_ONCE = S::AT_ONCE < S::PACKETS ? S::AT_ONCE : S::PACKETS;
   // Whether registers have room for n and g * dy until dx is made of them.
   static constexpr bool KEEPS = S::HAS_ROOM;
 
@@ -166,10 +161,10 @@ class RowGradient {
     Writer<S, DX> out(dx, place_);
     Values<S> x, dy, weighted, beside;
 #pragma unroll
-    for (int first = 0; first < S::PACKETS; first += AT_ONCE) {
-      Pack<T, S::VEC> made[AT_ONCE];
+    for (int first = 0; first < S::PACKETS; first += S::TOGETHER) {
+      Pack<T, S::VEC> made[S::TOGETHER];
 #pragma unroll
-      for (int i = 0; i < AT_ONCE; ++i) {
+      for (int i = 0; i < S::TOGETHER; ++i) {
         const int turn = first + i;
         if (turn >= S::PACKETS) continue;
         pairs_.in_register(turn, x, dy);
@@ -280,7 +275,6 @@ __device__ inline void backward(const typename Source::Arrays& from,
     __syncwarp();  // the seams of the row before are read before this one's are written
     const Source pairs(from, here);
     Other other(beside, here);
-    other.ask();
     const Saved saved(statistics, here);
     RowGradient<S, Saved, Weight, Source, Other, DX> row(pairs, weight, saved, here);
     row.sum(buffer);

@@ -52,18 +52,16 @@ class Pairs {
   }
 
  private:
-  // Packets of each array that a lane asks for before it keeps the first.
-  static constexpr int AT_ONCE = S::AT_ONCE < S::PACKETS ? S::AT_ONCE : S::PACKETS;
   static constexpr int TO_SHARED_AT_ONCE = S::HAS_ROOM ? 2 : 1;
 
   __device__ Pairs(const T* x, const T* dy, const Place<S>& place) : x_(x, place), dy_(dy, place) {
 #pragma unroll
-    for (int first = 0; first < S::PACKETS; first += AT_ONCE) {
-      Packet packet[2][AT_ONCE];
+    for (int first = 0; first < S::PACKETS; first += S::TOGETHER) {
+      Packet packet[2][S::TOGETHER];
       x_.read(first, S::PACKETS, packet[0]);
       dy_.read(first, S::PACKETS, packet[1]);
 #pragma unroll
-      for (int i = 0; i < AT_ONCE; ++i) {
+      for (int i = 0; i < S::TOGETHER; ++i) {
         if (first + i >= S::PACKETS) break;
         x_packets_[first + i] = packet[0][i];
         dy_packets_[first + i] = packet[1][i];

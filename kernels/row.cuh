@@ -116,9 +116,7 @@ class Row {
   // it work.
   template <class Sink, class Make, class MakeColumn>
   __device__ void write(Sink& sink, Make make, MakeColumn make_column) const {
-    constexpr int STEP = Sink::SHIFTS && S::PACKETS < S::AT_ONCE ? S::PACKETS
-                         : Sink::SHIFTS                          ? S::AT_ONCE
-                                                                 : 1;
+    constexpr int STEP = Sink::SHIFTS ? S::TOGETHER : 1;
 #pragma unroll
     for (int first = 0; first < S::PACKETS; first += STEP) {
       typename Sink::Packet made[STEP];

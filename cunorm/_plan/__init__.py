@@ -5,14 +5,13 @@ the parts of a kernel, which plan.py describes and unit.py writes down.
 """
 
 from .backward import BackwardPlan, ColumnSums, column_sums, layer_norm_bwd, rms_norm_bwd
-from .dtypes import C_TYPE, ITEMSIZE, accumulator
+from .dtypes import ITEMSIZE, accumulator
 from .forward import layer_norm_fwd, rms_norm_fwd
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
 
 __all__ = [
-    "C_TYPE",
     "ITEMSIZE",
     "PACKETS_IN_FLIGHT",
     "PACKET_BYTES",

@@ -47,7 +47,7 @@ class BackwardPlan(Plan):
     @property
     def shared_bytes(self) -> int:
         """Bytes of dynamic shared memory of a block."""
-        return self.split.shared * self.split.lanes * self.shared_packet_bytes
+        return self.split.shared_bytes(self.shared_packet_bytes)
 
     @property
     def pitch(self) -> int:

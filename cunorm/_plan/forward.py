@@ -8,7 +8,7 @@ from . import split
 from .devices import half_of_shared_bytes
 from .dtypes import ITEMSIZE, accumulator
 from .plan import Plan
-from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, whole_packets
+from .split import PACKETS_IN_FLIGHT, whole_packets
 from .unit import Stage, then
 
 
@@ -33,9 +33,7 @@ def _plan(
     if residual is not None:
         source = "Added<S, X, Residual, ResidualOut>"
         arrays = "{{x, n.x}, {residual, n.residual}, {residual_out, n.residual_out}}"
-    shared = share.shared * share.lanes * PACKET_BYTES
-    kept = share.packets * share.lanes * share.cluster
-    in_registers = whole_packets(cols, row) <= kept
+    in_registers = whole_packets(cols, row) <= share.in_registers
     return Plan(
         kernel,
         "norm.cuh",
@@ -51,7 +49,7 @@ def _plan(
         body=f"normalise<{source}, {statistic}<S>, {epilogue.type}, Stored<S, Y>>(\n"
         f"      {arrays}, {epilogue.arrays}, {{{{y, n.y}}}}, {{{', '.join(saves)}}}, "
         "n.rows, n.eps);",
-        alone=shared > half_of_shared_bytes(arch),
+        alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if residual is not None and not in_registers else PACKETS_IN_FLIGHT,
     )
 

@@ -75,7 +75,7 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Bytes of dynamic shared memory of a block."""
-        return self.split.shared * self.split.lanes * PACKET_BYTES
+        return self.split.shared_bytes()
 
     @property
     def block(self) -> tuple[int, int]:

@@ -55,6 +55,15 @@ class Split:
     shared: int
     rows: int
 
+    @property
+    def in_registers(self) -> int:
+        """Packets of a row that its lanes keep in registers."""
+        return self.packets * self.lanes * self.cluster
+
+    def shared_bytes(self, packet_bytes: int = PACKET_BYTES) -> int:
+        """Return the bytes that a block keeps in shared memory, so many for each packet."""
+        return self.shared * self.lanes * packet_bytes
+
 
 def whole_packets(cols: int, dtype: str) -> int:
     """Return the 16-byte packets of a row, without its tail; one at least."""
