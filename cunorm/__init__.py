@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import simgpu as simgpu
     from . import torch as torch
+    from ._call.warm_up import warm_up
     from ._ops import (
         add_layer_norm,
         add_layer_norm_fwd,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         rms_norm_bwd,
         rms_norm_fwd,
     )
-    from ._warm_up import warm_up
 
 __version__ = "0.1.0"
 
@@ -59,7 +59,7 @@ if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            home = import_module("._warm_up" if name == "warm_up" else "._ops", __name__)
+            home = import_module("._call.warm_up" if name == "warm_up" else "._ops", __name__)
         except ModuleNotFoundError as error:
             if error.name != "cupy":
                 raise

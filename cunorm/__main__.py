@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _bench_cases, _info
+from . import __version__, _info
+from ._bench import cases
 from ._plan import ITEMSIZE
 
 # Exit codes; the last two are those that shells give to what a signal ended.
@@ -87,8 +88,8 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         description="Measure the ops: times where there is a CUDA device. Where there is none, "
         "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
     )
-    ops, dtypes = _bench_cases.OPS, _bench_cases.DTYPES
-    backward = _bench_cases.BACKWARD_OPS
+    ops, dtypes = cases.OPS, cases.DTYPES
+    backward = cases.BACKWARD_OPS
     bench.add_argument(
         "--op",
         nargs="+",
@@ -110,7 +111,7 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         nargs="+",
         type=_positive,
         metavar="N",
-        help=f"elements of a row; without it {', '.join(map(str, _bench_cases.COLS))}",
+        help=f"elements of a row; without it {', '.join(map(str, cases.COLS))}",
     )
     bench.add_argument(
         "--rows",
@@ -135,9 +136,9 @@ def _positive(text: str) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from . import _bench
+    from ._bench import run as bench_run
 
-    options = _bench.Options(
+    options = bench_run.Options(
         list(dict.fromkeys(arguments.op)),
         list(dict.fromkeys(arguments.dtype)),
         arguments.cols,
@@ -146,14 +147,14 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.csv,
         arguments.png,
     )
-    obstacle = _bench.obstacle(options)
+    obstacle = bench_run.obstacle(options)
     if obstacle is not None:
         return _refuse(arguments, obstacle)
     device = _device(arguments)
     if device is None:
         return USAGE
     try:
-        _bench.run(options, device)
+        bench_run.run(options, device)
     except MemoryError as error:  # CuPy's is one of them
         return _refuse(arguments, f"too many rows: {error}")
     return 0
@@ -164,19 +165,21 @@ def _check(arguments: argparse.Namespace) -> int:
     if device is None:
         return USAGE
     # These import cupy, which comes after the device.
-    from . import _selfcheck, _selfcheck_run, _tensor_file
+    from ._selfcheck import checks as selfcheck
+    from ._selfcheck import run as selfcheck_run
+    from ._selfcheck import tensor_file
 
-    checks = list(_selfcheck.grid())
+    checks = list(selfcheck.grid())
     if arguments.data is not None:
         try:
-            checks += _tensor_file.checks(_tensor_file.read(arguments.data))
-        except _tensor_file.BadFile as error:
+            checks += tensor_file.checks(tensor_file.read(arguments.data))
+        except tensor_file.BadFile as error:
             return _refuse(arguments, str(error))
     if arguments.only is not None:
-        checks = _selfcheck_run.chosen(checks, arguments.only)
+        checks = selfcheck_run.chosen(checks, arguments.only)
         if not checks:
             return _refuse(arguments, f"no line of the table holds {arguments.only!r}")
-    return 0 if _selfcheck_run.run(checks, device) else OFF
+    return 0 if selfcheck_run.run(checks, device) else OFF
 
 
 def _print_info(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import __version__, _kernels, simgpu
+from . import __version__, simgpu
+from ._launch import kernels
 
 OLDEST_NUMPY = (2, 1, 2)  # from which on CuPy has bfloat16
 INSTALL_CUPY = "pip install 'cunorm[cuda12]', or 'cunorm[cuda13]' for CUDA 13"
@@ -118,7 +119,7 @@ def _ml_dtypes() -> str:
 
 
 def _kernel_folder() -> str:
-    return str(_kernels.folder())
+    return str(kernels.folder())
 
 
 def _kernel_cache() -> str:

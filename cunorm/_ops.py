@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
-from ._backward import backward
+from ._call.backward import backward
+from ._call.forward import forward
 from ._families import OPS
-from ._forward import forward
 from ._typing import Array, ArrayT, Cast, DeviceArray, DeviceArrayT
 
 

@@ -25,7 +25,7 @@
 //              rstd are taken as given: x - mean is exact or nearly so, where the mean is far from
 //              zero.
 //
-// Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. dx and the sums
+// Preconditions  (cunorm/_check, cunorm/_launch) Columns have unit stride. dx and the sums
 //              overlap nothing. An array's ACCESS holds for every row. rows.count >= 1, and no
 //              block is without rows.
 

@@ -15,7 +15,7 @@
 //              that follows from COLS, the row's type and the architecture; one rounding to y's
 //              type at the end, but for stages that round.
 //
-// Preconditions  (cunorm/_check.py, cunorm/_launch) Columns have unit stride. y is x, and h is
+// Preconditions  (cunorm/_check, cunorm/_launch) Columns have unit stride. y is x, and h is
 //              residual, or overlaps nothing; parameters overlap nothing that is written. An
 //              array's ACCESS holds for every row. rows.count >= 1, eps >= 0 and finite.
 

@@ -125,7 +125,7 @@ def _own_kernels() -> Iterator[None]:
     yield
     import cupy
 
-    from cunorm import _calls
+    from cunorm._call import remembered
 
-    _calls.clear()
+    remembered.clear()
     cupy.clear_memo()

@@ -51,7 +51,7 @@ class KindOfKernel:
     dtype, parameter : str
         Of the rows, and of gamma and beta.
     layout : str
-        How every array lies, as `_layouts.place` has it.
+        How every array lies, as `layouts.place` has it.
     options : str
         "bare" has no parameters, and "all" what is not usual: an offset, a cast after gamma, no
         beta, a residual of another width, a second gradient of x.

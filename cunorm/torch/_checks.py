@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
-from .._described import Described, Memory, Named, Placed
+from .._check.described import Described, Memory, Named, Placed
 from .._families import OPS, OPTIONAL, Op
 from .._typing import Arrays
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from .. import _check
-from .._described import Described, Named
+from .._check.described import Described, Named
 from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
 from ._swapped import Swapped, become, bound_forward, restore, swapped_class

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cunorm._bench_cases import BACKWARD_OPS
-from cunorm._bench_counters import Counters
-from cunorm._bench_report import is_aligned
+from cunorm._bench.cases import BACKWARD_OPS
+from cunorm._bench.counters import Counters
+from cunorm._bench.report import is_aligned
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

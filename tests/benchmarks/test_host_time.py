@@ -15,7 +15,9 @@ import cupy
 import pytest
 
 import cunorm
-from cunorm import _calls, _kernels, simgpu
+from cunorm import simgpu
+from cunorm._call import remembered
+from cunorm._launch import kernels
 
 ROUNDS, CALLS = 200, 20
 
@@ -108,15 +110,15 @@ def test_a_call_is_one_launch_and_a_backward_call_two(monkeypatch, case):
             self.function(*arguments)
 
     launches = []
-    load = _kernels.load
+    load = kernels.load
     call, _, _ = calls_of(case)
-    _calls.clear()
+    remembered.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(_kernels, "load", lambda *which: Recorded(load(*which)))
+        patch.setattr(kernels, "load", lambda *which: Recorded(load(*which)))
         for count in (1, 2):  # the first of its kind, and a repeated one
             call()
             assert len(launches) == count * (2 if "bwd" in case else 1)
-    _calls.clear()
+    remembered.clear()
 
 
 @pytest.mark.simgpu

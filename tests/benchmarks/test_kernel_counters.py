@@ -13,10 +13,10 @@ import dataclasses
 import publish
 import pytest
 
-from cunorm import _bench_cases
-from cunorm._bench_cases import Case
-from cunorm._bench_counters import count
-from cunorm._bench_report import is_aligned
+from cunorm._bench import cases
+from cunorm._bench.cases import Case
+from cunorm._bench.counters import count
+from cunorm._bench.report import is_aligned
 
 STORED = {(m.op, m.dtype, m.cols, m.rows, m.offset): m for m in publish.stored()}
 BACKWARD = {(m.op, m.dtype, m.cols, m.rows, 0): m for m in publish.stored(publish.BACKWARD_CSV)}
@@ -64,7 +64,7 @@ def test_the_stored_counters_keep_the_promises(case):
 
 
 def test_the_stored_counters_are_those_of_the_whole_grid_on_sm_90():
-    grid = _bench_cases.grid(_bench_cases.OPS, _bench_cases.DTYPES, None, None, True, 2 << 20)
+    grid = cases.grid(cases.OPS, cases.DTYPES, None, None, True, 2 << 20)
     assert [Case(*case) for case in STORED] == list(grid)
     assert {counters.arch for counters in STORED.values()} == {90}
 
@@ -85,8 +85,8 @@ def test_the_stored_counters_of_the_backward_pass_keep_the_promises(case):
 
 
 def test_the_stored_counters_of_the_backward_pass_are_those_of_the_whole_grid_on_sm_90():
-    grid = _bench_cases.grid(
-        _bench_cases.BACKWARD_OPS,
+    grid = cases.grid(
+        cases.BACKWARD_OPS,
         publish.BACKWARD_DTYPES,
         publish.BACKWARD_COLS,
         None,

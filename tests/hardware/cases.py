@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from cunorm import _bench_cases
+from cunorm._bench import cases as bench_cases
 from cunorm._families import LAYER_NORM
 from cunorm._plan import ITEMSIZE
 
@@ -19,7 +19,7 @@ SOME = ("torch", "liger", "quack")
 
 
 @dataclass(frozen=True)
-class Case(_bench_cases.Case):
+class Case(bench_cases.Case):
     """A call of `python -m cunorm bench`, but for a backward one's dresidual, which peers lack.
 
     Attributes
@@ -70,7 +70,7 @@ def few_rows(case: Case, rows: int = 3) -> Case:
 
 def arrays(case: Case) -> dict[str, Any]:
     """Return the arrays of a case by name."""
-    made = _bench_cases.arrays(case)
+    made = bench_cases.arrays(case)
     made.pop("dresidual", None)
     return made
 
@@ -92,7 +92,7 @@ def _decode() -> Iterator[Case]:
 
 
 def _backward() -> Iterator[Case]:
-    for op in _bench_cases.BACKWARD_OPS:
+    for op in bench_cases.BACKWARD_OPS:
         for cols in (4096, 1024, 8192, 16384, 768, 256):
             yield sized(op, "bfloat16", cols, "backward", EVERYONE, mib=96)
         for cols in (4096, 1024):

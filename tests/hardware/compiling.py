@@ -47,10 +47,10 @@ def in_processes(
 def compile_case(case: Case) -> None:
     """Compile the kernels of a case, by a call on few rows."""
     cupy = start_device()
-    from cunorm import _bench_cases
+    from cunorm._bench import cases as bench_cases
 
     few = few_rows(case)
-    _bench_cases.call(few, arrays(few))
+    bench_cases.call(few, arrays(few))
     cupy.cuda.get_current_stream().synchronize()
 
 

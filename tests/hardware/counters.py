@@ -101,7 +101,7 @@ def kernels(case: Case) -> tuple[str, ...]:
 def run() -> None:
     """Call each case once."""
     cupy = start_device()
-    from cunorm._bench_cases import call
+    from cunorm._bench.cases import call
 
     for each in cases():
         call(each, arrays(each))

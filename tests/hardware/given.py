@@ -12,7 +12,7 @@ from .cases import Case
 from .session import DRY, start_device
 
 cupy = start_device()
-from cunorm._bench_times import LAYER_EPS, RMS_EPS  # noqa: E402
+from cunorm._bench.times import LAYER_EPS, RMS_EPS  # noqa: E402
 
 DEVICE = "cpu" if DRY else "cuda"
 

@@ -20,9 +20,9 @@ from .session import DRY, WORK, Budget, start_device
 cupy = start_device()
 
 import cunorm  # noqa: E402
-from cunorm import _selfcheck  # noqa: E402
 from cunorm._families import OPS  # noqa: E402
 from cunorm._reference import DTYPES  # noqa: E402
+from cunorm._selfcheck import checks  # noqa: E402
 
 from .ways import kernel_of  # noqa: E402
 
@@ -46,7 +46,7 @@ def attributes_of_kernels_of_every_plan() -> str:
 
 def hold(op: str, dtype: str, shape: tuple[int, ...], layout: str = "contiguous") -> None:
     """Hold a call against its definition, as `python -m cunorm check` does."""
-    check = _selfcheck.Check(op, dtype, shape, layout, _selfcheck.measure)
+    check = checks.Check(op, dtype, shape, layout, checks.measure)
     faults = check.run().faults
     if faults:
         raise AssertionError(f"{check}: {'; '.join(faults)}")

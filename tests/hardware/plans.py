@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cunorm import _bench_cases
+from cunorm._bench import cases
 
 from . import graphs
 from .cases import Case, few_rows, sized
@@ -79,7 +79,7 @@ def captured(
     """Return the graph of a call that takes a way, and what its kernel takes."""
 
     def call(g: Given) -> Any:
-        return _bench_cases.call(case, g.arrays)
+        return cases.call(case, g.arrays)
 
     with in_force(way), noting() as noted:
         off = distance(call(given[0]), wanted)
@@ -93,7 +93,7 @@ def captured(
 def measure(case: Case, chosen: Sequence[Way], lines: Lines) -> str:
     """Time the ways of a case in turns; return a row of the table."""
     given = [Given(case, seed) for seed in range(graphs.sets_of(case))]
-    wanted = [output.copy() for output in as_tuple(_bench_cases.call(case, given[0].arrays))]
+    wanted = [output.copy() for output in as_tuple(cases.call(case, given[0].arrays))]
     taken: dict[Way, Graph] = {}
     notes: dict[str, object] = {}
     for way in chosen:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from cunorm import _bench_cases, _bench_times
-from cunorm._bench_times import LAYER_EPS, RMS_EPS
+from cunorm._bench import cases, times
+from cunorm._bench.times import LAYER_EPS, RMS_EPS
 
 from .cases import Case
 from .given import Given
@@ -24,7 +24,7 @@ Formula = Callable[..., Any]
 
 def by_cunorm(case: Case) -> Call:
     """Return the public op, with what it writes given."""
-    return lambda g: _bench_cases.call(case, g.arrays)
+    return lambda g: cases.call(case, g.arrays)
 
 
 def formula(case: Case) -> Formula:
@@ -151,7 +151,7 @@ def by_quack(case: Case) -> Call | None:
 
 def by_fuse(case: Case) -> Call:
     """Return `cupy.fuse`, as `python -m cunorm bench` has it."""
-    return lambda g: _bench_times.fused(case, g.arrays)
+    return lambda g: times.fused(case, g.arrays)
 
 
 SYSTEMS: dict[str, Callable[[Case], Call | None]] = {

@@ -44,21 +44,22 @@ class Way:
 @contextmanager
 def noting() -> Iterator[list[tuple[Any, Any]]]:
     """Note the plan and the kernel of each launch that is worked out meanwhile."""
-    from cunorm import _calls, _kernels
+    from cunorm._call import remembered
+    from cunorm._launch import kernels
 
     noted = []
-    load = _kernels.load
+    load = kernels.load
 
     def note(plan: Any, *which: Any) -> Any:
         noted.append((plan, load(plan, *which)))
         return noted[-1][1]
 
-    _calls.clear()  # a repeated call would not work it out again
+    remembered.clear()  # a repeated call would not work it out again
     try:
-        with patch.object(_kernels, "load", note):
+        with patch.object(kernels, "load", note):
             yield noted
     finally:
-        _calls.clear()
+        remembered.clear()
 
 
 @contextmanager
@@ -93,11 +94,11 @@ def forget_plans() -> None:
 def kernel_of(case: Case) -> tuple[Any, Any]:
     """Return the plan and the kernel of a call, which runs on few rows."""
     cupy = start_device()
-    from cunorm import _bench_cases
+    from cunorm._bench import cases
 
     few = few_rows(case)
     with noting() as noted:
-        _bench_cases.call(few, arrays(few))
+        cases.call(few, arrays(few))
     cupy.cuda.get_current_stream().synchronize()
     first: tuple[Any, Any] = noted[0]  # before the kernel that adds up sums of columns
     return first
@@ -124,10 +125,10 @@ def ways(case: Case) -> list[Way]:
 
 def splits(case: Case, plan: Any) -> Iterator[Split]:
     """Yield the splits that make sense of a row of a case: few idle lanes, and room for it."""
-    from cunorm import _kernels
+    from cunorm._launch import kernels
 
     whole = max(1, case.cols * ITEMSIZE[case.dtype] // PACKET_BYTES)
-    room = SHARED_BYTES[_kernels.arch(0)] - SUMS_BYTES
+    room = SHARED_BYTES[kernels.arch(0)] - SUMS_BYTES
     beside = plan.shared_packet_bytes if case.is_backward else PACKET_BYTES
     most = (2 if ITEMSIZE[case.dtype] == 2 else 4) if case.is_backward else 8
     clusters = (1,) if case.is_backward or whole < 1024 else (1, 2, 4, 8)

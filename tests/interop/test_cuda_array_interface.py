@@ -10,7 +10,7 @@ from arrays import bits, random, to_torch
 from cupy.cuda import runtime
 
 import cunorm
-from cunorm import _streams
+from cunorm._interop import streams
 
 NARROW = ["float16", "float32", "float64"]
 
@@ -142,13 +142,13 @@ def test_the_default_streams_are_known_by_their_numbers(monkeypatch, stream, wai
     own = cupy.cuda.Stream(non_blocking=True) if current == "own" else cupy.cuda.Stream.null
     recorded = []
 
-    wait = _streams._wait
+    wait = streams._wait
 
     def waiting(device, first, second):
         recorded.append((first.ptr, second.ptr))
         wait(device, first, second)
 
-    monkeypatch.setattr(_streams, "_wait", waiting)
+    monkeypatch.setattr(streams, "_wait", waiting)
     with own:
         y = cunorm.rms_norm(Producer(cupy.ones((2, 8), "float32"), stream=stream), eps=0.0)
     assert (y.get() == 1).all()

@@ -382,8 +382,8 @@ from dask.distributed import Client, LocalCluster, wait
 import cunorm
 
 def launched():  # in a worker
-    from cunorm import _calls
-    return os.getpid(), sorted(kind[0].name for kind in _calls._known)
+    from cunorm._call import remembered
+    return os.getpid(), sorted(kind[0].name for kind in remembered._known)
 
 def main():
     report = {"equal": [], "here": os.getpid()}

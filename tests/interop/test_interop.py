@@ -13,7 +13,9 @@ from arrays import EVERY, random, to_numpy, to_torch
 from cupy.cuda import runtime
 
 import cunorm
-from cunorm import _calls, _families, _interop
+from cunorm import _families
+from cunorm._call import remembered
+from cunorm._interop import libraries
 
 OPS = list(_families.OPS)
 FORWARD = [op.name for op in _families.PLAIN]
@@ -172,15 +174,15 @@ def test_a_tensor_is_read_where_it_lies(bridge):
 def test_a_repeated_call_is_remembered(put, op):
     given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
     call(op, given)
-    known = len(_calls._known)
+    known = len(remembered._known)
     expected = call(op, given)
-    assert len(_calls._known) == known
+    assert len(remembered._known) == known
     assert_same_bits(call(op, given), expected)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_call_on_cupy_arrays_never_comes_near_the_crossing(monkeypatch, op):
-    monkeypatch.setattr(_interop, "cross", lambda *_: pytest.fail("crossed"))
+    monkeypatch.setattr(libraries, "cross", lambda *_: pytest.fail("crossed"))
     call(op, {name: cupy.asarray(a) for name, a in arguments(op).items()})
 
 
@@ -395,8 +397,10 @@ class Foreign:
         self.streams.append(stream)
         capsule = self.array.__dlpack__(stream=stream, max_version=max_version)
         if self.read_only:
-            head = _interop._Head.from_address(_interop._pointer_of(capsule, b"dltensor_versioned"))
-            head.flags |= _interop.READ_ONLY
+            head = libraries._Head.from_address(
+                libraries._pointer_of(capsule, b"dltensor_versioned")
+            )
+            head.flags |= libraries.READ_ONLY
         return capsule
 
 

@@ -8,7 +8,7 @@ from kinds import in_pairs
 
 import cunorm
 from cunorm import _reference
-from cunorm._layouts import GUARD, GUARDS, place
+from cunorm._selfcheck.layouts import GUARD, GUARDS, place
 
 FUSED = {"rms_norm": cunorm.add_rms_norm, "layer_norm": cunorm.add_layer_norm}
 WITH_STATISTICS = {"rms_norm": cunorm.add_rms_norm_fwd, "layer_norm": cunorm.add_layer_norm_fwd}

@@ -16,10 +16,11 @@ from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
 from kinds import in_pairs
 
 import cunorm
-from cunorm import _kernels, _plan, _reference, simgpu
-from cunorm._layouts import place
+from cunorm import _plan, _reference, simgpu
+from cunorm._launch import kernels
 from cunorm._plan.backward import GROUPS_OF_BLOCK, SUM_SLICES
 from cunorm._plan.devices import SHARED_BYTES
+from cunorm._selfcheck.layouts import place
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)
@@ -257,14 +258,14 @@ def test_sums_over_rows_are_added_up_in_the_order_that_is_documented(cols, rows)
     x, dy = (random((rows, cols), "float32", seed=seed) for seed in range(2))
     mean, rstd = (k.get() for k in statistics("layer_norm", x))
     _, dgamma, dbeta = backward("layer_norm", dy, x, np.ones(cols, np.float32), mean, rstd)
-    plan = _plan.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=_kernels.arch(0))
+    plan = _plan.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=kernels.arch(0))
     normal = (x - mean[:, None]) * rstd[:, None]
 
     def multiply_and_add(row, total):  # an FMA: 64 bits hold the product, and the sum but for ties
         wide = dy[row].astype(np.longdouble) * normal[row] + total
         return wide.astype(np.float32)
 
-    multiprocessors = _kernels.multiprocessors(0)
+    multiprocessors = kernels.multiprocessors(0)
     for actual, terms in ((dbeta, lambda row, total: total + dy[row]), (dgamma, multiply_and_add)):
         assert bits(actual) == bits(sums_as_documented(plan, terms, rows, multiprocessors))
 
@@ -280,9 +281,9 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
         *(cols, "float32", "float32"),
         **({"gamma_offset": False} if op == "rms_norm" else {}),
         dresidual=False,
-        arch=_kernels.arch(0),
+        arch=kernels.arch(0),
     )
-    multiprocessors = _kernels.multiprocessors(0)
+    multiprocessors = kernels.multiprocessors(0)
     most = GROUPS_OF_BLOCK * multiprocessors * group
     assert plan.split.rows == group
     assert plan.persistent_grid(most, multiprocessors) == (multiprocessors,)
@@ -459,10 +460,10 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     main, sums = profile.launches
     options = {"gamma_offset": False} if op == "rms_norm" else {}
     plan = getattr(_plan, f"{op}_bwd")(
-        cols, dtype, dtype, dresidual=True, arch=_kernels.arch(0), **options
+        cols, dtype, dtype, dresidual=True, arch=kernels.arch(0), **options
     )
     again = packets_read_again(plan)
-    has_less = SHARED_BYTES[_kernels.arch(0)] < SHARED_BYTES[90]
+    has_less = SHARED_BYTES[kernels.arch(0)] < SHARED_BYTES[90]
     assert again == 0 or (cols > 9216 and (has_less or dtype == "float64"))
     traffic = {array.address: array for array in main.arrays}
     for a in (x, dy):
@@ -475,7 +476,7 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     assert traffic[dx.data.ptr].stores.bytes == x.nbytes
     assert traffic[dx.data.ptr].stores.requested_per_distinct == 1
     # All that the kernel needs, and not more: the rest is gamma, statistics and the blocks' sums.
-    (blocks,) = plan.persistent_grid(rows, _kernels.multiprocessors(0))
+    (blocks,) = plan.persistent_grid(rows, kernels.multiprocessors(0))
     partials = len(totals) * blocks * cols * np.dtype(plan.accumulator).itemsize
     small = gamma.nbytes + sum(-(-k.nbytes // 32) * 32 for k in kept)  # in sectors
     assert main.dram_floor_bytes == 4 * x.nbytes + small + partials

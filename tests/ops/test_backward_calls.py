@@ -10,7 +10,8 @@ import pytest
 from arrays import bits, random
 
 import cunorm
-from cunorm import _calls, _check, _plan
+from cunorm import _check, _plan
+from cunorm._call import remembered
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)
@@ -19,9 +20,9 @@ COLS = 40
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    _calls.clear()
+    remembered.clear()
     yield
-    _calls.clear()
+    remembered.clear()
 
 
 def arguments(op, rows=6, seed=0):
@@ -53,7 +54,7 @@ def test_a_repeated_call_is_not_worked_out_again(monkeypatch, op, without):
     if without is not None:
         first[without] = second[without] = None
     expected = gradients(op, second)
-    _calls.clear()
+    remembered.clear()
     gradients(op, first)
     monkeypatch.setattr(_check, "data", worked_out_again)
     monkeypatch.setattr(_plan, f"{op}_bwd", worked_out_again)
@@ -93,7 +94,7 @@ def test_a_call_of_another_kind_is_worked_out_for_itself(op, change):
     given = arguments(op)
     changed = given | CHANGES[change](given)
     expected = gradients(op, changed)
-    _calls.clear()
+    remembered.clear()
     gradients(op, given)
     for _ in range(2):
         assert gradients(op, changed) == expected
@@ -151,7 +152,7 @@ def test_arrays_made_by_a_careless_allocator_are_right(op, cols):
     pool = cupy.cuda.MemoryPool()
     for known in (True, False):
         if not known:
-            _calls.clear()
+            remembered.clear()
         with cupy.cuda.using_allocator(lambda size: pool.malloc(size + 8) + 8):
             assert cupy.empty(1).data.ptr % 16 == 8
             assert gradients(op, given) == expected
@@ -162,7 +163,7 @@ def test_arrays_made_by_a_careless_allocator_are_right(op, cols):
 def test_no_array_is_kept_alive(op):
     given = arguments(op)
     made = getattr(cunorm, f"{op}_bwd")(**given)
-    assert _calls._known
+    assert remembered._known
     alive = [weakref.ref(a) for a in (*given.values(), *made)]
     del given, made
     gc.collect()
@@ -174,6 +175,6 @@ def test_nothing_is_kept_of_a_call_without_rows_or_that_copied(op):
     given = arguments(op, rows=0)
     gradients(op, given)
     given = arguments(op)
-    _calls.clear()
+    remembered.clear()
     gradients(op, given | {"dy": transposed(given["dy"])})
-    assert not _calls._known
+    assert not remembered._known

@@ -18,7 +18,7 @@ from arrays import NARROW, assert_matches, random, to_torch
 
 import cunorm
 from cunorm import _reference
-from cunorm._layouts import place
+from cunorm._selfcheck.layouts import place
 
 OPS = ["rms_norm", "layer_norm"]
 ops = pytest.mark.parametrize("op", OPS)

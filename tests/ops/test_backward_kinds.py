@@ -7,7 +7,7 @@ from kinds import BACKWARD, of_each_kind
 
 import cunorm
 from cunorm import _reference
-from cunorm._layouts import place
+from cunorm._selfcheck.layouts import place
 
 each_kind = of_each_kind(BACKWARD)
 nearly_each_kind = of_each_kind(BACKWARD, long=False)

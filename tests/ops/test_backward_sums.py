@@ -7,7 +7,8 @@ import torch_bridge
 from arrays import bits, random, to_torch
 
 import cunorm.torch
-from cunorm import _calls, _launch
+from cunorm._call import remembered
+from cunorm._launch.launches import Launch
 
 ops = pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
 
@@ -15,7 +16,7 @@ ops = pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
 @pytest.fixture
 def launches(monkeypatch):
     """The arrays of each launch, by their names in the kernel."""
-    enqueue = _launch.Launch.enqueue
+    enqueue = Launch.enqueue
     launched = []
 
     def recorded(launch, arrays):
@@ -23,7 +24,7 @@ def launches(monkeypatch):
         launched.append({n: a for n, a in zip(launch.arrays, arrays, strict=True) if a is not None})
         enqueue(launch, arrays)
 
-    monkeypatch.setattr(_launch.Launch, "enqueue", recorded)
+    monkeypatch.setattr(Launch, "enqueue", recorded)
     return launched
 
 
@@ -51,7 +52,7 @@ def test_dx_has_the_same_bits_without_sums(op, dtype, cols):
 @ops
 def test_without_sums_there_is_one_launch_and_no_array_for_them(op, launches, rows):
     dy, x, gamma, *kept = arguments(op, 64, "float32")
-    _calls.clear()
+    remembered.clear()
     given = (dy[:rows], x[:rows], gamma, *(k[:rows] for k in kept))
     launches.clear()
     for _ in range(2):

@@ -10,8 +10,9 @@ import pytest
 from arrays import bits, random
 
 import cunorm
-from cunorm import _calls, _check, _families, _plan
-from cunorm._calls import _distances
+from cunorm import _check, _families, _plan
+from cunorm._call import remembered
+from cunorm._call.remembered import _distances
 
 OPS = {name: op for name, op in _families.OPS.items() if not op.is_backward}
 SUMS = [name for name, op in OPS.items() if "residual" in op.reads]
@@ -21,9 +22,9 @@ COLS = 40
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    _calls.clear()
+    remembered.clear()
     yield
-    _calls.clear()
+    remembered.clear()
 
 
 def arguments(op, rows=6, seed=0):
@@ -105,10 +106,10 @@ def test_a_call_of_another_kind_is_worked_out_for_itself(op, change):
         return norm(x, *others)
 
     expected = all_bits(changed())
-    _calls.clear()
+    remembered.clear()
     norm(*arguments(op))
     assert all_bits(changed()) == expected
-    assert len(_calls._known) == 2
+    assert len(remembered._known) == 2
 
 
 @pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
@@ -210,7 +211,7 @@ def test_arrays_made_by_a_careless_allocator_are_right_in_a_repeated_call(op):
 def test_no_array_is_kept_alive(op):
     arrays = [*arguments(op), *outputs(op).values()]
     getattr(cunorm, op)(*arrays[: -len(outputs(op))], **outputs(op))
-    assert _calls._known
+    assert remembered._known
     alive = [weakref.ref(a) for a in arrays]
     del arrays
     gc.collect()
@@ -218,18 +219,18 @@ def test_no_array_is_kept_alive(op):
 
 
 def test_only_so_many_kinds_are_kept(monkeypatch):
-    monkeypatch.setattr(_calls, "MOST", 4)
+    monkeypatch.setattr(remembered, "MOST", 4)
     for rows in range(1, 12):
         x = cupy.asarray(random((rows, COLS), "float32"))
         assert bits(cunorm.rms_norm(x)) == bits(cunorm.rms_norm(x))
-        assert 0 < len(_calls._known) <= 4
+        assert 0 < len(remembered._known) <= 4
 
 
 def test_nothing_is_kept_of_a_call_that_was_refused_or_had_nothing_to_do():
     with pytest.raises(ValueError, match="eps"):
         cunorm.rms_norm(cupy.ones((2, 3), "float32"), eps=-1.0)
     assert cunorm.rms_norm(cupy.ones((0, 3), "float32")).size == 0
-    assert not _calls._known
+    assert not remembered._known
 
 
 def test_distances_at_which_bounds_overlap():

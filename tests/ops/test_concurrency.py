@@ -6,7 +6,7 @@ from arrays import bits, random
 from threads import THREADS, at_once
 
 import cunorm
-from cunorm import _calls
+from cunorm._call import remembered
 from cunorm._families import OPS as EVERY_OP
 
 pytestmark = pytest.mark.slow("each op at each way of keeping a row")
@@ -153,7 +153,7 @@ def test_with_out_given_nothing_is_allocated(op, known):
     given, (y, h) = inputs(64), outputs(64)
     OPS[op](*given, y, h)  # compiles
     if not known:
-        _calls._known.clear()
+        remembered._known.clear()
     allocations = []
     pool = cupy.cuda.MemoryPool()
 
@@ -215,7 +215,7 @@ def test_a_refused_call_leaves_the_current_device(op):
 @two_devices
 @ops
 def test_devices_in_turn_do_not_take_each_others_kernels(op):
-    _calls.clear()
+    remembered.clear()
     expected = plainly(op, 769)
     for device in (1, 0, 1, 0):
         with cupy.cuda.Device(device):
@@ -230,7 +230,7 @@ def test_devices_in_turn_do_not_take_each_others_kernels(op):
 def test_eight_threads_at_once_give_the_bits_of_one(op, known):
     expected = [plainly(op, 769, 10 * index) for index in range(THREADS)]
     if not known:
-        _calls.clear()  # all threads compile, and remember
+        remembered.clear()  # all threads compile, and remember
 
     def work(index):
         with cupy.cuda.Stream(non_blocking=True):
@@ -240,10 +240,10 @@ def test_eight_threads_at_once_give_the_bits_of_one(op, known):
 
 
 def test_threads_with_ops_and_sizes_of_their_own_do_not_mix_them_up(monkeypatch):
-    monkeypatch.setattr(_calls, "MOST", 3)  # so that they also forget under each other's hands
+    monkeypatch.setattr(remembered, "MOST", 3)  # so that they also forget under each other's hands
     kinds = [(op, size) for op in OPS for size in (64, 769)]
     expected = [plainly(op, size) for op, size in kinds]
-    _calls.clear()
+    remembered.clear()
     assert at_once(lambda index: [plainly(*kinds[index]) for _ in range(5)]) == [
         [wanted] * 5 for wanted in expected
     ]

@@ -8,7 +8,7 @@ from kinds import FORWARD, of_each_kind
 
 import cunorm
 from cunorm import _reference
-from cunorm._layouts import GUARD, around, place
+from cunorm._selfcheck.layouts import GUARD, around, place
 
 each_kind = of_each_kind(FORWARD)
 nearly_each_kind = of_each_kind(FORWARD, long=False)

@@ -8,7 +8,7 @@ from arrays import EVERY, NARROW, assert_matches, bits, each_size, random, to_nu
 
 import cunorm
 from cunorm import _reference
-from cunorm._layouts import GUARD, GUARDS, place
+from cunorm._selfcheck.layouts import GUARD, GUARDS, place
 
 SIZES = [1, 2, 7, 8, 64, 111, 129, 760, 769, 1024, 1025, 3000, 5125, 8192, 16384, 32768, 65537]
 PARAMETERS = [

@@ -9,12 +9,12 @@ import cupy
 import pytest
 
 import cunorm
-from cunorm import _calls
+from cunorm._call import remembered
 
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    _calls.clear()
+    remembered.clear()
 
 
 def test_each_new_kernel_is_one_line_of_the_log_that_names_what_it_is_for(caplog):

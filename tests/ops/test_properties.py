@@ -11,8 +11,9 @@ from cupy.cuda.compiler import _NVRTCProgram
 from kinds import in_pairs
 
 import cunorm
-from cunorm import _kernels, _plan, _reference
-from cunorm._layouts import GUARD, GUARDS, around, place
+from cunorm import _plan, _reference
+from cunorm._launch import kernels
+from cunorm._selfcheck.layouts import GUARD, GUARDS, around, place
 
 SIZES = [1, 7, 128, 769, 4096, 5125, 20000]
 # Rows of a batch, the more the shorter: always more than there are multiprocessors.
@@ -135,7 +136,7 @@ def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
 def ptx(plan):
     """Compile a plan's kernel for arrays that are aligned, and return its PTX."""
     reach = _plan.Reach(tuple((name, "ALIGNED") for name in (*plan.of_rows, *plan.parameters)))
-    kernel = _kernels.load(plan, reach, 0)
+    kernel = kernels.load(plan, reach, 0)
     headers = pathfinder.find_nvidia_header_directory("cudart")
     options = (*kernel.options, f"-I{headers}", "--std=c++17", "-ftz=true", "-arch=compute_80")
     compiled, _ = _NVRTCProgram(kernel.code, f"{plan.kernel}.cu").compile(options)

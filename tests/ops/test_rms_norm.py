@@ -13,8 +13,9 @@ from arrays import EVERY, NARROW, assert_matches, bits, each_size, random, to_nu
 from kinds import in_pairs
 
 import cunorm
-from cunorm import _kernels, _launch, _plan, _reference
-from cunorm._layouts import GUARD, GUARDS, place
+from cunorm import _plan, _reference
+from cunorm._launch import kernels, launches
+from cunorm._selfcheck.layouts import GUARD, GUARDS, place
 
 SIZES = [
     *(1, 2, 7, 8, 64, 111, 128, 129, 256, 500, 512, 760, 769, 1024, 1025, 1029, 2041, 3000, 4096),
@@ -269,24 +270,24 @@ def test_offsets_past_two_to_the_31_elements():
 def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
     """One row over and over: its launch is prepared, and not made."""
     asked = []
-    load = _kernels.load
+    load = kernels.load
 
     def asking(plan, reach, device):
         asked.append(reach)
         return load(plan, reach, device)
 
-    monkeypatch.setattr(_kernels, "load", asking)
+    monkeypatch.setattr(kernels, "load", asking)
     plan = _plan.rms_norm_fwd(
-        64, "float32", None, cast_before=False, gamma_offset=False, arch=_kernels.arch(0)
+        64, "float32", None, cast_before=False, gamma_offset=False, arch=kernels.arch(0)
     )
     rows = cupy.lib.stride_tricks.as_strided(
         cupy.empty(64 * 3, "float32"), (3, inner, 64), (256, 0, 4)
     )
     arrays, scalars = {"y": rows, "x": rows}, {"eps": 0.0, "gamma_offset": 0.0}
-    launch = _launch.prepare(plan, 1, arrays, {}, scalars, ("y", "x"), {})
+    launch = launches.prepare(plan, 1, arrays, {}, scalars, ("y", "x"), {})
     assert launch.grid == (3 * inner // 32,)
     assert [(reach.levels, reach.wide_index) for reach in asked] == [(2, inner == 2**31)]
-    numbers = _launch._numbers((3, inner), ((256, 0),), "float32", ())
+    numbers = launches._numbers((3, inner), ((256, 0),), "float32", ())
     assert numbers["count"] == 3 * inner
     assert numbers["extent"].tolist() == [3, inner]
     assert numbers["strides"].tolist() == [[0, 256, 0]]

@@ -13,7 +13,9 @@ from cupy.cuda import compiler, runtime
 
 import cunorm
 import cunorm.torch
-from cunorm import _calls, _families, _launch
+from cunorm import _families
+from cunorm._call import remembered
+from cunorm._launch.launches import Launch
 
 OPS = list(_families.OPS)
 
@@ -21,7 +23,7 @@ OPS = list(_families.OPS)
 @pytest.fixture
 def built(monkeypatch):
     """The kernels that CuPy compiled or read from its disk cache; the ops' own are forgotten."""
-    _calls.clear()
+    remembered.clear()
     cupy.clear_memo()
     codes = []
     build = compiler._compile_module_with_cache
@@ -143,10 +145,10 @@ def test_a_shape_without_elements_needs_no_kernel(built):
 
 
 def test_nothing_is_launched_and_no_call_is_remembered(built, monkeypatch):
-    monkeypatch.setattr(_launch.Launch, "enqueue", lambda *_: pytest.fail("launched"))
+    monkeypatch.setattr(Launch, "enqueue", lambda *_: pytest.fail("launched"))
     cunorm.warm_up("rms_norm", [(2, 64)], ["float16"])
     cunorm.warm_up("layer_norm_bwd", [(2, 64)], ["float16"])
-    assert not _calls._known
+    assert not remembered._known
 
 
 def test_the_ops_on_tensors_share_the_kernels(built):

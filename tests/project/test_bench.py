@@ -17,19 +17,15 @@ import numpy as np
 import pytest
 
 from cunorm import __main__ as command
-from cunorm import (
-    _bench,
-    _bench_cases,
-    _bench_chart,
-    _bench_counters,
-    _bench_report,
-    _bench_times,
-    _progress,
-    simgpu,
-)
-from cunorm._bench_cases import Case
-from cunorm._bench_counters import Counters
-from cunorm._bench_times import Times
+from cunorm import _progress, simgpu
+from cunorm._bench import cases as bench_cases
+from cunorm._bench import chart, report
+from cunorm._bench import counters as bench_counters
+from cunorm._bench import run as bench_run
+from cunorm._bench import times as bench_times
+from cunorm._bench.cases import Case
+from cunorm._bench.counters import Counters
+from cunorm._bench.times import Times
 
 ROOT = Path(__file__).parents[2]
 COUNTERS = Counters(
@@ -37,7 +33,7 @@ COUNTERS = Counters(
     *(62, 0, 0.5, 1.0),
 )
 TIMES = Times("rms_norm", "bfloat16", 4097, 64, 1, 90, 2.0, 1.0, 1500.0, 3000.0, 1.8, 20.0, None)
-SHOWN = {Counters: _bench_report.COUNTED[0], Times: _bench_report.TIMED[0]}
+SHOWN = {Counters: report.COUNTED[0], Times: report.TIMED[0]}
 
 
 def run(capsys, *arguments):
@@ -55,14 +51,14 @@ def lines_of(file):
 
 
 def test_the_default_grid_is_every_op_dtype_and_length():
-    cases = list(_bench_cases.grid(_bench_cases.OPS, _bench_cases.DTYPES, None, None, False, 1))
+    cases = list(bench_cases.grid(bench_cases.OPS, bench_cases.DTYPES, None, None, False, 1))
     assert len(set(cases)) == len(cases) == 4 * 3 * 15
     assert {case.offset for case in cases} == {0}
     assert {64, 768, 5120, 65536, 131072, 262144} < {case.cols for case in cases}
 
 
 def test_odd_adds_odd_rows_and_views_off_by_one_element():
-    cases = list(_bench_cases.grid(["rms_norm"], ["float32"], [1024], None, True, 1))
+    cases = list(bench_cases.grid(["rms_norm"], ["float32"], [1024], None, True, 1))
     assert [(case.cols, case.offset) for case in cases] == [
         *((1024, 0), (769, 0), (1025, 0), (4097, 0), (5125, 0)),
         *((512, 1), (1024, 1), (4096, 1), (8192, 1)),
@@ -71,7 +67,7 @@ def test_odd_adds_odd_rows_and_views_off_by_one_element():
 
 @pytest.mark.parametrize(("cols", "rows"), [(64, 16384), (4096, 256), (1 << 20, 1), (1 << 24, 1)])
 def test_a_launch_has_2_mib_of_x_and_at_least_one_row(cols, rows):
-    (case,) = _bench_cases.grid(["rms_norm"], ["float16"], [cols], None, False, 2 << 20)
+    (case,) = bench_cases.grid(["rms_norm"], ["float16"], [cols], None, False, 2 << 20)
     assert case.rows == rows
 
 
@@ -84,17 +80,17 @@ def test_the_floor_is_every_array_once():
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("op", _bench_cases.OPS)
+@pytest.mark.parametrize("op", bench_cases.OPS)
 def test_the_arrays_lie_where_the_case_says_and_the_op_fills_them(op, offset):
     case = Case(op, "bfloat16", 64, 5, offset)
-    given = _bench_cases.arrays(case)
+    given = bench_cases.arrays(case)
     assert list(given) == [*case.names, *case.parameters]
     assert {given[name].data.ptr % 16 for name in case.names} == {2 * offset}
     assert {given[name].data.ptr % 16 for name in case.parameters} == {0}
     written = [given[name] for name in ("y", "residual_out") if name in given]
     for array in written:
         array[...] = 99
-    _bench_cases.call(case, given)
+    bench_cases.call(case, given)
     assert not any((array == 99).any() for array in written)
     assert given["x"].shape == (5, 64)
 
@@ -108,7 +104,7 @@ def test_the_arrays_lie_where_the_case_says_and_the_op_fills_them(op, offset):
     [("rms_norm", {"x", "y"}), ("add_layer_norm", {"x", "residual", "y", "residual_out"})],
 )
 def test_aligned_rows_are_counted_at_the_floor(op, names):
-    counters = _bench_counters.count(Case(op, "float16", 1024, 8))
+    counters = bench_counters.count(Case(op, "float16", 1024, 8))
     for name in ("x", "residual", "y", "residual_out"):
         assert getattr(counters, name) == (1 if name in names else None)
     assert counters.gamma == 1
@@ -123,7 +119,7 @@ def test_aligned_rows_are_counted_at_the_floor(op, names):
 def test_what_is_counted_is_the_launch_itself():
     case = Case("layer_norm", "float32", 4096, 6, 1)
     with simgpu.profile() as profile:
-        counters = _bench_counters.count(case)
+        counters = bench_counters.count(case)
     (launch,) = profile.launches
     x = next(array for array in launch.arrays if 3 in array.arguments)
     assert counters.x == x.loads.sectors / (6 * 4096 * 4 / 32) > 1
@@ -137,7 +133,7 @@ def test_what_is_counted_is_the_launch_itself():
 
 @pytest.mark.simgpu
 def test_a_row_that_nothing_can_hold_is_read_again():
-    counters = _bench_counters.count(Case("rms_norm", "float32", 1 << 20, 1))
+    counters = bench_counters.count(Case("rms_norm", "float32", 1 << 20, 1))
     assert 1.4 < counters.reads < 2
     assert counters.x == pytest.approx(counters.reads)
     assert counters.share < 0.85
@@ -146,17 +142,17 @@ def test_a_row_that_nothing_can_hold_is_read_again():
 @pytest.mark.simgpu
 def test_several_processes_count_what_one_does(monkeypatch):
     cases = [Case("rms_norm", "float16", cols, 4) for cols in (64, 128, 256)]
-    monkeypatch.setattr(_bench_counters, "_cores", lambda: 2)
-    alone = list(_bench_counters.count_all(cases))
-    monkeypatch.setattr(_bench_counters, "FEW_CASES", 2)
-    monkeypatch.setattr(_bench_counters, "count", remote_count)
-    assert list(_bench_counters.count_all(cases)) == alone
+    monkeypatch.setattr(bench_counters, "_cores", lambda: 2)
+    alone = list(bench_counters.count_all(cases))
+    monkeypatch.setattr(bench_counters, "FEW_CASES", 2)
+    monkeypatch.setattr(bench_counters, "count", remote_count)
+    assert list(bench_counters.count_all(cases)) == alone
 
 
 def remote_count(case):
     """Count in another process, where nothing is patched."""
-    assert _bench_counters.count is not remote_count
-    return _bench_counters.count(case)
+    assert bench_counters.count is not remote_count
+    return bench_counters.count(case)
 
 
 @pytest.mark.simgpu
@@ -165,7 +161,7 @@ def remote_count(case):
 def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
     case = Case(op, "float16", 1024, 8, offset)
     with simgpu.profile() as profile:
-        counters = _bench_counters.count(case)
+        counters = bench_counters.count(case)
     *_, main, sums = profile.launches  # after those that fill mean and rstd
     assert counters.dx == 1
     for name in ("x", "dy", "dresidual"):
@@ -183,23 +179,23 @@ def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
 
 @pytest.fixture
 def few_launches(monkeypatch):
-    monkeypatch.setattr(_bench_times, "LAUNCHES", 5)
-    monkeypatch.setattr(_bench_times, "ROUNDS", 2)
-    monkeypatch.setattr(_bench_times, "_buffers", lambda case: 2)
+    monkeypatch.setattr(bench_times, "LAUNCHES", 5)
+    monkeypatch.setattr(bench_times, "ROUNDS", 2)
+    monkeypatch.setattr(bench_times, "_buffers", lambda case: 2)
 
 
 # How close CuPy's own expressions come, which round where the ops do not.
 CLOSE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4, "float64": 1e-12}
 
 
-@pytest.mark.parametrize("op", _bench_cases.OPS)
+@pytest.mark.parametrize("op", bench_cases.OPS)
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
     case = Case(op, dtype, 250, 7)
-    given = _bench_cases.arrays(case)
-    _bench_cases.call(case, given)
+    given = bench_cases.arrays(case)
+    bench_cases.call(case, given)
     y = given["y"].astype("float64").get()
-    ways = [_bench_times.expressed] + [_bench_times.fused] * (dtype != "bfloat16")
+    ways = [bench_times.expressed] + [bench_times.fused] * (dtype != "bfloat16")
     for way in ways:
         result = way(case, given)
         assert result.dtype == given["y"].dtype
@@ -207,13 +203,13 @@ def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
         np.testing.assert_allclose(result.astype("float64").get(), y, close, close)
 
 
-@pytest.mark.parametrize("op", _bench_cases.BACKWARD_OPS)
+@pytest.mark.parametrize("op", bench_cases.BACKWARD_OPS)
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype):
     case = Case(op, dtype, 250, 7)
-    given = _bench_cases.arrays(case)
-    made = _bench_cases.call(case, given)
-    for a, b in zip(_bench_times.expressed(case, given), made, strict=True):
+    given = bench_cases.arrays(case)
+    made = bench_cases.call(case, given)
+    for a, b in zip(bench_times.expressed(case, given), made, strict=True):
         assert a.dtype == b.dtype
         close = CLOSE[dtype]
         np.testing.assert_allclose(
@@ -225,7 +221,7 @@ def test_a_graph_takes_turns_through_the_buffers(few_launches):
     counts = [cupy.zeros(1, "int32") for _ in range(2)]
     kernel = cupy.RawKernel('extern "C" __global__ void add(int* to) { ++*to; }', "add")
     launches = [functools.partial(kernel, (1,), (1,), (count,)) for count in counts]
-    assert _bench_times.microseconds(launches) > 0
+    assert bench_times.microseconds(launches) > 0
     # Once before the capture; then three turns in the graph, which is launched 1 + 2 times, and
     # as often before, so that the device is at work until all that is timed is enqueued.
     assert [int(count[0]) for count in counts] == [1 + 3 * (2 * 3)] * 2
@@ -233,9 +229,9 @@ def test_a_graph_takes_turns_through_the_buffers(few_launches):
 
 def test_times_are_those_of_one_launch(few_launches, monkeypatch):
     took = {1: 4.0, 2: 5.0}  # warm has one buffer, all else two
-    monkeypatch.setattr(_bench_times, "microseconds", lambda launches: took[len(launches)])
+    monkeypatch.setattr(bench_times, "microseconds", lambda launches: took[len(launches)])
     case = Case("add_rms_norm", "bfloat16", 64, 10)
-    times = _bench_times.time(case)
+    times = bench_times.time(case)
     assert (times.cold, times.warm, times.copy, times.expression, times.fuse) == (5, 4, 5, 5, None)
     assert times.cold_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 5e3)
     assert times.warm_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 4e3)
@@ -245,20 +241,20 @@ def test_times_are_those_of_one_launch(few_launches, monkeypatch):
 def test_the_buffers_are_larger_than_the_cache_together():
     case = Case("rms_norm", "float16", 4096, 128)
     cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
-    assert _bench_times._buffers(case) * case.floor_bytes >= 3 * cache
-    assert _bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
+    assert bench_times._buffers(case) * case.floor_bytes >= 3 * cache
+    assert bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
 
 
 def test_the_smallest_call_takes_512_buffers_and_no_more():
     case = Case("rms_norm", "float16", 64, 4)
     cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
     assert 3 * cache / case.floor_bytes > 3000
-    assert _bench_times._buffers(case) == 512
+    assert bench_times._buffers(case) == 512
 
 
 def test_a_copy_moves_the_least_bytes(few_launches):
     case = Case("rms_norm", "float16", 64, 4)
-    for copy in _bench_times._copies(case, 2):
+    for copy in bench_times._copies(case, 2):
         target, source = copy.args
         assert target.nbytes + source.nbytes == case.floor_bytes
         source.fill(7)
@@ -271,20 +267,20 @@ def test_a_copy_moves_the_least_bytes(few_launches):
 
 @pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
 def test_every_column_shows_an_attribute(kind):
-    text = _bench_report.table([kind], SHOWN[type(kind)])
+    text = report.table([kind], SHOWN[type(kind)])
     heads, values = (line.split("  ") for line in text.splitlines())
     assert len([head for head in heads if head]) == len([value for value in values if value])
 
 
 def test_a_table_leaves_out_what_the_op_does_not_have_and_tells_views_apart():
-    assert _bench_report.table([COUNTERS], SHOWN[Counters]).split() == [
+    assert report.table([COUNTERS], SHOWN[Counters]).split() == [
         *("dtype", "N", "rows", "x", "y", "gamma", "sectors/request", "instructions/packet"),
         *("barriers/row", "registers", "spills", "occupancy", "row", "read"),
         *("float16", "4,096", "256", "1.000", "1.250", "1.000", "16.00", "64.8", "1", "62", "0"),
         *("50", "%", "1.00"),
     ]
     both = [TIMES, dataclasses.replace(TIMES, dtype="float16", offset=0, fuse=3.0)]
-    _, first, second = _bench_report.table(both, SHOWN[Times]).splitlines()
+    _, first, second = report.table(both, SHOWN[Times]).splitlines()
     assert "4,097 + 1 " in first
     assert first.endswith(" -")
     assert "+" not in second
@@ -299,7 +295,7 @@ def test_the_share_counts_every_array_of_rows():
 
 @pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
 def test_the_csv_has_every_attribute(tmp_path, kind):
-    _bench_report.save_csv([kind, kind], tmp_path / "a.csv")
+    report.save_csv([kind, kind], tmp_path / "a.csv")
     lines = lines_of(tmp_path / "a.csv")
     assert len(lines) == 2
     assert lines[0] == {
@@ -311,16 +307,16 @@ def test_the_csv_has_every_attribute(tmp_path, kind):
 @pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
 def test_the_chart_has_a_column_for_each_op_and_draws_every_case(tmp_path, kind, monkeypatch):
     drawn = []
-    draw = _bench_chart._draw
+    draw = chart._draw
 
     def watched(axes, measured, value, is_share):
         draw(axes, measured, value, is_share)
         drawn.append(sum(len(line.get_xdata()) for line in axes.lines))
 
-    monkeypatch.setattr(_bench_chart, "_draw", watched)
+    monkeypatch.setattr(chart, "_draw", watched)
     other = dataclasses.replace(kind, op="layer_norm")
     odd = dataclasses.replace(kind, cols=769)
-    _bench_chart.save([kind, odd, other], tmp_path / "a.png", "a device")
+    chart.save([kind, odd, other], tmp_path / "a.png", "a device")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert drawn == [2, 1, 2, 1]
 
@@ -359,9 +355,9 @@ def test_on_hardware_the_command_prints_times_and_on_the_software_gpu_none(capsy
         _, out, _ = run(capsys, *arguments)
         assert " us" not in out
         assert "GB/s" not in out
-    monkeypatch.setattr(_bench.simgpu, "installed", lambda: False)
+    monkeypatch.setattr(bench_run.simgpu, "installed", lambda: False)
     monkeypatch.setattr(command, "_device", lambda _: "some hardware (sm_90)")
-    monkeypatch.setattr(_bench_times, "time", lambda case: dataclasses.replace(TIMES, op=case.op))
+    monkeypatch.setattr(bench_times, "time", lambda case: dataclasses.replace(TIMES, op=case.op))
     _, out, _ = run(capsys, *arguments)
     assert out.startswith("cunorm on some hardware (sm_90)\n\nrms_norm\ndtype")
     assert "cold us" in out
@@ -426,7 +422,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(ca
     code, _, err = run(capsys, "--png", "a.svg")
     assert code == 2
     assert "--png must name a file that ends in .png, not a.svg" in err
-    monkeypatch.setattr(_bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench_run.importlib.util, "find_spec", lambda name: None)
     code, _, err = run(capsys, "--png", "a.png")
     assert code == 2
     assert "--png needs matplotlib: pip install 'cunorm[bench]'" in err
@@ -479,7 +475,7 @@ def test_help_names_each_choice_once(capsys):
     with pytest.raises(SystemExit):
         run(capsys, "--help")
     words = re.findall(r"\w+", capsys.readouterr().out)
-    for choice in (*_bench_cases.OPS, *_bench_cases.BACKWARD_OPS, "float16", "bfloat16"):
+    for choice in (*bench_cases.OPS, *bench_cases.BACKWARD_OPS, "float16", "bfloat16"):
         assert words.count(choice) == 1
 
 
@@ -515,7 +511,7 @@ def test_an_interrupt_ends_bench_with_what_was_measured_and_writes_no_file(
             raise KeyboardInterrupt
         return dataclasses.replace(COUNTERS, op=case.op)
 
-    monkeypatch.setattr(_bench_counters, "count", interrupted)
+    monkeypatch.setattr(bench_counters, "count", interrupted)
     file = tmp_path / "a.csv"
     code, out, err = run(
         capsys,
@@ -532,7 +528,7 @@ def test_an_interrupt_ends_bench_with_what_was_measured_and_writes_no_file(
 @pytest.mark.simgpu
 def test_ctrl_c_ends_every_process_of_bench_quietly():
     # Enough for several processes, and few enough until the first table.
-    cases = ("--op", *_bench_cases.OPS, "--dtype", "float16", "--cols", "64", "65", "66", "67")
+    cases = ("--op", *bench_cases.OPS, "--dtype", "float16", "--cols", "64", "65", "66", "67")
     process = subprocess.Popen(
         [sys.executable, "-m", "cunorm", "bench", "--rows", "4", *cases],
         stdout=subprocess.PIPE,
@@ -553,7 +549,7 @@ def test_ctrl_c_ends_every_process_of_bench_quietly():
 @pytest.mark.simgpu
 def test_a_process_of_bench_that_waits_for_work_leaves_ctrl_c_to_the_first_one():
     code = (
-        "import os, signal; from cunorm import _bench_counters; _bench_counters._install(90)\n"
+        "import os, signal; from cunorm._bench import counters; counters._install(90)\n"
         "os.kill(os.getpid(), signal.SIGINT); print('still here')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -64,7 +64,7 @@ def test_a_step_that_fails_fails_its_stage_and_keeps_no_other_from_running(tmp_p
 RENAMED = {
     "plans": "from cunorm import _plan; del _plan.split.forward",
     "selfcheck 1 9": "from cunorm import _selfcheck; del _selfcheck.grid",
-    "counters run": "from cunorm import _bench_cases; del _bench_cases.arrays",
+    "counters run": "from cunorm._bench import cases; del cases.arrays",
 }
 
 

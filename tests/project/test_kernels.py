@@ -10,7 +10,8 @@ import sys
 import cupy
 import pytest
 
-from cunorm import _kernels, _plan
+from cunorm import _plan
+from cunorm._launch import kernels
 
 
 def test_the_folder_has_what_the_unit_of_every_plan_includes():
@@ -21,22 +22,22 @@ def test_the_folder_has_what_the_unit_of_every_plan_includes():
     ):
         unit = plan.unit(_plan.Reach(()), _plan.Try(1, 4))
         (included,) = re.findall(r'#include "(.*)"', unit)
-        assert (_kernels.folder() / included).is_file()
+        assert (kernels.folder() / included).is_file()
 
 
 @pytest.mark.parametrize("name", ["norm.cuh", "packet.cuh"])
 def test_an_edit_of_any_file_changes_the_fingerprint(name, tmp_path):
-    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
-    assert _kernels.fingerprint(copy) == _kernels.fingerprint(_kernels.folder())
+    copy = shutil.copytree(kernels.folder(), tmp_path / "kernels")
+    assert kernels.fingerprint(copy) == kernels.fingerprint(kernels.folder())
     edited = shutil.copytree(copy, tmp_path / "edited")
     (edited / name).write_text((edited / name).read_text() + "\n")
-    assert _kernels.fingerprint(edited) != _kernels.fingerprint(copy)
+    assert kernels.fingerprint(edited) != kernels.fingerprint(copy)
 
 
 def test_the_fingerprint_is_in_the_source():
-    kernel = _kernels.load(_plan.column_sums("float16", "float16"), _plan.Reach(()), 0)
+    kernel = kernels.load(_plan.column_sums("float16", "float16"), _plan.Reach(()), 0)
     assert isinstance(kernel, cupy.RawKernel)
-    assert f"// with kernels/ {_kernels.fingerprint(_kernels.folder())}\n" in kernel.code
+    assert f"// with kernels/ {kernels.fingerprint(kernels.folder())}\n" in kernel.code
 
 
 # Run the ops and say how often NVRTC was asked for one of cunorm's kernels.
@@ -49,10 +50,10 @@ import sys
 import cupy
 from cupy.cuda import compiler
 import cunorm
-from cunorm import _kernels
+from cunorm._launch import kernels
 
 folder = pathlib.Path(sys.argv[1])
-_kernels.folder = lambda: folder
+kernels.folder = lambda: folder
 asked = []
 compile = compiler._NVRTCProgram.compile
 def counting(self, *arguments, **options):
@@ -70,7 +71,7 @@ print(len(asked))
 def test_a_second_process_compiles_nothing_until_a_file_in_kernels_is_edited(tmp_path, monkeypatch):
     """CuPy's disk cache does not look into included files: an edit of one was served stale."""
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
-    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    copy = shutil.copytree(kernels.folder(), tmp_path / "kernels")
 
     def compilations():
         run = subprocess.run(

@@ -17,8 +17,11 @@ import pytest
 
 import cunorm
 from cunorm import __main__ as command
-from cunorm import _info, _kernels, _selfcheck, _selfcheck_run
-from cunorm._selfcheck import Check, Outcome
+from cunorm import _info
+from cunorm._launch import kernels
+from cunorm._selfcheck import checks
+from cunorm._selfcheck import run as selfcheck_run
+from cunorm._selfcheck.checks import Check, Outcome
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "smollm2_rms_norm.npz"
@@ -55,12 +58,12 @@ def test_check_of_the_file_prints_a_line_for_each_norm(capsys):
 
 
 def test_the_grid_holds_every_op_dtype_and_layout():
-    grid = list(_selfcheck.grid())
+    grid = list(checks.grid())
     ops = set(cunorm.__all__) - {"warm_up"}
     assert {check.op for check in grid} == ops
     for op in ops:
-        assert {check.dtype for check in grid if check.op == op} == set(_selfcheck.DTYPES)
-    assert {check.where for check in grid} == {"contiguous", *_selfcheck.LAYOUTS}
+        assert {check.dtype for check in grid if check.op == op} == set(checks.DTYPES)
+    assert {check.where for check in grid} == {"contiguous", *checks.LAYOUTS}
     assert len({str(check) for check in grid}) == len(grid)
 
 
@@ -70,7 +73,7 @@ def made_up(outcome, op="add_layer_norm_fwd", where="in place, row-strided"):
 
 def rows_of(capsys, *checks):
     """Run checks, and return the rows that were printed and whether all was right."""
-    right = _selfcheck_run.run(checks, "a device (sm_90)")
+    right = selfcheck_run.run(checks, "a device (sm_90)")
     return capsys.readouterr().out.splitlines()[4 : 4 + len(checks)], right
 
 
@@ -101,20 +104,20 @@ def test_a_row_shows_the_share_of_the_tolerance_past_correct_rounding(
 def test_the_share_is_that_of_the_element_which_takes_most_of_its_tolerance():
     distance = np.array([[0.4, 900.0], [1.25, 0.6]])
     allowed = np.array([[0.5, 1e4], [1.5, 1e4]])
-    assert _selfcheck.worst_of(distance, allowed) == (1.25, 1.5)
+    assert checks.worst_of(distance, allowed) == (1.25, 1.5)
     allowed[1, 0] = 100
-    assert _selfcheck.worst_of(distance, allowed) == (900.0, 1e4)
-    assert _selfcheck.worst_of(np.zeros((0, 3)), np.zeros((0, 3))) == (0.0, 0.5)
+    assert checks.worst_of(distance, allowed) == (900.0, 1e4)
+    assert checks.worst_of(np.zeros((0, 3)), np.zeros((0, 3))) == (0.0, 0.5)
 
 
 def test_the_last_line_counts_one_check_as_one(capsys):
-    _selfcheck_run.run([made_up(Outcome(0.5, 0.6))], "a device (sm_90)")
+    selfcheck_run.run([made_up(Outcome(0.5, 0.6))], "a device (sm_90)")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "cunorm on a device (sm_90): 1 check"
     assert lines[-1].startswith("1 check in ")
 
 
-GRID = list(_selfcheck.grid())
+GRID = list(checks.grid())
 
 
 @pytest.mark.parametrize(
@@ -127,14 +130,14 @@ GRID = list(_selfcheck.grid())
     ],
 )
 def test_only_takes_a_part_of_a_row_as_it_is_printed(only, finds):
-    found = _selfcheck_run.chosen(GRID, only)
+    found = selfcheck_run.chosen(GRID, only)
     assert found == [check for check in GRID if finds in str(check)] != []
 
 
 @pytest.mark.parametrize("said", ["0 %  ok", "-  OFF: y: 1 element off, first (0, 5)", "104 %"])
 def test_only_takes_a_whole_row_and_finds_that_check_alone(said):
     row = f"rms_norm        float32  (3,769)  in place           {said}"
-    (check,) = _selfcheck_run.chosen(GRID, row)
+    (check,) = selfcheck_run.chosen(GRID, row)
     assert str(check) == "rms_norm float32 (3, 769) in place"
 
 
@@ -333,7 +336,7 @@ def test_info_prints_versions_device_and_folders(capsys):
     assert "(sm_" in told["device"]
     assert Path(told["nvrtc"].split(" in ")[1]).is_file()
     assert (Path(told["cuda_headers"]) / "cuda_fp16.h").is_file()
-    assert told["kernels"] == str(_kernels.folder())
+    assert told["kernels"] == str(kernels.folder())
 
 
 def test_info_as_json_has_the_same_lines(capsys):
@@ -403,9 +406,9 @@ BROKEN = {
         "install a C compiler and Python's headers",
     ),
     "no kernels": (
-        "from cunorm import _kernels\n"
+        "from cunorm._launch import kernels\n"
         "def missing(): raise FileNotFoundError('no kernels')\n"
-        "_kernels.folder = missing",
+        "kernels.folder = missing",
         ["kernels"],
         "FileNotFoundError: no kernels: reinstall cunorm",
     ),

@@ -126,9 +126,9 @@ def test_installed_from_the_wheel_the_kernels_are_found_and_run(wheel, tmp_path)
     zipfile.ZipFile(wheel[0]).extractall(tmp_path)
     code = (
         "import cunorm.simgpu; cunorm.simgpu.install()\n"
-        "import cupy, cunorm, cunorm._kernels\n"
+        "import cupy, cunorm; from cunorm._launch import kernels\n"
         "y = cunorm.rms_norm(cupy.ones((2, 5), 'float32'), eps=3.0)\n"
-        "print(cunorm.__file__, cunorm._kernels.folder(), cupy.asnumpy(y)[1, 4], sep='\\n')\n"
+        "print(cunorm.__file__, kernels.folder(), cupy.asnumpy(y)[1, 4], sep='\\n')\n"
     )
     package = tmp_path / "cunorm"
     assert ran(sys.executable, "-c", code, cwd=tmp_path).splitlines() == [
@@ -148,7 +148,9 @@ def test_the_tests_run_in_an_unpacked_sdist(source):
 @pytest.mark.parametrize("where", [".", "..", "/"])
 def test_an_editable_install_is_the_package_wherever_python_is_started(editable, source, where):
     """The folder that holds a clone has a folder `cunorm`, which Python took for the package."""
-    code = "import cunorm, cunorm._kernels as k; print(cunorm.__file__, k.folder(), sep='\\n')"
+    code = (
+        "import cunorm, cunorm._launch.kernels as k\nprint(cunorm.__file__, k.folder(), sep='\\n')"
+    )
     said = ran(editable[0], "-c", code, cwd=source / where).splitlines()
     assert said == [str(source / "cunorm" / "__init__.py"), str(source / "kernels")]
 

@@ -14,8 +14,11 @@ import pytest
 from arrays import random
 
 import cunorm
-from cunorm import _calls, _kernels, _reference, _selfcheck, simgpu
-from cunorm._selfcheck import Check, Outcome
+from cunorm import _reference, simgpu
+from cunorm._call import remembered
+from cunorm._launch import kernels
+from cunorm._selfcheck import checks
+from cunorm._selfcheck.checks import Check, Outcome
 
 pytestmark = [
     pytest.mark.slow(
@@ -86,7 +89,7 @@ BACKWARD = [
     Check("layer_norm_bwd", "float32", (2, 40000), "backward", backward),
     Check("rms_norm_bwd", "bfloat16", (5, 96), "offset", partial(backward, gamma_offset=1.0)),
 ]
-PROBES = {str(check): check for check in _selfcheck.grid()} | {
+PROBES = {str(check): check for check in checks.grid()} | {
     "1000 + noise": Check("layer_norm", "float32", (2, 769), "1000 + noise", far_from_zero),
     **{
         f"{op} of {size}": Check(op, "float32", (3, 96), size, out_of_range)
@@ -493,9 +496,9 @@ MUTATIONS = [
 
 @pytest.fixture(autouse=True)
 def fresh_kernels():
-    _calls.clear()
+    remembered.clear()
     yield
-    _calls.clear()
+    remembered.clear()
 
 
 @pytest.mark.parametrize(
@@ -503,11 +506,11 @@ def fresh_kernels():
     [pytest.param(*rest, id=name) for name, *rest in MUTATIONS],
 )
 def test_a_mistake_in_a_kernel_is_noticed(tmp_path, monkeypatch, file, before, after, probe):
-    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
+    copy = shutil.copytree(kernels.folder(), tmp_path / "kernels")
     text = (copy / file).read_text()
     assert before in text, "the kernel has changed: say the mistake anew"
     (copy / file).write_text(text.replace(before, after))
-    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    monkeypatch.setattr(kernels, "folder", lambda: copy)
     faults = PROBES[probe].run().faults
     assert faults
     # A mutant that does not compile proves nothing about the tests.
@@ -521,6 +524,6 @@ def test_the_kernels_as_they_are_pass_the_same_probes(probe):
 
 def test_a_mistake_that_changes_nothing_is_not_noticed(tmp_path, monkeypatch):
     # Otherwise copying the kernels and pointing the library at the copy might be the fault.
-    copy = shutil.copytree(_kernels.folder(), tmp_path / "kernels")
-    monkeypatch.setattr(_kernels, "folder", lambda: copy)
+    copy = shutil.copytree(kernels.folder(), tmp_path / "kernels")
+    monkeypatch.setattr(kernels, "folder", lambda: copy)
     assert PROBES["rms_norm float32 (3, 769) row-strided"].run().faults == []

@@ -15,7 +15,8 @@ import pytest
 from cuda import pathfinder
 from cupy_backends.cuda.libs import nvrtc
 
-from cunorm import _kernels, _plan
+from cunorm import _plan
+from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
 pytestmark = pytest.mark.slow("423 kernels that the assembler takes seconds for")
@@ -221,7 +222,7 @@ def assemble(unit, name, arch):
         "-ftz=true",
         "--ptxas-options=-v",
         f"-arch=sm_{arch}",
-        f"-I{_kernels.folder()}",
+        f"-I{kernels.folder()}",
         f"-I{pathfinder.find_nvidia_header_directory('cudart')}",
     ]
     program = nvrtc.createProgram(unit, f"{name}.cu", [], [])

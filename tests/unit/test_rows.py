@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cunorm import _rows
+from cunorm._launch import levels as layouts
 
 
 def offsets(extents, strides):
@@ -34,14 +34,14 @@ def offsets(extents, strides):
     ],
 )
 def test_merging_keeps_every_offset_in_order(shape, strides, levels):
-    layout = _rows.merge(shape, strides)
+    layout = layouts.merge(shape, strides)
     assert len(layout.extents) == levels
     assert offsets(layout.extents, layout.strides[0]) == offsets(shape, strides)
     assert layout.count == np.prod(shape, dtype=int)
 
 
 def test_axes_merge_only_where_all_arrays_allow_it():
-    layout = _rows.merge((2, 3), (24, 8), (48, 8))
+    layout = layouts.merge((2, 3), (24, 8), (48, 8))
     assert layout.extents == (2, 3)
     assert layout.strides == ((24, 8), (48, 8))
 
@@ -61,7 +61,7 @@ def test_axes_merge_only_where_all_arrays_allow_it():
     ],
 )
 def test_a_row_is_one_run_at_unit_stride(shape, strides, expected):
-    assert _rows.is_row(shape, strides) is expected
+    assert layouts.is_row(shape, strides) is expected
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def test_a_row_is_one_run_at_unit_stride(shape, strides, expected):
     ],
 )
 def test_overlap_of_an_array_with_itself_is_seen(shape, strides, expected):
-    assert _rows.steps_on_itself(shape, strides) is expected
+    assert layouts.steps_on_itself(shape, strides) is expected
     distinct = len(set(offsets(shape, strides))) == np.prod(shape)
     assert distinct is not expected

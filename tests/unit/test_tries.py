@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cunorm import _calls, _kernels, _plan
+from cunorm import _plan
+from cunorm._call import remembered
+from cunorm._launch import kernels
 
 PLAN = _plan.rms_norm_fwd(40, "float32", None, cast_before=False, gamma_offset=False, arch=90)
 REACH = _plan.Reach((("y", "ALIGNED"), ("x", "ALIGNED")))
@@ -13,9 +15,9 @@ TRIES = list(PLAN.tries(REACH))
 
 @pytest.fixture(autouse=True)
 def nothing_built():
-    _calls.clear()
+    remembered.clear()
     yield
-    _calls.clear()
+    remembered.clear()
 
 
 @pytest.mark.parametrize("in_vain", [0, 2, len(TRIES) - 1, len(TRIES)])
@@ -26,7 +28,7 @@ def test_the_first_kernel_without_local_memory_is_taken_else_the_last(monkeypatc
         built.append(attempt)
         return SimpleNamespace(local_size_bytes=8 if len(built) <= in_vain else 0, by=attempt)
 
-    monkeypatch.setattr(_kernels, "_compiled", building)
+    monkeypatch.setattr(kernels, "_compiled", building)
     assert len(TRIES) > 3
-    assert _kernels.load(PLAN, REACH, 0).by == built[-1]
+    assert kernels.load(PLAN, REACH, 0).by == built[-1]
     assert built == TRIES[: in_vain + 1]

@@ -5,7 +5,7 @@ or has ``__cuda_array_interface__`` alone, stands wherever a CuPy array does. No
 the host waits for nothing. What is made comes back as what x is:
 
 - x is a tensor: the work is enqueued on PyTorch's current stream of x's device, in PyTorch's memory
-  (`_interop_torch.py`), and results are tensors.
+  (`torch_tensor.py`), and results are tensors.
 - x is another library's: on CuPy's current stream, for which its producer sees to the order.
   Results come back through ``from_dlpack`` of x's array namespace, and stay CuPy arrays where it
   has none.
@@ -27,11 +27,11 @@ from typing import Any
 
 import cupy
 
-from . import _interop_torch
-from ._families import ARGUMENTS, Op
-from ._interop_cuda_array import CudaArrayImport
-from ._streams import in_order
-from ._typing import Arrays
+from .._families import ARGUMENTS, Op
+from .._typing import Arrays
+from . import torch_tensor
+from .cuda_array import CudaArrayImport
+from .streams import in_order
 
 CUDA_DEVICES = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -86,15 +86,15 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
             results = call(own)
         for name in ARGUMENTS:
             if isinstance(arrays.get(name), tensor):
-                _interop_torch.note_written(arrays[name])
+                torch_tensor.note_written(arrays[name])
         made = zip(op.returns, results if len(op.returns) > 1 else (results,), strict=True)
         return op.results({name: _returned(arrays.get(name), a, export) for name, a in made})
 
     if isinstance(x, tensor):
         has_cupy = any(isinstance(array, cupy.ndarray) for array in arrays.values())
-        return _interop_torch.run(work, x, has_cupy)
+        return torch_tensor.run(work, x, has_cupy)
     devices = {array.get_device() for array in arrays.values() if isinstance(array, tensor)}
-    with in_order((device, _interop_torch.current_stream(device)) for device in devices):
+    with in_order((device, torch_tensor.current_stream(device)) for device in devices):
         return work(_exporter(x))
 
 
@@ -108,9 +108,9 @@ def _import(op: Op, name: str, array: Any, tensor: Any) -> Import | None:
     if array is None or isinstance(array, cupy.ndarray):
         return None
     if isinstance(array, tensor):
-        if not _interop_torch.can_cross(array):
-            _interop_torch.refuse(op.norm, ARGUMENTS.get(name, name), array)
-        return _interop_torch.from_torch
+        if not torch_tensor.can_cross(array):
+            torch_tensor.refuse(op.norm, ARGUMENTS.get(name, name), array)
+        return torch_tensor.from_torch
     device = getattr(array, "__dlpack_device__", None)
     if device is None:
         interface = getattr(array, "__cuda_array_interface__", None)

@@ -8,13 +8,14 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from . import _kernels, _plan
-from ._launch import Launch, fit, prepare
+from .. import _plan
+from . import kernels
+from .launches import Launch, fit, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._plan import BackwardPlan
+    from .._plan import BackwardPlan
 
 # What there is one of for each column, and one row of for each block.
 TOTALS = ("dgamma", "dbeta")
@@ -98,7 +99,7 @@ def backward(
 
 
 def _grid(plan: BackwardPlan, x: cupy.ndarray) -> tuple[int]:
-    return plan.persistent_grid(x.size // plan.cols, _kernels.multiprocessors(x.device.id))
+    return plan.persistent_grid(x.size // plan.cols, kernels.multiprocessors(x.device.id))
 
 
 def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int) -> Launch:
@@ -107,7 +108,7 @@ def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, bloc
     device = dgamma.device.id
     extent = np.array([(plan.cols, plan.pitch, blocks)], "i8,i8,i8")
     return Launch(
-        _kernels.load(sums, _plan.Reach(()), device).kernel,
+        kernels.load(sums, _plan.Reach(()), device).kernel,
         sums.grid(plan.cols, parameters),
         sums.block,
         sums.shared_bytes,

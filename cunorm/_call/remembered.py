@@ -23,11 +23,13 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from . import _check, _interop, _kernels
-from ._families import LAZY, Op
-from ._launch import Launch
-from ._plan import PACKET_BYTES
-from ._typing import Arrays
+from .. import _check
+from .._families import LAZY, Op
+from .._interop import libraries
+from .._launch import kernels
+from .._launch.launches import Launch
+from .._plan import PACKET_BYTES
+from .._typing import Arrays
 
 # Does all the work of a call; returns the arrays with those that were made, and, where calls of
 # this kind may be repeated, what was launched.
@@ -62,10 +64,10 @@ def remembered(work: Work) -> Call:
         arrays = dict(zip(op.slots, given, strict=True))
         if kind is None:
             if _check.is_dask(arrays["x"]) and op.name in LAZY:
-                from ._dask import lazy
+                from .._interop.dask_array import lazy
 
                 return lazy(op, arrays, options)
-            crossed = _interop.cross(op, lambda own: call(op, own, options), arrays)
+            crossed = libraries.cross(op, lambda own: call(op, own, options), arrays)
             if crossed is not None:
                 return crossed
         worked_out, launches = work(op, arrays, options)
@@ -94,7 +96,7 @@ def _as_ranges(call: Call) -> Call:
 def clear() -> None:
     """Forget every call and every kernel."""
     _known.clear()
-    _kernels.load.cache_clear()
+    kernels.load.cache_clear()
 
 
 def _look_at(

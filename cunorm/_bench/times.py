@@ -14,9 +14,9 @@ from typing import Any
 
 import cupy
 
-from ._bench_cases import Case, arrays, call
-from ._families import LAYER_NORM, RMS_NORM
-from ._plan import accumulator
+from .._families import LAYER_NORM, RMS_NORM
+from .._plan import accumulator
+from .cases import Case, arrays, call
 
 LAUNCHES = 48  # in a graph, at least
 ROUNDS = 20  # replays, of which the best counts: other work on the device only ever adds

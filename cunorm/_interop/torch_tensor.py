@@ -17,8 +17,8 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from ._plan import ITEMSIZE
-from ._streams import Handle, ordered
+from .._plan import ITEMSIZE
+from .streams import Handle, ordered
 
 # Takes what turns arrays that CuPy made into another library's, and returns what an op returns.
 Work = Callable[[Callable[[cupy.ndarray], Any]], Any]

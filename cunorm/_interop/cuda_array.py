@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from ._streams import Handle
+from .streams import Handle
 
 
 class CudaArrayImport:

@@ -16,11 +16,11 @@ import numpy as np
 
 import cunorm
 
-from . import _reference
-from ._layouts import Array
-from ._progress import counted, percent
-from ._reference import BFLOAT16, DTYPES
-from ._selfcheck import Check, Outcome, share_of, worst_of
+from .. import _reference
+from .._progress import counted, percent
+from .._reference import BFLOAT16, DTYPES
+from .checks import Check, Outcome, share_of, worst_of
+from .layouts import Array
 
 LAYERS = ("layer0", "layer15", "layer29", "final")
 

@@ -17,11 +17,11 @@ import numpy as np
 
 import cunorm
 
-from . import _reference
-from ._families import LOADED, OPS, PLAIN, Op
-from ._layouts import Array, around, place
-from ._progress import counted
-from ._reference import DTYPES, Expected
+from .. import _reference
+from .._families import LOADED, OPS, PLAIN, Op
+from .._progress import counted
+from .._reference import DTYPES, Expected
+from .layouts import Array, around, place
 
 # Each side of every boundary that a kernel may draw: one packet, a warp, a block, registers.
 SIZES = [1, 7, 64, 128, 769, 1024, 4096, 5125, 20000, 70000]

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import cupy
 
-from . import _calls, _check, _planned
+from .. import _check
+from . import planned, remembered
 
 if TYPE_CHECKING:
-    from ._families import Op
-    from ._launch import Launch
-    from ._typing import Arrays
+    from .._families import Op
+    from .._launch.launches import Launch
+    from .._typing import Arrays
 
 
 def work(
@@ -29,10 +30,10 @@ def work(
             make = cupy.empty if x.size > 0 else cupy.zeros
             complete |= {name: make(weight.shape, weight.dtype) for name in op.totals}
         if x.size > 0:
-            complete["partial"], launches = _planned.backward(
+            complete["partial"], launches = planned.backward(
                 op, complete, axes, settings, enqueue=enqueue
             )
     return complete, launches
 
 
-backward = _calls.remembered(work)
+backward = remembered.remembered(work)

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from ._bench_counters import Counters
-from ._bench_report import is_aligned
+from .counters import Counters
+from .report import is_aligned
 
 if TYPE_CHECKING:
-    from ._bench_report import Measurement
+    from .report import Measurement
 
     # A row of panels: its title, the value that it shows, and whether that is a share of 1.
     Panel = tuple[str, Callable[[Measurement], float | None], bool]

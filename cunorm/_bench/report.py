@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._plan import ITEMSIZE, PACKET_BYTES
-from ._progress import percent
+from .._plan import ITEMSIZE, PACKET_BYTES
+from .._progress import percent
 
 if TYPE_CHECKING:
-    from ._bench_counters import Counters
-    from ._bench_times import Times
+    from .counters import Counters
+    from .times import Times
 
     Measurement = Counters | Times
 

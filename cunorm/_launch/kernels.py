@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from ._plan import ColumnSums, Plan, Reach, Try
+    from .._plan import ColumnSums, Plan, Reach, Try
 
 _log = logging.getLogger("cunorm")
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("cunorm")
 @cache
 def folder() -> Path:
     """Return the folder of CUDA C files: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for candidate in (package / "kernels", package.parent / "kernels"):
         if (candidate / "norm.cuh").is_file():
             return candidate

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _kernels, _launch, _launch_backward, _plan
+from .. import _plan
+from .._launch import backward as launch_backward
+from .._launch import kernels
+from .._launch import launches as launch_forward
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import cupy
 
-    from ._families import Op
-    from ._launch import Launch
-    from ._typing import Arrays
+    from .._families import Op
+    from .._launch.launches import Launch
+    from .._typing import Arrays
 
 
 def forward(
@@ -48,14 +51,14 @@ def forward(
         chosen["cast_before"] = chosen.pop("cast") == "before"
     residual = arrays["residual"] if "residual" in op.reads else None
     plan = getattr(_plan, f"{op.family.name}_fwd")(
-        _launch.cols(x, axes),
+        launch_forward.cols(x, axes),
         x.dtype.name,
-        *(_launch.dtype_name(arrays[name]) for name in op.parameters),
-        arch=_kernels.arch(x.device.id),
-        residual=_launch.dtype_name(residual),
+        *(launch_forward.dtype_name(arrays[name]) for name in op.parameters),
+        arch=kernels.arch(x.device.id),
+        residual=launch_forward.dtype_name(residual),
         **chosen,
     )
-    return _launch.forward(
+    return launch_forward.forward(
         plan,
         axes,
         {output.name: arrays[output.name] for output in op.writes},
@@ -82,16 +85,16 @@ def backward(
     x = arrays["x"]
     (weight,) = op.parameters
     plan = getattr(_plan, op.name)(
-        _launch.cols(x, axes),
+        launch_forward.cols(x, axes),
         x.dtype.name,
-        _launch.dtype_name(arrays[weight]),
+        launch_forward.dtype_name(arrays[weight]),
         dresidual=arrays["dresidual"] is not None,
-        arch=_kernels.arch(x.device.id),
+        arch=kernels.arch(x.device.id),
         **_chosen(op, options),
     )
     made = {name: arrays[name] for name in op.returns if arrays[name] is not None}
-    partial = _launch_backward.partial(plan, x, made)
-    launches = _launch_backward.backward(
+    partial = launch_backward.partial(plan, x, made)
+    launches = launch_backward.backward(
         plan,
         axes,
         made,

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from ._progress import Progress, counted, percent
-from ._selfcheck import Check, Outcome
+from .._progress import Progress, counted, percent
+from .checks import Check, Outcome
 
 HEADS = ("op", "dtype", "shape", "layout")
 # What a row of the table says after its check.

@@ -10,13 +10,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _bench_report as report
-from . import simgpu
-from ._bench_cases import COUNTED_BYTES, TIMED_BYTES, Case, grid
-from ._progress import Progress, counted
+from .. import simgpu
+from .._progress import Progress, counted
+from . import report
+from .cases import COUNTED_BYTES, TIMED_BYTES, Case, grid
 
 if TYPE_CHECKING:
-    from ._bench_report import Measurement
+    from .report import Measurement
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def run(options: Options, device: str) -> None:
     if options.csv is not None:
         report.save_csv(measured, options.csv)
     if options.png is not None:
-        from . import _bench_chart
+        from . import chart
 
-        _bench_chart.save(measured, options.png, device)
+        chart.save(measured, options.png, device)
 
 
 def _measure_and_print(options: Options, counting: bool) -> list[Measurement]:
@@ -129,9 +129,9 @@ def _said(cases: Sequence[Case], progress: Progress) -> str:
 def _results(cases: Sequence[Case], counting: bool) -> Iterator[Measurement]:
     """Yield what is measured of each case."""
     if counting:
-        from ._bench_counters import count_all
+        from .counters import count_all
 
         return count_all(cases)
-    from ._bench_times import time
+    from .times import time
 
     return map(time, cases)

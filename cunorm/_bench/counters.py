@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from . import simgpu
-from ._bench_cases import Case, arrays, call
-from ._families import OPS
+from .. import simgpu
+from .._families import OPS
+from .cases import Case, arrays, call
 
 # Every array of rows that some op has: each has a field of its name in `Counters`.
 ROWS = tuple(dict.fromkeys(name for op in OPS.values() for name in op.rows))

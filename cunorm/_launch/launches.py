@@ -1,6 +1,6 @@
 """Launches: arrays as rows, their alignment, the kernel's arguments; and those of forward kernels.
 
-Arrays that the kernels cannot step through are copied here. `_launch_backward` has the backward
+Arrays that the kernels cannot step through are copied here. backward.py has the backward
 kernels.
 """
 
@@ -15,13 +15,13 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from . import _kernels, _rows
-from ._plan import PACKET_BYTES, WARP, Reach
+from .._plan import PACKET_BYTES, WARP, Reach
+from . import kernels, levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ._plan import Plan
+    from .._plan import Plan
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -163,7 +163,7 @@ def prepare(
         tuple(scalars[name] for name in plan.scalars),
     )
     return Launch(
-        _kernels.load(plan, reach, device).kernel,
+        kernels.load(plan, reach, device).kernel,
         plan.grid(layout.count) if grid is None else grid,
         plan.block,
         plan.shared_bytes,
@@ -178,17 +178,17 @@ def _strides(a: cupy.ndarray) -> tuple[int, ...]:
     return tuple(stride // a.itemsize for stride in a.strides)
 
 
-def _layout(axes: int, *arrays: cupy.ndarray) -> _rows.Layout:
+def _layout(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
     lead = arrays[0].ndim - axes
-    return _rows.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
+    return levels.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
 
 def fit(axes: int, *arrays: cupy.ndarray) -> bool:
     """Return whether the kernels can step through the arrays as they lie."""
     lead = arrays[0].ndim - axes
     return (
-        all(_rows.is_row(a.shape[lead:], _strides(a)[lead:]) for a in arrays)
-        and len(_layout(axes, *arrays).extents) <= _rows.LEVELS
+        all(levels.is_row(a.shape[lead:], _strides(a)[lead:]) for a in arrays)
+        and len(_layout(axes, *arrays).extents) <= levels.LEVELS
     )
 
 
@@ -219,12 +219,12 @@ def _numbers(
         [
             ("count", np.int64),
             ("extent", np.int64, 2),
-            ("strides", np.int64, (len(strides), _rows.LEVELS)),
+            ("strides", np.int64, (len(strides), levels.LEVELS)),
             *((f"scalar{i}", accumulator) for i in range(len(scalars))),
         ],
         align=True,
     )
-    unused = (0,) * (_rows.LEVELS - len(extents))
+    unused = (0,) * (levels.LEVELS - len(extents))
     return np.array(
         (prod(extents), (*unused, *extents)[1:], [unused + steps for steps in strides], *scalars),
         dtype,

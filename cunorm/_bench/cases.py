@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._families import ARGUMENTS, BACKWARD, FAMILIES, PLAIN, Op
-from ._families import OPS as _OPS
-from ._plan import ITEMSIZE, accumulator
+from .._families import ARGUMENTS, BACKWARD, FAMILIES, PLAIN, Op
+from .._families import OPS as _OPS
+from .._plan import ITEMSIZE, accumulator
 
 if TYPE_CHECKING:
     import cupy
@@ -128,7 +128,7 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
     import cupy
     import numpy as np
 
-    from ._reference import DTYPES as numpy_dtypes
+    from .._reference import DTYPES as numpy_dtypes
 
     dtype = numpy_dtypes[case.dtype]
     values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import cupy
 import numpy as np
 
-from . import _calls, _check, _planned
-from ._plan import accumulator
+from .. import _check
+from .._plan import accumulator
+from . import planned, remembered
 
 if TYPE_CHECKING:
-    from ._families import Op
-    from ._launch import Launch
-    from ._typing import Arrays
+    from .._families import Op
+    from .._launch.launches import Launch
+    from .._typing import Arrays
 
 
 def work(
@@ -33,11 +34,11 @@ def work(
         for name in op.family.saves:
             complete[name] = _statistic(x, axes) if op.keeps else None
         if x.size > 0:
-            launches = _planned.forward(op, complete, axes, settings, enqueue=enqueue)
+            launches = planned.forward(op, complete, axes, settings, enqueue=enqueue)
     return complete, launches
 
 
-forward = _calls.remembered(work)
+forward = remembered.remembered(work)
 
 
 def _statistic(x: cupy.ndarray, axes: int) -> cupy.ndarray:

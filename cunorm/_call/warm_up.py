@@ -16,10 +16,11 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from . import _backward, _check, _forward
-from ._families import OPS, Input, Op
-from ._plan import ITEMSIZE, accumulator
-from ._typing import Arrays, Cast
+from .. import _check
+from .._families import OPS, Input, Op
+from .._plan import ITEMSIZE, accumulator
+from .._typing import Arrays, Cast
+from . import backward, forward
 
 # What CuPy's own allocations start on.
 ALIGNMENT = 512
@@ -128,7 +129,7 @@ def _build(
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extent, own)
-    work = _backward.work if op.is_backward else _forward.work
+    work = backward.work if op.is_backward else forward.work
     values = {"eps": 0.0, **options}
     work(op, arrays, tuple(values[option.name] for option in op.options), enqueue=False)
 

@@ -12,9 +12,9 @@ import numpy as np
 
 import cunorm
 
-from . import _check
-from ._families import Op
-from ._typing import Arrays
+from .. import _check
+from .._families import Op
+from .._typing import Arrays
 
 
 def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:

@@ -1,0 +1,1 @@
+"""A call of an op: checked, allocated, planned and launched, and remembered for the next."""

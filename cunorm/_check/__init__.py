@@ -1,0 +1,83 @@
+"""Every check of an argument, and every message that a user can get.
+
+Types and dtypes raise TypeError; shapes, layouts and values raise ValueError. A message names the
+argument, what it must be and what it was. All checks come before anything is written.
+
+arrays.py checks one array, options.py one option, memory.py where results may lie. An op's checks,
+of all that it is given, are here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .arrays import (
+    addend,
+    array,
+    data,
+    is_dask,
+    like_x,
+    normalised_axes,
+    parameters,
+    rows,
+    statistic,
+    type_name,
+)
+from .memory import laid_out_alike, written
+from .options import CASTS, OPTIONS, cast, eps, options, real
+
+if TYPE_CHECKING:
+    from .._families import Op
+    from .._typing import Arrays
+
+__all__ = [
+    "CASTS",
+    "OPTIONS",
+    "array",
+    "backward",
+    "cast",
+    "eps",
+    "forward",
+    "is_dask",
+    "laid_out_alike",
+    "normalised_axes",
+    "options",
+    "outputs",
+    "real",
+    "rows",
+    "type_name",
+]
+
+
+def forward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
+    """Check what a forward op reads, and return how many axes are normalised, and the options."""
+    x = arrays["x"]
+    data("x", x)
+    for name in op.reads[1:]:
+        addend(name, arrays[name], x)
+    axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    return axes, options(op, values, arrays)
+
+
+def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
+    """Check what a backward op reads, and return how many axes are normalised, and the options."""
+    x = arrays["x"]
+    data("x", x)
+    like_x("dy", arrays["dy"], x)
+    axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    for name in op.family.saves:
+        statistic(name, arrays[name], x, axes)
+    settings = options(op, values, arrays)
+    if arrays["dresidual"] is not None:
+        like_x("dresidual", arrays["dresidual"], x)
+    return axes, settings
+
+
+def outputs(op: Op, arrays: Arrays) -> None:
+    """Refuse results that are given and cannot be written, or not without harm: see `written`."""
+    parameters = {name: arrays[name] for name in op.parameters}
+    for index, output in enumerate(op.writes):
+        others = {name: arrays[name] for name in op.reads if name != output.like}
+        others |= {other.argument: arrays[other.name] for other in op.writes[index + 1 :]}
+        given, like = arrays[output.name], arrays[output.like]
+        written(output.argument, given, output.like, like, **others, **parameters)

@@ -1,0 +1,78 @@
+"""What an option must be: a number in range, or one of its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._families import Op
+from .._plan import accumulator
+from .arrays import type_name
+
+if TYPE_CHECKING:
+    from .._typing import Arrays
+
+CASTS = ("before", "after")
+
+
+def real(name: str, value: object) -> float:
+    """Refuse what is no real number, a bool among others."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, but is a {type_name(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, but is too large for a float") from None
+
+
+def eps(value: object, x: Any, name: str = "eps") -> float:
+    """Refuse an eps that is not a finite number from 0 up, in the precision it is added in."""
+    number = real(name, value)
+    if not 0 <= number <= _largest(x):
+        raise ValueError(
+            f"{name} must be finite and not negative in {accumulator(x.dtype.name)}, but is {value}"
+        )
+    return number
+
+
+def _gamma_offset(name: str, value: object, arrays: Arrays) -> float:
+    """Refuse an offset that is not finite as it is added, or that has no gamma to be added to."""
+    number, x = real(name, value), arrays["x"]
+    if not abs(number) <= _largest(x):
+        raise ValueError(f"{name} must be finite in {accumulator(x.dtype.name)}, but is {value}")
+    if arrays["gamma"] is None and number != 0:
+        raise ValueError(f"{name} must be 0 where gamma is None, but is {value}")
+    return number
+
+
+def _largest(x: Any) -> float:
+    """Return the largest number in which rows of x are computed."""
+    return float(np.finfo(accumulator(x.dtype.name)).max)
+
+
+def cast(value: object, name: str = "cast") -> str:
+    """Refuse a cast that is neither of its two words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be 'before' or 'after', but is a {type_name(value)}")
+    if value not in CASTS:
+        raise ValueError(f"{name} must be 'before' or 'after', but is {value!r}")
+    return value
+
+
+# By `Option.check`: from an option's name, its value and the arrays of a call to the value as a
+# kernel takes it.
+OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
+    "eps": lambda name, value, arrays: eps(value, arrays["x"], name),
+    "gamma_offset": _gamma_offset,
+    "cast": lambda name, value, _arrays: cast(value, name),
+    "sums": lambda _name, value, _arrays: bool(value),
+}
+
+
+def options(op: Op, values: tuple[object, ...], arrays: Arrays) -> dict[str, Any]:
+    """Check the options of a call, and return them by name."""
+    given = zip(op.options, values, strict=True)
+    return {o.name: OPTIONS[o.check](o.name, value, arrays) for o, value in given}

@@ -1,0 +1,1 @@
+"""Arrays of other libraries: DLPack, ``__cuda_array_interface__``, dask, and their streams."""
