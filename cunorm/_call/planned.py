@@ -1,19 +1,16 @@
-"""From an op and the arrays of a call to its kernels: planned, built and launched.
-
-The one place that knows which plan, and which launch, serves an op.
-"""
+"""From an op and the arrays of a call to its kernels: planned, built and launched."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from .. import _plan
-from .._launch import backward as launch_backward
+from .._launch import backward as of_backward
 from .._launch import kernels
-from .._launch import launches as launch_forward
+from .._launch import launches as of_forward
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import cupy
 
@@ -45,29 +42,16 @@ def forward(
     tuple of Launch
         What may be launched again for the next arrays of the same kind.
     """
-    x = arrays["x"]
-    chosen = _chosen(op, options)
-    if "cast" in chosen:
-        chosen["cast_before"] = chosen.pop("cast") == "before"
-    residual = arrays["residual"] if "residual" in op.reads else None
-    plan = getattr(_plan, f"{op.family.name}_fwd")(
-        launch_forward.cols(x, axes),
-        x.dtype.name,
-        *(launch_forward.dtype_name(arrays[name]) for name in op.parameters),
-        arch=kernels.arch(x.device.id),
-        residual=launch_forward.dtype_name(residual),
-        **chosen,
+    plan = _plan.forward(
+        op,
+        of_forward.cols(arrays["x"], axes),
+        _dtypes(arrays, (*op.rows, *op.parameters)),
+        kernels.arch(arrays["x"].device.id),
+        **_chosen(op, options),
     )
-    return launch_forward.forward(
-        plan,
-        axes,
-        {output.name: arrays[output.name] for output in op.writes},
-        {name: arrays[name] for name in op.family.saves},
-        {name: arrays[name] for name in op.reads},
-        {name: arrays[name] for name in op.parameters},
-        {option.name: options[option.name] for option in op.options if option.number},
-        enqueue=enqueue,
-    )
+    numbers = {option.name: options[option.name] for option in op.options if option.number}
+    paired = {output.name: output.like for output in op.writes}
+    return of_forward.forward(plan, axes, arrays, paired, numbers, enqueue=enqueue)
 
 
 def backward(
@@ -84,17 +68,16 @@ def backward(
     """
     x = arrays["x"]
     (weight,) = op.parameters
-    plan = getattr(_plan, op.name)(
-        launch_forward.cols(x, axes),
-        x.dtype.name,
-        launch_forward.dtype_name(arrays[weight]),
-        dresidual=arrays["dresidual"] is not None,
-        arch=kernels.arch(x.device.id),
+    plan = _plan.backward(
+        op,
+        of_forward.cols(x, axes),
+        _dtypes(arrays, (*op.reads, *op.parameters)),
+        kernels.arch(x.device.id),
         **_chosen(op, options),
     )
     made = {name: arrays[name] for name in op.returns if arrays[name] is not None}
-    partial = launch_backward.partial(plan, x, made)
-    launches = launch_backward.backward(
+    partial = of_backward.partial(plan, x, made)
+    launches = of_backward.backward(
         plan,
         axes,
         made,
@@ -106,6 +89,12 @@ def backward(
         enqueue=enqueue,
     )
     return partial, launches
+
+
+def _dtypes(arrays: Arrays, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return the dtypes of the arrays that are there, by name."""
+    given = ((name, arrays[name]) for name in names)
+    return tuple((name, a.dtype.name) for name, a in given if a is not None)
 
 
 def _chosen(op: Op, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from .._plan import Plan
+    from .._typing import Arrays
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -32,11 +33,6 @@ def empty_like(x: cupy.ndarray) -> cupy.ndarray:
 def cols(x: cupy.ndarray, axes: int) -> int:
     """Return N, the number of columns of a row."""
     return prod(x.shape[x.ndim - axes :])
-
-
-def dtype_name(parameter: cupy.ndarray | None) -> str | None:
-    """Return the name of a parameter's dtype, None where there is none."""
-    return None if parameter is None else str(parameter.dtype.name)
 
 
 @dataclass(frozen=True)
@@ -79,10 +75,8 @@ class Launch:
 def forward(
     plan: Plan,
     axes: int,
-    written: Mapping[str, cupy.ndarray],
-    statistics: Mapping[str, cupy.ndarray | None],
-    read: Mapping[str, cupy.ndarray],
-    parameters: Mapping[str, cupy.ndarray | None],
+    arrays: Arrays,
+    paired: Mapping[str, str],
     scalars: Mapping[str, float],
     *,
     enqueue: bool,
@@ -95,16 +89,13 @@ def forward(
         The kernel.
     axes : int
         How many trailing axes are a row.
-    written, read : mapping of str to cupy.ndarray
-        The arrays of rows by their names in the kernel, in the order of its arguments: what is
-        written, and the input that each may overwrite. All have one shape, with at least one row of
-        at least one column.
-    statistics : mapping of str to cupy.ndarray or None
-        Written where not None, in the order of the kernel's arguments.
-    parameters : mapping of str to cupy.ndarray or None
-        gamma and beta, in the order of the kernel's arguments.
+    arrays : mapping of str to cupy.ndarray or None
+        At least those of the kernel, by their names there. Statistics may be None. Arrays of rows
+        have one shape, with at least one row of at least one column.
+    paired : mapping of str to str
+        The arrays of rows that are written, each with the input that it may overwrite.
     scalars : mapping of str to float
-        The numbers that follow the rows in the kernel's last argument, in its order.
+        The numbers of the kernel's last argument.
     enqueue : bool
         Whether the kernel is to run. If not, it is built alone; the arrays fit as they lie then.
 
@@ -113,22 +104,21 @@ def forward(
     tuple of Launch
         What was launched, for the next arrays of the same kind; nothing where arrays were copied.
     """
-    targets, sources = dict(written), dict(read)
-    if not fit(axes, *targets.values(), *sources.values()):
-        sources = {name: cupy.ascontiguousarray(a) for name, a in sources.items()}
-    if not fit(axes, *targets.values(), *sources.values()):
-        targets = {name: empty_like(a) for name, a in targets.items()}
-    given = {name: cupy.ascontiguousarray(parameters[name]) for name in plan.parameters}
-    twins = dict(zip(targets, sources, strict=True))
-    arrays = {**targets, **statistics, **sources, **given}
-    launch = prepare(plan, axes, targets | sources, given, scalars, tuple(arrays), twins)
+    rows = {name: arrays[name] for name in plan.of_rows}
+    if not fit(axes, *rows.values()):
+        read = {name: a for name, a in rows.items() if name not in paired}
+        rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
+    if not fit(axes, *rows.values()):
+        rows |= {name: empty_like(rows[name]) for name in paired}
+    parameters = {name: cupy.ascontiguousarray(arrays[name]) for name in plan.parameters}
+    taken = {name: (rows | parameters).get(name, arrays[name]) for name in plan.arrays}
+    launch = prepare(plan, axes, rows, parameters, scalars, tuple(taken), paired)
     if enqueue:
-        launch.enqueue(arrays.values())
-    for name, target in targets.items():
-        if target is not written[name]:
-            written[name][...] = target
-    asked = {**written, **statistics, **read, **parameters}
-    return (launch,) if all(a is asked[name] for name, a in arrays.items()) else ()
+        launch.enqueue(taken.values())
+    for name in paired:
+        if rows[name] is not arrays[name]:
+            arrays[name][...] = rows[name]
+    return (launch,) if all(a is arrays[name] for name, a in taken.items()) else ()
 
 
 def prepare(

@@ -1,12 +1,12 @@
 """Which kernel serves a row: how its columns are shared out, its parts, its translation unit.
 
-dtypes.py and devices.py are tables; split.py shares out a row; forward.py and backward.py choose
-the parts of a kernel, which plan.py describes and unit.py writes down.
+dtypes.py and devices.py are tables; split.py shares out a row; parts.py has the parts of kernels,
+of which forward.py and backward.py make one; plan.py describes it and unit.py writes it down.
 """
 
-from .backward import BackwardPlan, ColumnSums, column_sums, layer_norm_bwd, rms_norm_bwd
+from .backward import BackwardPlan, ColumnSums, backward, column_sums
 from .dtypes import ITEMSIZE, accumulator
-from .forward import layer_norm_fwd, rms_norm_fwd
+from .forward import forward
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
@@ -23,9 +23,7 @@ __all__ = [
     "Split",
     "Try",
     "accumulator",
+    "backward",
     "column_sums",
-    "layer_norm_bwd",
-    "layer_norm_fwd",
-    "rms_norm_bwd",
-    "rms_norm_fwd",
+    "forward",
 ]

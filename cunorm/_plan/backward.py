@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
+from .parts import scale
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
-from .unit import Reach, Stage, Try
+from .unit import Reach, Try
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .._families import Op
 
 # A persistent backward kernel keeps x, dy, dresidual, what is made of them, and sums of columns: 2
 # packets of 16 bits for each lane, or 4 wider ones. On an SM stay 512 threads, whose 128 registers
@@ -111,21 +114,42 @@ class ColumnSums:
         )
 
 
-def _plan(
-    kernel: str,
+@cache
+def backward(
+    op: Op,
     cols: int,
-    x: str,
-    gamma: str | None,
+    dtypes: tuple[tuple[str, str], ...],
     arch: int,
-    statistic: str,
-    saves: tuple[str, ...],
-    kinds: int,
-    scale: Stage,
     *,
-    dresidual: bool,
-    sums: bool,
+    sums: bool = True,
+    **chosen: object,
 ) -> BackwardPlan:
-    kinds = kinds if sums and gamma is not None else 0
+    """Plan a backward op for rows of `cols` elements.
+
+    Parameters
+    ----------
+    op : Op
+        The op.
+    cols : int
+        N, at least 1.
+    dtypes : tuple of (str, str)
+        The arrays that are there, of rows and of parameters, by their names in the kernel, and
+        their dtypes. Those of rows have x's.
+    arch : int
+        The architecture, like 90: how much shared memory a block may have.
+    sums : bool
+        Whether the sums over rows are wanted; there are none without a gamma.
+    **chosen
+        What the kernel is compiled for beside: as of `forward`.
+
+    Returns
+    -------
+    BackwardPlan
+    """
+    of = dict(dtypes)
+    x, family = of["x"], op.family
+    parameters = tuple(name for name in op.parameters if name in of)
+    kinds = len(op.totals) if sums and parameters else 0
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
@@ -139,108 +163,34 @@ def _plan(
         most_lanes=of_wide,
         packet_bytes=packet_bytes,
     )
-    read = {"x": x, "dy": x, "dresidual": x} if dresidual else {"x": x, "dy": x}
+    read = tuple(name for name in op.reads if name in of)
+    weight = scale(of, chosen)
     other, beside = "NoResidual<S>", "{}"
-    if dresidual:
-        other, beside = "ResidualGradient<S, Dresidual>", "{{dresidual, n.dresidual}}"
-    parameters = {} if gamma is None else {"gamma": gamma}
+    if "dresidual" in of:
+        other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"
     acc = accumulator(x)
     return BackwardPlan(
-        kernel,
+        op.name,
         "gradient.cuh",
         x,
         cols,
         share,
-        arrays={"dx": x, "partial": acc} | read | parameters | dict.fromkeys(saves, acc),
+        arrays={"dx": x, "partial": acc}
+        | {name: of[name] for name in (*read, *parameters)}
+        | dict.fromkeys(family.saves, acc),
         of_rows=("dx", *read),
-        statistics=saves,
-        parameters=(*parameters,),
+        statistics=family.saves,
+        parameters=parameters,
         written=("dx", "partial"),
         scalars=("gamma_offset",),
-        body=f"backward<S, Pairs<S, X, Dy>, {statistic}<S>, {scale.type}, {other}, Dx, "
+        body=f"backward<S, Pairs<S, X, Dy>, {family.statistic}<S>, {weight.type}, {other}, Dx, "
         f"ColumnSums<S, Partial, {kinds}>>(\n"
-        f"      {{{{x, n.x}}, {{dy, n.dy}}}}, {scale.arrays}, {beside}, {{dx, n.dx}}, partial, "
-        f"{{{', '.join(saves)}}}, n.rows);",
+        f"      {{$x, $dy}}, {weight.arrays}, {beside}, $dx, partial, "
+        f"{{{', '.join(family.saves)}}}, n.rows);",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,
         shared_packet_bytes=packet_bytes,
         resident=resident,
-    )
-
-
-def _scale(gamma: str | None, gamma_offset: bool) -> Stage:
-    if gamma is None:
-        return Stage("Unscaled<S>", "{}")
-    offset = str(gamma_offset).lower()
-    return Stage(f"Scale<S, Gamma, {offset}>", "{gamma, n.gamma_offset}")
-
-
-@cache
-def rms_norm_bwd(
-    cols: int,
-    x: str,
-    gamma: str | None,
-    *,
-    gamma_offset: bool,
-    dresidual: bool,
-    arch: int,
-    sums: bool = True,
-) -> BackwardPlan:
-    """Plan RMSNorm backward for rows of `cols` elements.
-
-    Parameters
-    ----------
-    cols : int
-        N, at least 1.
-    x : str
-        The dtype of x, dy, dx and dresidual.
-    gamma : str or None
-        The dtype of gamma and dgamma, None where there is none.
-    gamma_offset : bool
-        Whether an offset is added to gamma.
-    dresidual : bool
-        Whether a second gradient is added to dx.
-    arch : int
-        The architecture, like 90: how much shared memory a block may have.
-    sums : bool
-        Whether dgamma is wanted; there is none without a gamma.
-
-    Returns
-    -------
-    BackwardPlan
-    """
-    return _plan(
-        "rms_norm_bwd",
-        cols,
-        x,
-        gamma,
-        arch,
-        "MeanSquare",
-        ("rstd",),
-        1,
-        _scale(gamma, gamma_offset),
-        dresidual=dresidual,
-        sums=sums,
-    )
-
-
-@cache
-def layer_norm_bwd(
-    cols: int, x: str, gamma: str | None, *, dresidual: bool, arch: int, sums: bool = True
-) -> BackwardPlan:
-    """Plan LayerNorm backward for rows of `cols` elements: see `rms_norm_bwd`."""
-    return _plan(
-        "layer_norm_bwd",
-        cols,
-        x,
-        gamma,
-        arch,
-        "Moments",
-        ("mean", "rstd"),
-        2,
-        _scale(gamma, False),
-        dresidual=dresidual,
-        sums=sums,
     )
 
 

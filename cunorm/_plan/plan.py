@@ -40,7 +40,7 @@ class Plan:
     scalars : tuple of str
         The numbers that follow the strides in the kernel's last argument.
     body : str
-        What the entry point calls.
+        What the entry point calls, of arrays by ``$name``: see `Stage`.
     alone : bool
         Whether a multiprocessor's shared memory has no room for two blocks.
     at_once : int

@@ -7,19 +7,21 @@ kernels/, is CuPy's key of a compiled kernel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Template
 from typing import TYPE_CHECKING
 
 from .dtypes import C_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from . import Plan
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a kernel: its type, and what it is made of, an initialiser in braces."""
+    """A part of a kernel: its type, and what it is made of, an initialiser in braces.
+
+    There ``$x`` stands for an array: where it begins, and its strides where it is one of rows.
+    """
 
     type: str
     arrays: str
@@ -65,15 +67,6 @@ class Try:
     at_once: int
 
 
-def then(stages: Iterable[Stage]) -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
-    stages = tuple(stages)
-    arrays = "{}"
-    for stage in reversed(stages):
-        arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
-
-
 def type_name(array: str) -> str:
     """Return the name that a unit gives to the type of an array."""
     return "".join(part.capitalize() for part in array.split("_"))
@@ -110,6 +103,9 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
     index = "unsigned long long" if reach.wide_index else "unsigned"
     strides = ", ".join(plan.of_rows)
     numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
+    body = Template(plan.body).substitute(
+        {name: f"{{{name}, n.{name}}}" if name in plan.of_rows else name for name in plan.arrays}
+    )
     cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
     return "\n".join(
         (
@@ -134,7 +130,7 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
             f"__launch_bounds__({split.lanes * split.rows}, {attempt.blocks})",
             f"{plan.kernel}({', '.join(_parameter(plan, name) for name in plan.arrays)}, "
             "const Numbers n) {",
-            f"  {plan.body}",
+            f"  {body}",
             "}",
             "",
         )

@@ -11,12 +11,13 @@ from functools import partial, reduce
 
 import cupy
 import numpy as np
+import plans
 import pytest
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
 from kinds import in_pairs
 
 import cunorm
-from cunorm import _plan, _reference, simgpu
+from cunorm import _reference, simgpu
 from cunorm._launch import kernels
 from cunorm._plan.backward import GROUPS_OF_BLOCK, SUM_SLICES
 from cunorm._plan.devices import SHARED_BYTES
@@ -68,13 +69,12 @@ def test_every_size_matches_the_definition(op, dtype, cols):
 
 @in_pairs(op=OPS, dtype=["float16", "float32"], cols=[40000, 40003])
 def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
-    plan = getattr(_plan, f"{op}_bwd")(
+    plan = getattr(plans, f"{op}_bwd")(
         cols,
         dtype,
         dtype,
         dresidual=True,
         arch=90,
-        **({"gamma_offset": False} if "rms" in op else {}),
     )
     assert (plan.split.packets + plan.split.shared) * plan.split.lanes * plan.vec < cols
     x, dy, dresidual = (random((2, cols), dtype, seed=seed) for seed in range(3))
@@ -258,7 +258,7 @@ def test_sums_over_rows_are_added_up_in_the_order_that_is_documented(cols, rows)
     x, dy = (random((rows, cols), "float32", seed=seed) for seed in range(2))
     mean, rstd = (k.get() for k in statistics("layer_norm", x))
     _, dgamma, dbeta = backward("layer_norm", dy, x, np.ones(cols, np.float32), mean, rstd)
-    plan = _plan.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=kernels.arch(0))
+    plan = plans.layer_norm_bwd(cols, "float32", "float32", dresidual=False, arch=kernels.arch(0))
     normal = (x - mean[:, None]) * rstd[:, None]
 
     def multiply_and_add(row, total):  # an FMA: 64 bits hold the product, and the sum but for ties
@@ -277,9 +277,8 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
 
     A padded batch, or one whose last rows are masked, so has the bits of the rows that count.
     """
-    plan = getattr(_plan, f"{op}_bwd")(
+    plan = getattr(plans, f"{op}_bwd")(
         *(cols, "float32", "float32"),
-        **({"gamma_offset": False} if op == "rms_norm" else {}),
         dresidual=False,
         arch=kernels.arch(0),
     )
@@ -458,10 +457,7 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     with simgpu.profile(registers=False) as profile:
         dx, *totals = run()
     main, sums = profile.launches
-    options = {"gamma_offset": False} if op == "rms_norm" else {}
-    plan = getattr(_plan, f"{op}_bwd")(
-        cols, dtype, dtype, dresidual=True, arch=kernels.arch(0), **options
-    )
+    plan = getattr(plans, f"{op}_bwd")(cols, dtype, dtype, dresidual=True, arch=kernels.arch(0))
     again = packets_read_again(plan)
     has_less = SHARED_BYTES[kernels.arch(0)] < SHARED_BYTES[90]
     assert again == 0 or (cols > 9216 and (has_less or dtype == "float64"))

@@ -25,7 +25,7 @@ def test_each_new_kernel_is_one_line_of_the_log_that_names_what_it_is_for(caplog
         cunorm.rms_norm(x[:2], gamma)  # another kind of call, and the same kernel
     ((name, level, line),) = caplog.record_tuples
     assert (name, level) == ("cunorm", logging.DEBUG)
-    assert re.match(r"rms_norm_fwd on device 0 \(sm_\d+\) after \d+ ms: ", line)
+    assert re.match(r"rms_norm on device 0 \(sm_\d+\) after \d+ ms: ", line)
     assert {"T=float16", "COLS=40", "LANES=4", "PACKETS=2", "LEVELS=1"} <= set(line.split())
     assert " x=Array<__half, ALIGNED, 1> gamma=Array<float, ALIGNED>" in line
 

@@ -4,6 +4,7 @@ import re
 
 import cupy
 import numpy as np
+import plans
 import pytest
 from arrays import EVERY, READ_TWICE, bits, each_size, random
 from cuda import pathfinder
@@ -86,13 +87,11 @@ def test_rows_read_twice_may_be_written_in_place(op):
 
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 100, 120])
 def test_what_is_called_read_twice_is(arch):
-    plans = (
-        _plan.rms_norm_fwd(
-            READ_TWICE, "float16", None, cast_before=True, gamma_offset=False, arch=arch
-        ),
-        _plan.layer_norm_fwd(READ_TWICE, "float16", None, None, arch=arch),
+    both = (
+        plans.rms_norm(READ_TWICE, "float16", None, arch=arch),
+        plans.layer_norm(READ_TWICE, "float16", None, None, arch=arch),
     )
-    for plan in plans:
+    for plan in both:
         split = plan.split
         kept = (split.packets + split.shared) * split.lanes * split.cluster
         assert kept < READ_TWICE // plan.vec
@@ -121,9 +120,9 @@ def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
     # Counted in the PTX, where a row of whole packets has no branches around its accesses: each
     # lane has as many 16-byte accesses as it has packets.
     if op == "rms_norm":
-        plan = _plan.rms_norm_fwd(cols, dtype, None, cast_before=True, gamma_offset=False, arch=80)
+        plan = plans.rms_norm(cols, dtype, None, arch=80)
     else:
-        plan = _plan.layer_norm_fwd(cols, dtype, None, None, arch=80)
+        plan = plans.layer_norm(cols, dtype, None, None, arch=80)
     text = ptx(plan)
     assert plan.split.shared == 0
     assert len(re.findall(r"^\s*(?:@%p\d+ )?ld\.global", text, re.MULTILINE)) == plan.split.packets

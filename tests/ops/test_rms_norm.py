@@ -7,13 +7,14 @@ changes its mapping. Named tests below it are what users of those systems ran in
 
 import cupy
 import numpy as np
+import plans
 import pytest
 import torch
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random, to_numpy, to_torch
 from kinds import in_pairs
 
 import cunorm
-from cunorm import _plan, _reference
+from cunorm import _reference
 from cunorm._launch import kernels, launches
 from cunorm._selfcheck.layouts import GUARD, GUARDS, place
 
@@ -277,9 +278,7 @@ def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
         return load(plan, reach, device)
 
     monkeypatch.setattr(kernels, "load", asking)
-    plan = _plan.rms_norm_fwd(
-        64, "float32", None, cast_before=False, gamma_offset=False, arch=kernels.arch(0)
-    )
+    plan = plans.rms_norm(64, "float32", None, cast="after", arch=kernels.arch(0))
     rows = cupy.lib.stride_tricks.as_strided(
         cupy.empty(64 * 3, "float32"), (3, inner, 64), (256, 0, 4)
     )

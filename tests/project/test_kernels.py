@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import cupy
+import plans
 import pytest
 
 from cunorm import _plan
@@ -16,8 +17,8 @@ from cunorm._launch import kernels
 
 def test_the_folder_has_what_the_unit_of_every_plan_includes():
     for plan in (
-        _plan.rms_norm_fwd(64, "float16", None, cast_before=True, gamma_offset=False, arch=90),
-        _plan.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
+        plans.rms_norm(64, "float16", None, arch=90),
+        plans.layer_norm_bwd(64, "float16", None, dresidual=False, arch=90),
         _plan.column_sums("float16", "float16"),
     ):
         unit = plan.unit(_plan.Reach(()), _plan.Try(1, 4))

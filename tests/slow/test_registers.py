@@ -11,6 +11,7 @@ import random
 import re
 from collections import defaultdict
 
+import plans
 import pytest
 from cuda import pathfinder
 from cupy_backends.cuda.libs import nvrtc
@@ -185,23 +186,21 @@ def sizes(op, arch, dtype, parameter):
 
 def plan_of(op, arch, cols, dtype, parameter):
     if op == "rms_norm_bwd":
-        return _plan.rms_norm_bwd(
+        return plans.rms_norm_bwd(
             cols, dtype, parameter, gamma_offset=True, dresidual=True, arch=arch
         )
     if op == "layer_norm_bwd":
-        return _plan.layer_norm_bwd(cols, dtype, parameter, dresidual=True, arch=arch)
+        return plans.layer_norm_bwd(cols, dtype, parameter, dresidual=True, arch=arch)
     residual = dtype if op.startswith("add_") else None
     if "rms_norm" in op:
-        return _plan.rms_norm_fwd(
+        return plans.rms_norm(
             cols,
             dtype,
             parameter,
-            cast_before=True,
-            gamma_offset=False,
             arch=arch,
             residual=residual,
         )
-    return _plan.layer_norm_fwd(cols, dtype, parameter, parameter, arch=arch, residual=residual)
+    return plans.layer_norm(cols, dtype, parameter, parameter, arch=arch, residual=residual)
 
 
 def reach_of(plan, access, of_parameters, levels):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from itertools import product
 
+import plans
 import pytest
 
 from cunorm import _plan
@@ -32,15 +33,15 @@ ALIGNED = Reach((("y", "ALIGNED"), ("x", "ALIGNED"), ("gamma", "ALIGNED")))
 
 
 def rms(cols: int, dtype: str, arch: int = 90) -> _plan.Plan:
-    return _plan.rms_norm_fwd(cols, dtype, dtype, cast_before=True, gamma_offset=False, arch=arch)
+    return plans.rms_norm(cols, dtype, dtype, arch=arch)
 
 
 def rms_bwd(cols: int, dtype: str, arch: int = 90) -> _plan.BackwardPlan:
-    return _plan.rms_norm_bwd(cols, dtype, dtype, gamma_offset=True, dresidual=True, arch=arch)
+    return plans.rms_norm_bwd(cols, dtype, dtype, gamma_offset=True, dresidual=True, arch=arch)
 
 
 def layer_bwd(cols: int, dtype: str, arch: int = 90) -> _plan.BackwardPlan:
-    return _plan.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
+    return plans.layer_norm_bwd(cols, dtype, dtype, dresidual=True, arch=arch)
 
 
 def those_that_fail(holds, plan_of):
@@ -175,17 +176,9 @@ def test_a_kernel_is_tried_with_a_block_fewer_each_time_and_then_with_fewer_load
 
 
 def test_no_plan_function_is_told_the_number_of_rows():
-    for function in (
-        _plan.rms_norm_fwd,
-        _plan.layer_norm_fwd,
-        _plan.rms_norm_bwd,
-        _plan.layer_norm_bwd,
-    ):
+    for function in (_plan.forward, _plan.backward):
         parameters = set(inspect.signature(function).parameters)
-        assert parameters <= {
-            *("cols", "x", "residual", "gamma", "beta", "cast_before", "dresidual", "sums"),
-            *("gamma_offset", "arch"),
-        }
+        assert parameters - {"sums"} == {"op", "cols", "dtypes", "arch", "chosen"}
 
 
 @pytest.mark.parametrize(
@@ -194,15 +187,15 @@ def test_no_plan_function_is_told_the_number_of_rows():
 )
 def test_both_casts_share_a_kernel_where_nothing_is_rounded_between(dtype, gamma, kernels):
     units = set()
-    for before in (True, False):
-        plan = _plan.rms_norm_fwd(64, dtype, gamma, cast_before=before, gamma_offset=False, arch=90)
+    for cast in ("before", "after"):
+        plan = plans.rms_norm(64, dtype, gamma, cast=cast, arch=90)
         present = tuple(named for named in ALIGNED.access if named[0] in plan.arrays)
         units.add(plan.unit(Reach(present), _plan.Try(1, 4)))
     assert len(units) == kernels
 
 
 def test_an_absent_parameter_is_no_argument_of_the_kernel():
-    plan = _plan.layer_norm_fwd(64, "float16", None, "float32", arch=90)
+    plan = plans.layer_norm(64, "float16", None, "float32", arch=90)
     assert plan.parameters == ("beta",)
     assert "AddBeta<S, Beta>" in plan.body
     assert "Gamma" not in plan.body

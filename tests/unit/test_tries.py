@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import plans
 import pytest
 
 from cunorm import _plan
 from cunorm._call import remembered
 from cunorm._launch import kernels
 
-PLAN = _plan.rms_norm_fwd(40, "float32", None, cast_before=False, gamma_offset=False, arch=90)
+PLAN = plans.rms_norm(40, "float32", None, cast="after", arch=90)
 REACH = _plan.Reach((("y", "ALIGNED"), ("x", "ALIGNED")))
 TRIES = list(PLAN.tries(REACH))
 

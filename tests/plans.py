@@ -1,0 +1,38 @@
+"""Plans of kernels by the dtypes of their arrays, in the words of a test."""
+
+from cunorm import _plan
+from cunorm._families import OPS
+
+
+def rms_norm(cols, x, gamma, *, cast="before", gamma_offset=False, arch=90, residual=None):
+    chosen = {"cast": cast, "gamma_offset": gamma_offset}
+    return _forward("rms_norm", cols, arch, {"x": x, "gamma": gamma}, residual, chosen)
+
+
+def layer_norm(cols, x, gamma, beta, *, arch=90, residual=None):
+    return _forward("layer_norm", cols, arch, {"x": x, "gamma": gamma, "beta": beta}, residual, {})
+
+
+def rms_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90, sums=True):
+    return _backward("rms_norm_bwd", cols, arch, x, gamma, dresidual, sums, gamma_offset)
+
+
+def layer_norm_bwd(cols, x, gamma, *, dresidual=False, arch=90, sums=True):
+    return _backward("layer_norm_bwd", cols, arch, x, gamma, dresidual, sums)
+
+
+def _forward(norm, cols, arch, dtypes, residual, chosen):
+    dtypes = {"y": dtypes["x"], **dtypes}
+    if residual is not None:
+        norm = f"add_{norm}"
+        dtypes |= {"residual": residual, "residual_out": residual}
+    return _plan.forward(OPS[norm], cols, _given(dtypes), arch, **chosen)
+
+
+def _backward(op, cols, arch, x, gamma, dresidual, sums, gamma_offset=False):
+    dtypes = {"x": x, "dy": x, "dresidual": x if dresidual else None, "gamma": gamma}
+    return _plan.backward(OPS[op], cols, _given(dtypes), arch, sums=sums, gamma_offset=gamma_offset)
+
+
+def _given(dtypes):
+    return tuple((name, dtype) for name, dtype in dtypes.items() if dtype is not None)
