@@ -8,7 +8,7 @@ nowhere. Pure: neither cupy nor numpy is imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -22,7 +22,7 @@ class Option:
     ----------
     name : str
         What users call it.
-    default : float, str or bool
+    default : float, str, bool or None
         What holds where it is left out; its type is that of PyTorch's operator.
     check : str
         What `_check.OPTIONS` refuses a wrong value by.
@@ -66,11 +66,14 @@ class Output:
         What users call it.
     like : str
         The input whose shape and dtype it has, and which it may overwrite.
+    of_any_dtype : bool
+        Whether its dtype may be another, as the option `dtype` or what the user gives has it.
     """
 
     name: str
     argument: str
     like: str
+    of_any_dtype: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Source:
 
 
 Y = Output("y", "out", "x")
+CAST_Y = replace(Y, of_any_dtype=True)
 LOADED = Source("Loaded", "", ("x",), ())
 ADDED = Source(
     "Added", "add_", ("x", "residual"), (Output("residual_out", "residual_out", "residual"),)
@@ -120,6 +124,10 @@ class Family:
         Arrays of one row. The first multiplies, and the backward op takes it; the others are added.
     options : tuple of Option
         In the order of arguments.
+    sources : tuple of Source
+        Where its rows may come from.
+    has_gradient : bool
+        Whether there is a backward op, and so an op of `cunorm.torch`.
     """
 
     name: str
@@ -128,6 +136,8 @@ class Family:
     saves: tuple[str, ...]
     parameters: tuple[str, ...]
     options: tuple[Option, ...]
+    sources: tuple[Source, ...] = SOURCES
+    has_gradient: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +218,7 @@ class Op:
 def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
     norm = source.prefix + family.name
     parameters = (Input(name, optional=True) for name in family.parameters)
-    writes = (Y, *source.writes)
+    writes = (CAST_Y if DTYPE in family.options else Y, *source.writes)
     return Op(
         name=norm + "_fwd" * keeps,
         norm=norm,
@@ -256,6 +266,7 @@ GAMMA_OFFSET = Option(
     "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
 )
 CAST = Option("cast", "before", check="cast", compiled=str)
+DTYPE = Option("dtype", None, check="dtype")
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
 
 RMS_NORM = Family(
@@ -270,8 +281,14 @@ FAMILIES = (RMS_NORM, LAYER_NORM)
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        *(_forward_op(f, s, keeps) for keeps in (False, True) for s in SOURCES for f in FAMILIES),
-        *map(_backward_op, FAMILIES),
+        *(
+            _forward_op(family, source, keeps)
+            for keeps in (False, True)
+            for source in SOURCES
+            for family in FAMILIES
+            if source in family.sources
+        ),
+        *(_backward_op(family) for family in FAMILIES if family.has_gradient),
     )
 }
 # Those that return no statistics, which users call where no gradient is wanted.

@@ -204,105 +204,111 @@ def _forward(op: Op, given: dict[str, Any]) -> dict[str, Expected]:
 
     An op is what its family says: a source, a statistic and an epilogue.
     """
-    x = given["x"]
-    h, written = SOURCES[op.source.name](*(given[name] for name in op.source.reads))
-    precision = Precision.of(h.dtype)
+    x, group = given["x"], given.get("group")
+    if group is not None:
+        names = (*op.reads, *op.parameters)
+        given = given | {n: _in_groups(given[n], group) for n in names if given[n] is not None}
+    precision = Precision.of(x.dtype)
+    h, written = SOURCES[op.source.name](given, precision)
     parameters = [given[name] for name in op.parameters]
-    leader = next((p for p in parameters if p is not None), None)
-    data, axes, count = _normalised(h, leader, precision.wide)
+    leader = next((p for p in parameters if p is not None and group is None), None)
+    axes = tuple(range(-1 if leader is None else -leader.ndim, 0))
+    count = math.prod(h.value.shape[axis] for axis in axes)
     statistic = STATISTICS[op.family.statistic]
-    normal, saved = statistic(data, axes, count, precision.wide(given["eps"]), precision)
-    options = {o.name: given[o.name] for o in op.options if o.name != "eps"}
-    epilogue = EPILOGUES[op.family.epilogue]
-    y = epilogue(normal, *parameters, **options, dtype=x.dtype, precision=precision)
+    normal, saved = statistic(h, axes, count, precision.wide(given["eps"]), precision)
+    y = EPILOGUES[op.family.epilogue](normal, given, precision)
     kept = zip(op.family.saves, saved, strict=True)
+    dtype = x.dtype if given.get("dtype") is None else np.dtype(given["dtype"])
     return {
-        "y": Expected(y.value, y.error, x.dtype),
+        "y": Expected(y.value.reshape(x.shape), y.error.reshape(x.shape), dtype),
         **{output.name: written for output in op.source.writes},
-        **{name: _statistic(value, axes, h.dtype) for name, value in kept},
+        **{name: _statistic(value, axes, x.dtype) for name, value in kept},
     }
 
 
-def _loaded(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], None]:
-    return x, None
+def _in_groups(a: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
+    return a.reshape(*a.shape[:-1], a.shape[-1] // group, group)
 
 
-def _added(x: npt.NDArray[Any], residual: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Expected]:
+def _loaded(given: dict[str, Any], precision: Precision) -> tuple[Near, None]:
+    return _exact(given["x"], precision), None
+
+
+def _exact(a: npt.NDArray[Any], precision: Precision) -> Near:
+    return Near(a.astype(precision.wide), np.zeros(()))
+
+
+def _added(given: dict[str, Any], precision: Precision) -> tuple[Near, Expected]:
     """Return ``h = x + residual`` as rounded to residual's dtype, and as the accumulator gives it.
 
     The last rounding is all there is, and leaves no slack.
     """
-    precision = Precision.of(x.dtype)
+    x, residual = given["x"], given["residual"]
     narrow = np.float64 if x.dtype == DTYPES["float64"] else np.float32
     total = (x.astype(narrow) + residual.astype(narrow)).astype(precision.wide)
-    h = round_to(total, residual.dtype).astype(residual.dtype)
-    return h, Expected(total, np.full(total.shape, precision.tiny), residual.dtype)
+    h = round_to(total, residual.dtype).astype(precision.wide)
+    return (
+        Near(h, np.zeros(())),
+        Expected(total, np.full(total.shape, precision.tiny), residual.dtype),
+    )
 
 
 def _mean_square(
-    data: Wide, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
+    h: Near, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
 ) -> tuple[Near, tuple[Near]]:
     """Return ``n = x * rstd``, and ``rstd = (mean(x^2) + eps)^-1/2``."""
-    u, tiny = precision.u, precision.tiny
+    u, tiny, data = precision.u, precision.tiny, h.value
     rstd = 1 / np.sqrt(np.mean(data**2, axes, keepdims=True) + eps)
     rstd_error = u * ((1 + _walk(count) + 3) / 2 + 2.2)
+    rstd_error = rstd_error + np.mean(np.abs(data) * h.error, axes, keepdims=True) * rstd**2
     normal = data * rstd
-    normal_error = (rstd_error + u) * np.abs(normal) + tiny * (1 + rstd)
+    normal_error = (rstd_error + u) * np.abs(normal) + h.error * rstd + tiny * (1 + rstd)
     return Near(normal, normal_error), (Near(rstd, rstd_error * rstd),)
 
 
 def _moments(
-    data: Wide, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
+    h: Near, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
 ) -> tuple[Near, tuple[Near, Near]]:
     """Return ``n = (x - mean) * rstd``, mean, and rstd of the biased variance about it."""
-    u, tiny = precision.u, precision.tiny
+    u, tiny, data = precision.u, precision.tiny, h.value
     mean = np.mean(data, axes, keepdims=True)
     mean += np.mean(data - mean, axes, keepdims=True)
     centred = data - mean
     mean_error = u * (_walk(count) + 3) * np.mean(np.abs(centred), axes, keepdims=True)
+    mean_error = mean_error + np.mean(np.broadcast_to(h.error, data.shape), axes, keepdims=True)
     rstd = 1 / np.sqrt(np.mean(centred**2, axes, keepdims=True) + eps)
     rstd_error = u * ((5 + _walk(count) + 3) / 2 + 2.2)
+    rstd_error = rstd_error + np.mean(np.abs(centred) * h.error, axes, keepdims=True) * rstd**2
     normal = centred * rstd
-    normal_error = (rstd_error + 3 * u) * np.abs(normal) + (mean_error + tiny) * rstd + tiny
+    normal_error = (rstd_error + 3 * u) * np.abs(normal) + tiny
+    normal_error = normal_error + (mean_error + h.error + tiny) * rstd
     return Near(normal, normal_error), (Near(mean, mean_error), Near(rstd, rstd_error * rstd))
 
 
-def _scale(
-    normal: Near,
-    gamma: npt.NDArray[Any] | None,
-    *,
-    gamma_offset: float,
-    cast: str,
-    dtype: np.dtype,
-    precision: Precision,
-) -> Near:
+def _scale(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * (gamma + gamma_offset)``.
 
     ``cast="before"`` rounds n to x's dtype before gamma multiplies, as the Llama and Qwen2 models
     define it; ``cast="after"`` rounds only the result, as PyTorch's rms_norm does.
     """
-    weight = _weight(gamma, gamma_offset, precision)
-    n, error = normal.value, normal.error
-    if cast == "before":
-        rounded = round_to(n, dtype)
-        low, high = (round_to(n + s * error, dtype) for s in (-1, 1))
-        error = np.maximum(np.abs(high - rounded), np.abs(rounded - low))
-        n = rounded
-    y = n * weight.value
-    slack = error * np.abs(weight.value) + np.abs(n) * weight.error
+    weight = _weight(given["gamma"], given["gamma_offset"], precision)
+    n = _rounded(normal, given["x"].dtype) if given["cast"] == "before" else normal
+    y = n.value * weight.value
+    slack = n.error * np.abs(weight.value) + np.abs(n.value) * weight.error
     return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
 
 
-def _affine(
-    normal: Near,
-    gamma: npt.NDArray[Any] | None,
-    beta: npt.NDArray[Any] | None,
-    *,
-    dtype: np.dtype,
-    precision: Precision,
-) -> Near:
+def _rounded(near: Near, dtype: np.dtype) -> Near:
+    """Round a value on the way; what is near it may come to be the next number."""
+    rounded = round_to(near.value, dtype)
+    low, high = (round_to(near.value + s * near.error, dtype) for s in (-1, 1))
+    return Near(rounded, np.maximum(np.abs(high - rounded), np.abs(rounded - low)))
+
+
+def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * gamma + beta``, rounded once."""
-    weight = _weight(gamma, 0.0, precision)
+    beta = given["beta"]
+    weight = _weight(given["gamma"], 0.0, precision)
     y = normal.value * weight.value
     slack = normal.error * np.abs(weight.value) + precision.u * np.abs(y)
     if beta is not None:
@@ -311,7 +317,7 @@ def _affine(
 
 
 # By the names of `_families.py`.
-SOURCES: dict[str, Callable[..., tuple[npt.NDArray[Any], Any]]] = {
+SOURCES: dict[str, Callable[[dict[str, Any], Precision], tuple[Near, Any]]] = {
     "Loaded": _loaded,
     "Added": _added,
 }
@@ -319,7 +325,10 @@ STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
     "MeanSquare": _mean_square,
     "Moments": _moments,
 }
-EPILOGUES: dict[str, Callable[..., Near]] = {"Scale": _scale, "Affine": _affine}
+EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
+    "Scale": _scale,
+    "Affine": _affine,
+}
 
 
 def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:

@@ -7,51 +7,82 @@
 
 #include "stream.cuh"
 
-// Parameters of a row, which are the same for all rows. Nothing that a launch writes overlaps them,
-// as kernels say by __restrict__: so they come through the read-only cache.
-template <class S, class W>
-class Parameter {
+// What stands beside the rows that are normalised: a row that all of them share, or rows like them.
+// Nothing that a launch writes overlaps a shared one, as kernels say by __restrict__: so it comes
+// through the read-only cache.
+template <class S, class A, bool ONE_ROW = (A::NUMBER == -1)>
+class Operand {
  public:
-  using Packet = Pack<typename W::E, S::VEC>;
+  using Packet = Pack<typename A::E, S::VEC>;
 
-  __device__ Parameter(const typename W::E* first, const Place<S>& place)
-      : first_(first), place_(place) {}
+  __device__ Operand(const typename A::Rows& rows, const Place<S>& place)
+      : first_(rows.first), place_(place) {}
 
-  __device__ Packet packet(int turn) const {
-    const typename W::E* first = first_;
+  // Packets first, first + 1, ..., in order.
+  template <int COUNT>
+  __device__ void read(int first, Packet (&packet)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) packet[i] = one(first + i);
+  }
+  __device__ Packet column(int column) { return load_column<S>(first_, column); }
+
+ private:
+  __device__ Packet one(int turn) const {
+    const typename A::E* first = first_;
     if (S::AT_ONCE == 1) forget(first);  // there are no registers to keep it in
-    return load < W::ACCESS == ALIGNED,
+    return load < A::ACCESS == ALIGNED,
            S::VEC > (packet_at<S>(first, place_.first_packet()) + turn * S::TURN_COLS,
                      place_.has_packet(turn) ? S::VEC : 0);
   }
-  __device__ Packet column(int column) const { return load_column<S>(first_, column); }
 
- private:
-  const typename W::E* first_;
+  const typename A::E* first_;
   const Place<S>& place_;
 };
 
-// The same, kept from before the row is summed where 16 registers hold those of all parameters that
-// are loaded beside it, WORDS a packet: then their latency hides in x's.
-template <class S, class W, int WORDS = Pack<typename W::E, S::VEC>::WORDS>
-class EarlyParameter : public Parameter<S, W> {
+template <class S, class A>
+class Operand<S, A, false> {
  public:
-  using typename Parameter<S, W>::Packet;
+  using Packet = Pack<typename A::E, S::VEC>;
 
-  __device__ EarlyParameter(const typename W::E* first, const Place<S>& place)
-      : Parameter<S, W>(first, place) {
-#pragma unroll
-    for (int turn = 0; EARLY && turn < S::PACKETS; ++turn) {
-      kept_[turn] = Parameter<S, W>::packet(turn);
-    }
+  __device__ Operand(const typename A::Rows& rows, const Place<S>& place)
+      : row_(rows.row(place)), reader_(row_, place) {}
+
+  template <int COUNT>
+  __device__ void read(int first, Packet (&packet)[COUNT]) {
+    reader_.read(first, S::TURNS, packet);
   }
-
-  __device__ Packet packet(int turn) const {
-    return EARLY ? kept_[turn] : Parameter<S, W>::packet(turn);
+  __device__ Packet column(int column) {
+    return load_column<S>(row_, A::ACCESS == SCALAR ? 0 : column);
   }
 
  private:
+  const typename A::E* row_;
+  Reader<S, A> reader_;
+};
+
+// The same, kept from before the row is summed where 16 registers hold those of all operands that
+// are loaded beside it, WORDS a packet: then their latency hides in x's.
+template <class S, class A, int WORDS = Pack<typename A::E, S::VEC>::WORDS>
+class EarlyOperand {
+ public:
+  using Packet = typename Operand<S, A>::Packet;
+
+  __device__ EarlyOperand(const typename A::Rows& rows, const Place<S>& place)
+      : operand_(rows, place) {
+    if constexpr (EARLY) operand_.read(0, kept_);
+  }
+
+  __device__ Packet packet(int turn) const {
+    if constexpr (EARLY) return kept_[turn];
+    Packet packet[1];
+    operand_.read(turn, packet);
+    return packet[0];
+  }
+  __device__ Packet column(int column) const { return operand_.column(column); }
+
+ private:
   static constexpr bool EARLY = S::IN_REGISTERS && S::PACKETS * WORDS <= 16;
+  mutable Operand<S, A> operand_;  // it is read in order, and knows how far
   Packet kept_[EARLY ? S::PACKETS : 1];
 };
 
@@ -69,7 +100,7 @@ template <class S, class W, bool HAS_OFFSET>
 class Scale {
  public:
   struct Arrays {
-    const typename W::E* gamma;
+    typename W::Rows gamma;
     typename S::Acc offset;
   };
   __device__ Scale(const Arrays& arrays, const Place<S>& place)
@@ -89,7 +120,7 @@ class Scale {
     }
   }
 
-  EarlyParameter<S, W> gamma_;
+  EarlyOperand<S, W> gamma_;
   typename S::Acc offset_;
 };
 
@@ -98,7 +129,7 @@ template <class S, class B>
 class AddBeta {
  public:
   struct Arrays {
-    const typename B::E* beta;
+    typename B::Rows beta;
   };
   __device__ AddBeta(const Arrays& arrays, const Place<S>& place) : beta_(arrays.beta, place) {}
   __device__ void packet(int turn, Values<S>& value) const { plus(value, beta_.packet(turn)); }
@@ -112,7 +143,7 @@ class AddBeta {
     for (int i = 0; i < S::VEC; ++i) value[i] = add(value[i], bias[i]);
   }
 
-  EarlyParameter<S, B> beta_;
+  EarlyOperand<S, B> beta_;
 };
 
 // Times gamma plus beta, in one rounding.
@@ -120,8 +151,8 @@ template <class S, class W, class B>
 class Affine {
  public:
   struct Arrays {
-    const typename W::E* gamma;
-    const typename B::E* beta;
+    typename W::Rows gamma;
+    typename B::Rows beta;
   };
   __device__ Affine(const Arrays& arrays, const Place<S>& place)
       : gamma_(arrays.gamma, place), beta_(arrays.beta, place) {}
@@ -144,8 +175,8 @@ class Affine {
 
   static constexpr int WORDS =
       Pack<typename W::E, S::VEC>::WORDS + Pack<typename B::E, S::VEC>::WORDS;
-  EarlyParameter<S, W, WORDS> gamma_;
-  EarlyParameter<S, B, WORDS> beta_;
+  EarlyOperand<S, W, WORDS> gamma_;
+  EarlyOperand<S, B, WORDS> beta_;
 };
 
 // Stages in order, and a rounding to Y.
@@ -191,7 +222,7 @@ class ModelScale {
 
  public:
   struct Arrays {
-    const E* gamma;
+    typename W::Rows gamma;
   };
   __device__ ModelScale(const Arrays& arrays, const Place<S>& place)
       : gamma_(arrays.gamma, place) {}
@@ -203,5 +234,5 @@ class ModelScale {
   }
 
  private:
-  EarlyParameter<S, W> gamma_;
+  EarlyOperand<S, W> gamma_;
 };

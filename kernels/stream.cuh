@@ -3,6 +3,7 @@
 //   ALIGNED    every row starts on 16 bytes (on 8 where VEC elements take 8): whole packets
 //   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
 //   ELEMENTS   what is left: sub-warps on odd addresses, and packs of another size than 16 bytes
+//   SCALAR     one element stands for a whole row
 //
 // Tails go element by element in any case, and so do packets of shifted rows that are read again.
 
@@ -11,15 +12,17 @@
 #include "place.cuh"
 #include "shift.cuh"
 
-enum Access { ELEMENTS, ALIGNED, SHIFTED };
+enum Access { ELEMENTS, ALIGNED, SHIFTED, SCALAR };
 
 // What a kernel is told of an array: the type of its elements, and how it reaches them. Arrays of
-// rows are numbered, since each that is SHIFTED has shared memory of its own.
-template <typename E_, Access ACCESS_, int NUMBER_ = 0>
+// rows are numbered, since each that is SHIFTED has shared memory of its own; what has no number is
+// one row, the same for all.
+template <typename E_, Access ACCESS_, int NUMBER_ = -1>
 struct Array {
   using E = E_;
   static constexpr Access ACCESS = ACCESS_;
   static constexpr int NUMBER = NUMBER_;
+  using Rows = Strided<const E, NUMBER_ == -1>;
 };
 
 // Reads a lane's packets in order.
@@ -72,6 +75,25 @@ class Reader<S, A, SHIFTED> {
  private:
   Reader<S, Array<E, ELEMENTS>> again_;
   Shifted<S, E, A::NUMBER> share_;
+};
+
+template <class S, class A>
+class Reader<S, A, SCALAR> {
+  using E = typename A::E;
+
+ public:
+  // A row past the last has no element.
+  __device__ Reader(const E* row, const Place<S>& place)
+      : packet_(same<S::VEC>(place.exists ? *row : E(0))) {}
+
+  template <int COUNT>
+  __device__ void read(int, int, Pack<E, S::VEC> (&packet)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) packet[i] = packet_;
+  }
+
+ private:
+  Pack<E, S::VEC> packet_;
 };
 
 // Writes a lane's packets in order. Lanes without a packet call too.

@@ -22,7 +22,7 @@ def work(
 ) -> tuple[Arrays, tuple[Launch, ...]]:
     """Return the arrays with those that were made, and what was launched."""
     axes, settings = _check.forward(op, arrays, options)
-    _check.outputs(op, arrays)
+    _check.outputs(op, arrays, settings.get("dtype"))
     x = arrays["x"]
     complete = dict(arrays)
     launches: tuple[Launch, ...] = ()
@@ -30,15 +30,33 @@ def work(
         for output in op.writes:
             if arrays[output.name] is None:
                 like = arrays[output.like]
-                complete[output.name] = cupy.empty(like.shape, like.dtype)
+                asked = settings.get("dtype") if output.of_any_dtype else None
+                complete[output.name] = cupy.empty(like.shape, asked or like.dtype)
+        grouped, axes = _in_groups(op, complete, axes, settings.get("group"))
         for name in op.family.saves:
-            complete[name] = _statistic(x, axes) if op.keeps else None
+            made = _statistic(grouped["x"], axes) if op.keeps else None
+            complete[name] = grouped[name] = made
         if x.size > 0:
-            launches = planned.forward(op, complete, axes, settings, enqueue=enqueue)
+            launches = planned.forward(op, grouped, axes, settings, enqueue=enqueue)
     return complete, launches
 
 
 forward = remembered.remembered(work)
+
+
+def _in_groups(op: Op, arrays: Arrays, axes: int, group: int | None) -> tuple[Arrays, int]:
+    """Return arrays each of whose rows is a group of columns, and how many axes that is.
+
+    gamma, which spans all of them, differs by row then.
+    """
+    views = dict(arrays)
+    if group is None:
+        return views, axes
+    for name in (*op.rows, *op.parameters):
+        a = arrays[name]
+        if a is not None:
+            views[name] = a.reshape(*a.shape[:-1], a.shape[-1] // group, group)
+    return views, 1
 
 
 def _statistic(x: cupy.ndarray, axes: int) -> cupy.ndarray:

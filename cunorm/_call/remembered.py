@@ -169,7 +169,9 @@ class Remembered:
                 position[written],
                 position[other],
                 *_distances(given[written], a),
-                other == twin and _check.laid_out_alike(given[written], a),
+                other == twin
+                and given[written].dtype == a.dtype
+                and _check.laid_out_alike(given[written], a),
             )
             for launch in launches
             for written, twin in launch.written.items()

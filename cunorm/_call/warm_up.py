@@ -7,19 +7,17 @@ that but no memory, and nothing is launched.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import cupy
-import numpy as np
 from cupy.cuda import runtime
 
 from .. import _check
 from .._families import OPS, Input, Op
-from .._plan import ITEMSIZE, accumulator
-from .._typing import Arrays, Cast
+from .._plan import accumulator
+from .._typing import Arrays
 from . import backward, forward
 
 # What CuPy's own allocations start on.
@@ -34,11 +32,9 @@ def warm_up(
     residual: Any = "x",
     gamma: Any = "x",
     beta: Any = "x",
-    gamma_offset: float = 0.0,
-    cast: Cast = "before",
     dresidual: bool = False,
-    sums: bool = True,
     devices: Iterable[int] | None = None,
+    **options: Any,
 ) -> None:
     """Build the kernels of calls to come, so that none of those waits for a compiler.
 
@@ -59,16 +55,13 @@ def warm_up(
     residual, gamma, beta : dtype or None
         What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
         None for no such array.
-    gamma_offset : float
-        As for the calls; each that is not 0 has the same kernels.
-    cast : {"before", "after"}
-        As for the calls.
     dresidual : bool
         Whether the calls have a `dresidual`.
-    sums : bool
-        As for the calls.
     devices : iterable of int, optional
         Ids of devices; the current one if left out.
+    **options
+        What else the calls are given by name: ``cast="after"``, ``sums=False``. Each `gamma_offset`
+        that is not 0 has the same kernels.
 
     Raises
     ------
@@ -94,16 +87,16 @@ def warm_up(
     """
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, but is {op!r}")
-    _refuse_what_is_not_taken(op, locals())
-    extents = [_shape(shape) for shape in _several("shapes", shapes)]
-    names = [_dtype("dtypes", dtype) for dtype in _several("dtypes", dtypes)]
     parts = {"residual": residual, "gamma": gamma, "beta": beta}
+    others = [name for name, value in parts.items() if value != "x"]
+    _refuse_what_is_not_taken(OPS[op], others + ["dresidual"] * dresidual, options)
+    extents = [_shape(shape) for shape in _several("shapes", shapes)]
+    names = [_check.dtype(dtype, "dtypes").name for dtype in _several("dtypes", dtypes)]
     described = {
-        name: value if value is None or value == "x" else _dtype(name, value)
+        name: value if value is None or value == "x" else _check.dtype(value, name).name
         for name, value in parts.items()
     }
     described["dresidual"] = "x" if dresidual else None
-    options = {"gamma_offset": gamma_offset, "cast": cast, "sums": sums}
     for device in _devices(devices):
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
             for shape in extents:
@@ -130,8 +123,8 @@ def _build(
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extent, own)
     work = backward.work if op.is_backward else forward.work
-    values = {"eps": 0.0, **options}
-    work(op, arrays, tuple(values[option.name] for option in op.options), enqueue=False)
+    values = tuple(options.get(option.name, option.default) for option in op.options)
+    work(op, arrays, values, enqueue=False)
 
 
 def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -155,12 +148,10 @@ class Addresses:
         return cupy.cuda.MemoryPointer(memory, 0)
 
 
-def _refuse_what_is_not_taken(op: str, given: Mapping[str, Any]) -> None:
-    for name, parameter in inspect.signature(warm_up).parameters.items():
-        if name in OPS[op].names or name == "devices" or parameter.default is parameter.empty:
-            continue
-        if given[name] is not parameter.default and given[name] != parameter.default:
-            raise TypeError(f"{name} must be left out where op is {op}, which does not take it")
+def _refuse_what_is_not_taken(op: Op, given: Iterable[str], options: Iterable[str]) -> None:
+    taken = {option.name for option in op.options}
+    for name in (*(n for n in given if n not in op.names), *(n for n in options if n not in taken)):
+        raise TypeError(f"{name} must be left out where op is {op.name}, which does not take it")
 
 
 def _several(name: str, values: Any) -> list[Any]:
@@ -175,19 +166,6 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if not shape or min(shape) < 0:
         raise ValueError(f"shapes must be of one axis or more, none negative, but has {shape!r}")
     return tuple(int(n) for n in shape)
-
-
-def _dtype(name: str, value: Any) -> str:
-    """Return the name of a dtype, which may be one of PyTorch's too."""
-    dtype = str(value).removeprefix("torch.")
-    if dtype not in ITEMSIZE:
-        try:
-            dtype = np.dtype(value).name
-        except TypeError:
-            dtype = repr(value)
-    if dtype not in ITEMSIZE:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {dtype}")
-    return dtype
 
 
 def _devices(devices: Iterable[int] | None) -> list[int]:

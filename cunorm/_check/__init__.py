@@ -24,7 +24,7 @@ from .arrays import (
     type_name,
 )
 from .memory import laid_out_alike, written
-from .options import CASTS, OPTIONS, cast, eps, options, real
+from .options import CASTS, OPTIONS, cast, dtype, eps, options, real
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -36,6 +36,7 @@ __all__ = [
     "array",
     "backward",
     "cast",
+    "dtype",
     "eps",
     "forward",
     "is_dask",
@@ -73,11 +74,17 @@ def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, d
     return axes, settings
 
 
-def outputs(op: Op, arrays: Arrays) -> None:
-    """Refuse results that are given and cannot be written, or not without harm: see `written`."""
+def outputs(op: Op, arrays: Arrays, dtype: Any = None) -> None:
+    """Refuse results that are given and cannot be written, or not without harm: see `written`.
+
+    `dtype` is the option of that name, where the op has it.
+    """
     parameters = {name: arrays[name] for name in op.parameters}
     for index, output in enumerate(op.writes):
         others = {name: arrays[name] for name in op.reads if name != output.like}
         others |= {other.argument: arrays[other.name] for other in op.writes[index + 1 :]}
         given, like = arrays[output.name], arrays[output.like]
-        written(output.argument, given, output.like, like, **others, **parameters)
+        if given is None:
+            continue
+        asked = dtype if output.of_any_dtype else like.dtype
+        written(output.argument, given, output.like, like, asked, **others, **parameters)

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._launch.levels import steps_on_itself
-from .arrays import array, same_device
+from .arrays import array, rows, same_device
 
 if TYPE_CHECKING:
     import cupy
 
 
 def written(
-    name: str, value: Any, twin: str, like: cupy.ndarray, **others: cupy.ndarray | None
+    name: str,
+    value: Any,
+    twin: str,
+    like: cupy.ndarray,
+    dtype: np.dtype[Any] | None,
+    **others: cupy.ndarray | None,
 ) -> None:
     """Refuse an array that cannot hold a result, or whose memory is not its own or its twin's.
 
@@ -23,22 +28,25 @@ def written(
     name : str
         The argument's name.
     value : object
-        What the user gave; None is fine.
+        What the user gave.
     twin : str
-        The name of the input of the same shape and dtype that it may overwrite.
+        The name of the input of the same shape that it may overwrite where the dtype is the same.
     like : cupy.ndarray
         That input. The result may be the same memory laid out the same, and no other overlap.
+    dtype : dtype or None
+        What it must have; None for any of the four.
     **others : cupy.ndarray or None
         The other arrays that the kernel reads or writes, by name.
     """
-    if value is None:
-        return
     for argument, memory in {name: value, **others}.items():
         if memory is not None:
             array(argument, memory)
-    if value.dtype != like.dtype:
+    if dtype is None:
+        rows(name, value)
+    elif value.dtype != dtype:
+        of = f"of {twin}" if dtype == like.dtype else "that is asked for"
         raise TypeError(
-            f"{name} must have the dtype of {twin}, {like.dtype.name}, but has {value.dtype.name}"
+            f"{name} must have the dtype {of}, {dtype.name}, but has {value.dtype.name}"
         )
     if value.shape != like.shape:
         raise ValueError(
@@ -50,7 +58,8 @@ def written(
             f"{name} must not overlap itself, but has strides {value.strides} "
             f"for shape {value.shape}"
         )
-    if not _is_same(value, like) and _overlap(value, like):
+    is_same = value.dtype == like.dtype and _is_same(value, like)
+    if not is_same and _overlap(value, like):
         raise ValueError(
             f"{name} must be {twin} itself or not overlap it, but shares part of its memory: "
             f"{name} is at {value.data.ptr:#x} with strides {value.strides}, "

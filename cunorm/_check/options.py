@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from .._families import Op
-from .._plan import accumulator
+from .._plan import ITEMSIZE, accumulator
 from .arrays import type_name
 
 if TYPE_CHECKING:
@@ -55,11 +57,30 @@ def _largest(x: Any) -> float:
 
 def cast(value: object, name: str = "cast") -> str:
     """Refuse a cast that is neither of its two words."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be 'before' or 'after', but is a {type_name(value)}")
-    if value not in CASTS:
-        raise ValueError(f"{name} must be 'before' or 'after', but is {value!r}")
+    return str(word(value, name, CASTS))
+
+
+def word(value: Any, name: str, words: tuple[str | None, ...]) -> str | None:
+    """Refuse what is none of an option's words, of which None may be one."""
+    allowed = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
+    if not isinstance(value, (str, NoneType)) or (value is None and None not in words):
+        raise TypeError(f"{name} must be {allowed}, but is a {type_name(value)}")
+    if value not in words:
+        raise ValueError(f"{name} must be {allowed}, but is {value!r}")
     return value
+
+
+def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
+    """Return one of the four dtypes, given by its name, as NumPy's or as PyTorch's."""
+    word = str(value).removeprefix("torch.")
+    if word not in ITEMSIZE and value is not None:  # which is float64 to NumPy
+        try:
+            word = np.dtype(value).name
+        except TypeError:
+            word = repr(value)
+    if word not in ITEMSIZE:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {word}")
+    return np.dtype(ml_dtypes.bfloat16 if word == "bfloat16" else word)
 
 
 # By `Option.check`: from an option's name, its value and the arrays of a call to the value as a

@@ -105,20 +105,52 @@ def forward(
         What was launched, for the next arrays of the same kind; nothing where arrays were copied.
     """
     rows = {name: arrays[name] for name in plan.of_rows}
-    if not fit(axes, *rows.values()):
+    operands = {name: arrays[name] for name in plan.parameters}
+    by_row = {name: a for name, a in operands.items() if differs_by_row(axes, rows["x"], a)}
+    beside = {name: broadcast(axes, rows["x"], a) for name, a in by_row.items()}
+    if beside and not fit(axes, *rows.values(), beside=beside.values()):
+        beside = {name: cupy.ascontiguousarray(a) for name, a in beside.items()}
+    if not fit(axes, *rows.values(), beside=beside.values()):
         read = {name: a for name, a in rows.items() if name not in paired}
         rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
-    if not fit(axes, *rows.values()):
+    if not fit(axes, *rows.values(), beside=beside.values()):
         rows |= {name: empty_like(rows[name]) for name in paired}
-    parameters = {name: cupy.ascontiguousarray(arrays[name]) for name in plan.parameters}
-    taken = {name: (rows | parameters).get(name, arrays[name]) for name in plan.arrays}
-    launch = prepare(plan, axes, rows, parameters, scalars, tuple(taken), paired)
+    shared = {n: cupy.ascontiguousarray(a) for n, a in operands.items() if n not in by_row}
+    launch = prepare(plan, axes, rows | beside, shared, scalars, tuple(plan.arrays), paired)
+    taken = arrays | rows | shared | beside
     if enqueue:
-        launch.enqueue(taken.values())
+        launch.enqueue(taken[name] for name in plan.arrays)
     for name in paired:
         if rows[name] is not arrays[name]:
             arrays[name][...] = rows[name]
-    return (launch,) if all(a is arrays[name] for name, a in taken.items()) else ()
+    places = ((taken[name], arrays[name]) for name in plan.arrays)
+    as_given = all(a is b or a.data.ptr == b.data.ptr for a, b in places)
+    return (launch,) if as_given else ()
+
+
+def differs_by_row(axes: int, x: cupy.ndarray, operand: cupy.ndarray) -> bool:
+    """Return whether an operand, which broadcasts against x, is not one row for all of x."""
+    return bool(operand.shape != x.shape[x.ndim - axes :])
+
+
+def broadcast(axes: int, x: cupy.ndarray, operand: cupy.ndarray) -> cupy.ndarray:
+    """Return an operand in x's shape, its columns one run of elements, or one for a whole row."""
+    whole = cupy.broadcast_to(operand, x.shape)
+    lead = x.ndim - axes
+    if _is_scalar(whole, lead) or _is_row(whole, lead):
+        return whole
+    whole = cupy.broadcast_to(cupy.ascontiguousarray(operand), x.shape)
+    return whole if _is_row(whole, lead) else cupy.ascontiguousarray(whole)
+
+
+def _is_scalar(a: cupy.ndarray, lead: int) -> bool:
+    """Return whether one element stands for each whole row."""
+    return not any(a.strides[lead:])
+
+
+def _is_row(a: cupy.ndarray, lead: int) -> bool:
+    """Return whether the columns of each row are one run of elements."""
+    return levels.is_row(a.shape[lead:], _strides(a)[lead:])
 
 
 def prepare(
@@ -131,7 +163,10 @@ def prepare(
     written: Mapping[str, str],
     grid: tuple[int, ...] | None = None,
 ) -> Launch:
-    """Return the launch of a kernel on arrays of rows that it can step through."""
+    """Return the launch of a kernel on arrays of rows that it can step through.
+
+    Operands that differ by row are among `rows`, in their shape.
+    """
     layout = _layout(axes, *rows.values())
     strides = {
         name: tuple(stride * int(a.itemsize) for stride in steps)
@@ -139,16 +174,17 @@ def prepare(
     }
     reach = Reach(
         (
-            *((name, _access(plan, a, strides[name])) for name, a in rows.items()),
-            *((name, _access(plan, value)) for name, value in parameters.items()),
+            *((name, _access(plan, axes, a, strides[name])) for name, a in rows.items()),
+            *((name, _access(plan, axes, value)) for name, value in parameters.items()),
         ),
         len(layout.extents),
         layout.count >= 2**32,
+        tuple(name for name in rows if name not in plan.of_rows),
     )
     device = rows["x"].device.id
     numbers = _numbers(
         layout.extents,
-        tuple(strides[name] for name in plan.of_rows),
+        tuple(strides[name] for name in (*plan.of_rows, *reach.by_row)),
         plan.accumulator,
         tuple(scalars[name] for name in plan.scalars),
     )
@@ -173,22 +209,29 @@ def _layout(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
     return levels.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
 
-def fit(axes: int, *arrays: cupy.ndarray) -> bool:
-    """Return whether the kernels can step through the arrays as they lie."""
-    lead = arrays[0].ndim - axes
+def fit(axes: int, *rows: cupy.ndarray, beside: Iterable[cupy.ndarray] = ()) -> bool:
+    """Return whether the kernels can step through arrays of rows as they lie.
+
+    `beside` are operands in the same shape, whose columns fit already.
+    """
+    lead = rows[0].ndim - axes
     return (
-        all(levels.is_row(a.shape[lead:], _strides(a)[lead:]) for a in arrays)
-        and len(_layout(axes, *arrays).extents) <= levels.LEVELS
+        all(_is_row(a, lead) for a in rows)
+        and len(_layout(axes, *rows, *beside).extents) <= levels.LEVELS
     )
 
 
-def _access(plan: Plan, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None) -> str:
+def _access(
+    plan: Plan, axes: int, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None
+) -> str:
     """Return how the kernel reaches an array's packets: an `Access` of kernels/stream.cuh.
 
     `strides` are those of an array of rows, in bytes, None for a parameter.
     """
     if a is None:
         return "ALIGNED"
+    if strides is not None and _is_scalar(a, a.ndim - axes):
+        return "SCALAR"
     pack = plan.vec * int(a.itemsize)
     starts = (a.data.ptr, *(strides or ()))
     if all(start % min(PACKET_BYTES, pack) == 0 for start in starts):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import split
 from .devices import half_of_shared_bytes
 from .dtypes import accumulator
-from .parts import EPILOGUES, SOURCES
+from .parts import SOURCES, epilogue
 from .plan import Plan
 from .split import PACKETS_IN_FLIGHT, whole_packets
 
@@ -43,7 +43,7 @@ def forward(
     of = dict(dtypes)
     family = op.family
     row, source = SOURCES[op.source.name](of, chosen)
-    epilogue = EPILOGUES[family.epilogue](of, chosen)
+    ending = epilogue(family.epilogue, of, chosen)
     written = tuple(output.name for output in op.writes)
     parameters = tuple(name for name in op.parameters if name in of)
     with_residual = len(op.source.writes) > 0
@@ -63,8 +63,8 @@ def forward(
         parameters=parameters,
         written=(*written, *family.saves),
         scalars=tuple(option.name for option in family.options if option.number),
-        body=f"normalise<{source.type}, {family.statistic}<S>, {epilogue.type}, Stored<S, Y>>(\n"
-        f"      {source.arrays}, {epilogue.arrays}, {{$y}}, {{{', '.join(family.saves)}}}, "
+        body=f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>(\n"
+        f"      {source.arrays}, {ending.arrays}, {{$y}}, {{{', '.join(family.saves)}}}, "
         "n.rows, n.eps);",
         alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,

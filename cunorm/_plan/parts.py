@@ -14,6 +14,11 @@ from .unit import Stage
 
 Dtypes = Mapping[str, str]
 Chosen = Mapping[str, Any]
+Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
+
+
+# To the dtype of x, as models do before gamma multiplies.
+ROUND = Stage("Round<S, X::E>", "{}")
 
 
 def then(stages: Iterable[Stage]) -> Stage:
@@ -33,26 +38,30 @@ def scale(of: Dtypes, chosen: Chosen) -> Stage:
     return Stage(f"Scale<S, Gamma, {offset}>", "{$gamma, n.gamma_offset}")
 
 
-def _scaled(of: Dtypes, chosen: Chosen) -> Stage:
-    # Data that is not rounded, or that gamma does not multiply, has one kernel for both casts.
-    x, gamma = of["x"], of.get("gamma")
-    if gamma is None:
-        return then(())
-    if chosen["cast"] == "after" or ITEMSIZE[x] > 2:
-        return then((scale(of, chosen),))
-    if gamma == x and not chosen["gamma_offset"]:
-        return Stage("ModelScale<S, Gamma>", "{$gamma}")
-    return then((Stage("Round<S, Y::E>", "{}"), scale(of, chosen)))
+def _scaled(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
+    if "gamma" not in of:
+        return ()
+    # Wider data is not rounded, and so both casts have one kernel.
+    is_rounded = chosen["cast"] == "before" and ITEMSIZE[of["x"]] == 2
+    return (ROUND, scale(of, chosen)) if is_rounded else (scale(of, chosen),)
 
 
-def _affine(of: Dtypes, chosen: Chosen) -> Stage:
+def _affine(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "gamma" in of and "beta" in of:
-        return then((Stage("Affine<S, Gamma, Beta>", "{$gamma, $beta}"),))
+        return (Stage("Affine<S, Gamma, Beta>", "{$gamma, $beta}"),)
     if "gamma" in of:
-        return then((Stage("Scale<S, Gamma, false>", "{$gamma, 0}"),))
-    if "beta" in of:
-        return then((Stage("AddBeta<S, Beta>", "{$beta}"),))
-    return then(())
+        return (Stage("Scale<S, Gamma, false>", "{$gamma, 0}"),)
+    return (Stage("AddBeta<S, Beta>", "{$beta}"),) if "beta" in of else ()
+
+
+def epilogue(name: str, of: Dtypes, chosen: Chosen) -> Stage:
+    """Return what follows the normalised value; `name` is that of a family."""
+    norm = STAGES[name](of, chosen)
+    if norm == (ROUND, scale(of, {})) and of["gamma"] == of["x"] == of["y"]:
+        return Stage("ModelScale<S, Gamma>", "{$gamma}")
+    if of["y"] != of["x"] and chosen.get("cast") != "after":
+        norm = (*norm, ROUND)
+    return then(norm)
 
 
 def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -69,4 +78,8 @@ SOURCES: dict[str, Callable[[Dtypes, Chosen], tuple[str, Stage]]] = {
     "Loaded": _loaded,
     "Added": _added,
 }
-EPILOGUES: dict[str, Callable[[Dtypes, Chosen], Stage]] = {"Scale": _scaled, "Affine": _affine}
+# To the stages of a norm.
+STAGES: dict[str, Stages] = {
+    "Scale": _scaled,
+    "Affine": _affine,
+}

@@ -39,11 +39,14 @@ class Reach:
         Strided levels of rows.
     wide_index : bool
         Whether the number of rows needs 64 bits.
+    by_row : tuple of str
+        Parameters that are not the same for all rows.
     """
 
     access: tuple[tuple[str, str], ...]
     levels: int = 1
     wide_index: bool = False
+    by_row: tuple[str, ...] = ()
 
     @property
     def all_aligned(self) -> bool:
@@ -83,16 +86,22 @@ def chosen(plan: Plan, reach: Reach, attempt: Try) -> dict[str, int]:
         "PACKETS": split.packets,
         "SHARED": split.shared,
         "AT_ONCE": attempt.at_once,
-        "ARRAYS": len(plan.of_rows),
+        "ARRAYS": len(strided(plan, reach)),
         "LEVELS": reach.levels,
     }
+
+
+def strided(plan: Plan, reach: Reach) -> tuple[str, ...]:
+    """Return the arrays that have strides, in the order of the kernel's last argument."""
+    return (*plan.of_rows, *reach.by_row)
 
 
 def arrays(plan: Plan, reach: Reach) -> dict[str, str]:
     """Return the types that a unit gives to arrays, by name: see Array of kernels/stream.cuh."""
     types = {}
+    of_rows = strided(plan, reach)
     for name, how in reach.access:
-        number = f", {plan.of_rows.index(name)}" if name in plan.of_rows else ""
+        number = f", {of_rows.index(name)}" if name in of_rows else ""
         types[name] = f"Array<{C_TYPE[plan.arrays[name]]}, {how}{number}>"
     return types
 
@@ -101,11 +110,10 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
     """Return the translation unit of a kernel."""
     split = plan.split
     index = "unsigned long long" if reach.wide_index else "unsigned"
-    strides = ", ".join(plan.of_rows)
+    of_rows = strided(plan, reach)
     numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
-    body = Template(plan.body).substitute(
-        {name: f"{{{name}, n.{name}}}" if name in plan.of_rows else name for name in plan.arrays}
-    )
+    places = {n: f"{{{n}, n.{n}}}" if n in of_rows else f"{{{n}}}" for n in plan.arrays}
+    body = Template(plan.body).substitute(places)
     cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
     return "\n".join(
         (
@@ -123,7 +131,7 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
             *(f"using {type_name(n)} = {how};" for n, how in arrays(plan, reach).items()),
             "struct Numbers {",
             "  Rows rows;",
-            f"  Strides {strides};{numbers}",
+            f"  Strides {', '.join(of_rows)};{numbers}",
             "};",
             "",
             f'extern "C" __global__ void{cluster} '

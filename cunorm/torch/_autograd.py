@@ -103,7 +103,7 @@ def _refuse(op: str, *_: object) -> None:
 for _op in OPS.values():
     if _op.is_backward:
         OPERATORS[_op.name].register_autograd(partial(_refuse, _op.norm))
-    elif _op.keeps:
+    elif _op.keeps and _op.family.has_gradient:
         OPERATORS[_op.name].register_autograd(
             partial(_gradients, _op), setup_context=partial(_save, _op)
         )
