@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         rms_norm,
         rms_norm_bwd,
         rms_norm_fwd,
+        rms_norm_gated,
+        rms_norm_gated_fwd,
     )
 
 __version__ = "0.1.0"
@@ -45,6 +47,8 @@ __all__ = [
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
+    "rms_norm_gated",
+    "rms_norm_gated_fwd",
     "warm_up",
 ]
 

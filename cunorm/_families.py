@@ -104,7 +104,8 @@ LOADED = Source("Loaded", "", ("x",), ())
 ADDED = Source(
     "Added", "add_", ("x", "residual"), (Output("residual_out", "residual_out", "residual"),)
 )
-SOURCES = (LOADED, ADDED)
+GATED = Source("Gated", "", ("x", "gate"), ())
+SOURCES = (LOADED, ADDED, GATED)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Family:
     saves: tuple[str, ...]
     parameters: tuple[str, ...]
     options: tuple[Option, ...]
-    sources: tuple[Source, ...] = SOURCES
+    sources: tuple[Source, ...] = (LOADED, ADDED)
     has_gradient: bool = True
 
 
@@ -266,6 +267,9 @@ GAMMA_OFFSET = Option(
     "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
 )
 CAST = Option("cast", "before", check="cast", compiled=str)
+ACTIVATION = Option("activation", "silu", check="activation", compiled=lambda word: word)
+GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool)
+GROUP = Option("group", None, check="group")
 DTYPE = Option("dtype", None, check="dtype")
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
 
@@ -275,7 +279,17 @@ RMS_NORM = Family(
 LAYER_NORM = Family(
     "layer_norm", "Moments", "Affine", ("mean", "rstd"), ("gamma", "beta"), (_eps(1e-5),)
 )
-FAMILIES = (RMS_NORM, LAYER_NORM)
+RMS_NORM_GATED = Family(
+    "rms_norm_gated",
+    "MeanSquare",
+    "ScaleThenGate",
+    ("rstd",),
+    ("gamma",),
+    (_eps(1e-6), ACTIVATION, GATE_FIRST, GROUP, GAMMA_OFFSET, CAST, DTYPE),
+    sources=(GATED,),
+    has_gradient=False,
+)
+FAMILIES = (RMS_NORM, LAYER_NORM, RMS_NORM_GATED)
 
 # Forward ops, those that return the statistics, and backward ops: in the order of README's table.
 OPS: dict[str, Op] = {

@@ -253,6 +253,21 @@ def _added(given: dict[str, Any], precision: Precision) -> tuple[Near, Expected]
     )
 
 
+def _gated(given: dict[str, Any], precision: Precision) -> tuple[Near, None]:
+    """Return ``v = x * activation(gate)``, not rounded, where the gate comes first."""
+    x = _exact(given["x"], precision)
+    return _times_gate(x, given, precision) if given["gate_first"] else x, None
+
+
+def _times_gate(value: Near, given: dict[str, Any], precision: Precision) -> Near:
+    """Multiply by an activation, which is within 2 ulp of the accumulator."""
+    gate = ACTIVATIONS[given["activation"]](given["gate"].astype(precision.wide))
+    product = value.value * gate
+    relative = 0 if given["activation"] is None else 4 * precision.u
+    slack = value.error * np.abs(gate) + (relative + precision.u) * np.abs(product)
+    return Near(product, slack + precision.tiny * (1 + np.abs(value.value)))
+
+
 def _mean_square(
     h: Near, axes: tuple[int, ...], count: int, eps: np.floating, precision: Precision
 ) -> tuple[Near, tuple[Near]]:
@@ -305,6 +320,16 @@ def _rounded(near: Near, dtype: np.dtype) -> Near:
     return Near(rounded, np.maximum(np.abs(high - rounded), np.abs(rounded - low)))
 
 
+def _scale_then_gate(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
+    """Return ``y = t * activation(gate)`` of the norm t, unless the gate came first."""
+    norm = _scale(normal, given, precision)
+    if given["gate_first"]:
+        return norm
+    if given["cast"] == "before":
+        norm = _rounded(norm, given["x"].dtype)
+    return _times_gate(norm, given, precision)
+
+
 def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * gamma + beta``, rounded once."""
     beta = given["beta"]
@@ -320,6 +345,7 @@ def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
 SOURCES: dict[str, Callable[[dict[str, Any], Precision], tuple[Near, Any]]] = {
     "Loaded": _loaded,
     "Added": _added,
+    "Gated": _gated,
 }
 STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
     "MeanSquare": _mean_square,
@@ -328,6 +354,12 @@ STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
 EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
     "Scale": _scale,
     "Affine": _affine,
+    "ScaleThenGate": _scale_then_gate,
+}
+ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {
+    "silu": lambda g: g / (1 + np.exp(-g)),
+    "sigmoid": lambda g: 1 / (1 + np.exp(-g)),
+    None: lambda g: g,
 }
 
 

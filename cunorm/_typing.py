@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
+Activation: TypeAlias = Literal["silu", "sigmoid"] | None
 Cast: TypeAlias = Literal["before", "after"]
 
 # The arrays of a call by their names in the kernel; None where there is none.

@@ -22,6 +22,7 @@
 #pragma once
 
 #include "epilogue.cuh"
+#include "gate.cuh"
 #include "row.cuh"
 #include "sink.cuh"
 #include "source.cuh"

@@ -33,7 +33,7 @@ class Counters:
         The case.
     arch : int
         The architecture, like 90.
-    x, residual, y, residual_out, dy, dresidual, dx : float or None
+    x, residual, gate, y, residual_out, dy, dresidual, dx : float or None
         Sectors requested of an array, loaded or stored, over the least: rows * N * itemsize / 32.
     gamma : float
         The same of gamma over x's least: 1 is once a row, which the caches answer. beta is alike.
@@ -75,6 +75,7 @@ class Counters:
     spill_bytes: int | None
     occupancy: float
     reads: float
+    gate: float | None = None
     dy: float | None = None
     dresidual: float | None = None
     dx: float | None = None

@@ -24,6 +24,7 @@ _COUNTED: tuple[Column, ...] = (
     *_CASE,
     ("x", "x", ".3f"),
     ("residual", "residual", ".3f"),
+    ("gate", "gate", ".3f"),
     ("y", "y", ".3f"),
     ("h", "residual_out", ".3f"),
     ("dy", "dy", ".3f"),

@@ -153,6 +153,9 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     eps = family.options[0].default
     rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + eps)
     y = (wide * rstd).astype(h.dtype) * given["gamma"]
+    if "gate" in given:
+        gate = given["gate"].astype(wide.dtype)
+        return (y * (gate / (1 + cupy.exp(-gate)))).astype(h.dtype)
     return y + given["beta"] if "beta" in given else y
 
 
@@ -173,12 +176,13 @@ def _expressed_backward(given: dict[str, cupy.ndarray]) -> tuple[cupy.ndarray, .
 
 def fused(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     """Return y by ``cupy.fuse``, which makes a kernel of each sum and of what follows it."""
-    total, squares, scale, shift = _fused_functions(case.dtype)
+    total, squares, scale, shift, gated = _fused_functions(case.dtype)
     h = given["x"]
     if "residual" in given:
         h = h + given["residual"]
     if "beta" not in given:
-        return scale(h, (squares(h) / case.cols)[:, None], given["gamma"])
+        y = scale(h, (squares(h) / case.cols)[:, None], given["gamma"])
+        return gated(y, given["gate"]) if "gate" in given else y
     mean = (total(h) / case.cols)[:, None]
     variance = (squares(h - mean.astype(h.dtype)) / case.cols)[:, None]
     return shift(h, mean, variance, given["gamma"], given["beta"])
@@ -186,7 +190,7 @@ def fused(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
 
 @cache
 def _fused_functions(dtype: str) -> tuple[Callable[..., Any], ...]:
-    """Return the sum, the sum of squares, and the last steps of RMSNorm and of LayerNorm."""
+    """Return the sum, the sum of squares, the last steps of RMSNorm and LayerNorm, and a gate."""
     is_wide = dtype == accumulator(dtype)
 
     def widen(a: Any) -> Any:
@@ -207,4 +211,8 @@ def _fused_functions(dtype: str) -> tuple[Callable[..., Any], ...]:
     def shift(h: Any, mean: Any, variance: Any, gamma: Any, beta: Any) -> Any:
         return narrow((widen(h) - mean) / cupy.sqrt(variance + LAYER_EPS)) * gamma + beta
 
-    return tuple(cupy.fuse()(function) for function in (total, squares, scale, shift))
+    def gated(y: Any, gate: Any) -> Any:
+        return narrow(widen(y) * (widen(gate) / (1 + cupy.exp(-widen(gate)))))
+
+    functions = (total, squares, scale, shift, gated)
+    return tuple(cupy.fuse()(function) for function in functions)

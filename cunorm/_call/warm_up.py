@@ -32,6 +32,7 @@ def warm_up(
     residual: Any = "x",
     gamma: Any = "x",
     beta: Any = "x",
+    gate: Any = "x",
     dresidual: bool = False,
     devices: Iterable[int] | None = None,
     **options: Any,
@@ -52,7 +53,7 @@ def warm_up(
         row has a kernel of its own.
     dtypes : iterable of dtype
         Dtypes of x, by name, or NumPy's or PyTorch's.
-    residual, gamma, beta : dtype or None
+    residual, gamma, beta, gate : dtype or None
         What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
         None for no such array.
     dresidual : bool
@@ -87,7 +88,7 @@ def warm_up(
     """
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, but is {op!r}")
-    parts = {"residual": residual, "gamma": gamma, "beta": beta}
+    parts = {"residual": residual, "gamma": gamma, "beta": beta, "gate": gate}
     others = [name for name, value in parts.items() if value != "x"]
     _refuse_what_is_not_taken(OPS[op], others + ["dresidual"] * dresidual, options)
     extents = [_shape(shape) for shape in _several("shapes", shapes)]

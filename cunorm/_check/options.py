@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._typing import Arrays
 
 CASTS = ("before", "after")
+ACTIVATIONS = ("silu", "sigmoid", None)
 
 
 def real(name: str, value: object) -> float:
@@ -83,12 +84,30 @@ def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     return np.dtype(ml_dtypes.bfloat16 if word == "bfloat16" else word)
 
 
+def _group(name: str, value: object, arrays: Arrays) -> int | None:
+    """Refuse a number of columns that does not divide a row, or rows of several axes."""
+    if value is None:
+        return None
+    cols, gamma = arrays["x"].shape[-1], arrays["gamma"]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int or None, but is a {type_name(value)}")
+    if value < 1 or cols % int(value):
+        raise ValueError(f"{name} must divide the columns of x, {cols}, but is {value}")
+    if gamma is not None and gamma.ndim != 1:
+        raise ValueError(f"gamma must have one axis where {name} is given, but has {gamma.ndim}")
+    return int(value)
+
+
 # By `Option.check`: from an option's name, its value and the arrays of a call to the value as a
 # kernel takes it.
 OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "eps": lambda name, value, arrays: eps(value, arrays["x"], name),
     "gamma_offset": _gamma_offset,
     "cast": lambda name, value, _arrays: cast(value, name),
+    "activation": lambda name, value, _arrays: word(value, name, ACTIVATIONS),
+    "dtype": lambda name, value, _arrays: None if value is None else dtype(value, name),
+    "gate_first": lambda _name, value, _arrays: bool(value),
+    "group": _group,
     "sums": lambda _name, value, _arrays: bool(value),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .dtypes import ITEMSIZE
+from .dtypes import ITEMSIZE, accumulator
 from .unit import Stage
 
 Dtypes = Mapping[str, str]
@@ -73,13 +73,36 @@ def _added(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
     return of["residual"], Stage("Added<S, X, Residual, ResidualOut>", arrays)
 
 
+def _gated(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
+    if not chosen["gate_first"]:
+        return _loaded(of, chosen)
+    activation = ACTIVATIONS[chosen["activation"]]
+    return accumulator(of["x"]), Stage(f"Gated<S, X, Gate, {activation}>", "{$x, $gate}")
+
+
+def _then_gate(norm: Stages) -> Stages:
+    """Return the stages of a norm that a gate multiplies, unless it has done so before."""
+
+    def stages(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
+        if chosen["gate_first"]:
+            return norm(of, chosen)
+        gate = Stage(f"TimesGate<S, Gate, {ACTIVATIONS[chosen['activation']]}>", "{$gate}")
+        rounded = (ROUND,) if chosen["cast"] == "before" else ()
+        return (*norm(of, chosen), *rounded, gate)
+
+    return stages
+
+
+ACTIVATIONS = {"silu": "Silu", "sigmoid": "Sigmoid", None: "Identity"}
 # To the dtype of the row that is normalised, and the part.
 SOURCES: dict[str, Callable[[Dtypes, Chosen], tuple[str, Stage]]] = {
     "Loaded": _loaded,
     "Added": _added,
+    "Gated": _gated,
 }
 # To the stages of a norm.
 STAGES: dict[str, Stages] = {
     "Scale": _scaled,
     "Affine": _affine,
+    "ScaleThenGate": _then_gate(_scaled),
 }

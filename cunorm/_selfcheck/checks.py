@@ -39,6 +39,8 @@ LAYOUTS = [
     "float32 residual",
     "gamma offset 1",
     "cast after",
+    "gate first",
+    "groups of 154 columns",
     "zero rows",
 ]
 # Sizes of sums with a residual, and of gradients.
@@ -48,11 +50,15 @@ TAKES = {
     "no beta": "beta",
     "gamma offset 1": "gamma_offset",
     "cast after": "cast",
+    "gate first": "gate_first",
+    "groups of 154 columns": "group",
     "float32 residual": "residual",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "gamma offset 1": {"gamma_offset": 1.0},
     "cast after": {"cast": "after"},
+    "gate first": {"gate_first": True},
+    "groups of 154 columns": {"group": 154},
 }
 
 
@@ -127,7 +133,7 @@ def _has(op: Op, layout: str, dtype: str) -> bool:
     What follows the normalised value is the same whatever is normalised, and asked of x alone.
     """
     takes = TAKES.get(layout)
-    if takes is not None and takes not in (op.reads if op.source is not LOADED else op.names):
+    if takes is not None and takes not in (op.reads if op.source.writes else op.names):
         return False
     if layout == "float32 residual":
         return dtype not in ("float32", "float64")
@@ -139,6 +145,7 @@ def _shape(layout: str) -> tuple[int, ...]:
     return {
         "strided heads": (3, 4, 128),
         "2-D gamma": (3, 5, 154),
+        "groups of 154 columns": (3, 770),
         "zero rows": (0, 769),
     }.get(layout, (3, 769))
 

@@ -22,6 +22,7 @@ CSV, PNG, PAGE = HERE / "counters.csv", HERE / "counters.png", ROOT / "docs" / "
 BACKWARD_CSV = HERE / "counters_backward.csv"
 BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
 
+OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
 DTYPES = ("float16", "bfloat16", "float32")
 # What is measured of the backward ops.
 BACKWARD_DTYPES = (*DTYPES, "float64")
@@ -232,7 +233,7 @@ def split(page):
 
 def main():
     for command in (
-        ("bench", "--odd", "--csv", str(CSV), "--png", str(PNG)),
+        ("bench", "--op", *OPS, "--odd", "--csv", str(CSV), "--png", str(PNG)),
         (*BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
     ):
         subprocess.run([sys.executable, "-m", "cunorm", *command], cwd=ROOT, check=True)

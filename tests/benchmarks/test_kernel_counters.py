@@ -64,7 +64,7 @@ def test_the_stored_counters_keep_the_promises(case):
 
 
 def test_the_stored_counters_are_those_of_the_whole_grid_on_sm_90():
-    grid = cases.grid(cases.OPS, cases.DTYPES, None, None, True, 2 << 20)
+    grid = cases.grid(publish.OPS, cases.DTYPES, None, None, True, 2 << 20)
     assert [Case(*case) for case in STORED] == list(grid)
     assert {counters.arch for counters in STORED.values()} == {90}
 

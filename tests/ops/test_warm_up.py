@@ -40,7 +40,7 @@ def arguments(op, shape, dtype, **dtypes):
     """Return an op's arrays: of x's dtype where not given, without those of dtype None."""
     wide = "float64" if dtype == "float64" else "float32"
     extents = {"gamma": shape[-1:], "beta": shape[-1:], "mean": shape[:-1], "rstd": shape[:-1]}
-    kinds = dict.fromkeys(("x", "dy", "residual", "gamma", "beta"), dtype)
+    kinds = dict.fromkeys(("x", "dy", "residual", "gate", "gamma", "beta"), dtype)
     kinds |= {"mean": wide, "rstd": wide} | dtypes
     return {
         name: None if kinds[name] is None else cupy.asarray(random(extents.get(name, shape), kind))
@@ -74,10 +74,12 @@ def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
         ("rms_norm_bwd", {"dresidual": True}, {}),
         ("rms_norm_bwd", {"sums": False}, {"sums": False}),
         ("layer_norm_bwd", {"gamma": None}, {}),
+        ("rms_norm_gated", {"gate": "float32"}, {}),
+        ("rms_norm_gated", {"gate_first": True, "group": 24}, {"gate_first": True, "group": 24}),
     ],
 )
 def test_what_makes_another_kernel_can_be_said(built, op, options, call):
-    dtypes = {n: d for n, d in options.items() if n in ("residual", "gamma", "beta")}
+    dtypes = {n: d for n, d in options.items() if n in ("residual", "gate", "gamma", "beta")}
     dtypes |= {"dresidual": "float16"} if options.get("dresidual") else {}
     given = arguments(op, (6, 72), "float16", **dtypes)
     cunorm.warm_up(op, [(6, 72)], ["float16"])
