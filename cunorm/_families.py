@@ -8,7 +8,7 @@ nowhere. Pure: neither cupy nor numpy is imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -55,6 +55,14 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Operand(Input):
+    """An array that broadcasts against x, and may be a number."""
+
+    optional: bool = True
+    keyword: bool = True
+
+
+@dataclass(frozen=True)
 class Output:
     """An array of rows that an op writes, and that a user may give.
 
@@ -90,19 +98,25 @@ class Source:
         Arrays of rows: x, and what is brought together with it.
     writes : tuple of Output
         What is written beside y. The last one is what was normalised.
+    operands : tuple of Operand
+        What may take part beside.
     """
 
     name: str
     prefix: str
     reads: tuple[str, ...]
     writes: tuple[Output, ...]
+    operands: tuple[Operand, ...] = ()
 
 
-Y = Output("y", "out", "x")
-CAST_Y = replace(Y, of_any_dtype=True)
+Y = Output("y", "out", "x", of_any_dtype=True)
 LOADED = Source("Loaded", "", ("x",), ())
 ADDED = Source(
-    "Added", "add_", ("x", "residual"), (Output("residual_out", "residual_out", "residual"),)
+    "Added",
+    "add_",
+    ("x", "residual"),
+    (Output("residual_out", "residual_out", "residual"),),
+    (Operand("gate"),),
 )
 GATED = Source("Gated", "", ("x", "gate"), ())
 SOURCES = (LOADED, ADDED, GATED)
@@ -123,8 +137,8 @@ class Family:
         The statistics that ``*_fwd`` returns and ``*_bwd`` takes.
     parameters : tuple of str
         Arrays of one row. The first multiplies, and the backward op takes it; the others are added.
-    options : tuple of Option
-        In the order of arguments.
+    options : tuple of Option or Operand
+        What else is given, in the order of arguments, from `eps` on.
     sources : tuple of Source
         Where its rows may come from.
     has_gradient : bool
@@ -136,9 +150,14 @@ class Family:
     epilogue: str
     saves: tuple[str, ...]
     parameters: tuple[str, ...]
-    options: tuple[Option, ...]
+    options: tuple[Option | Operand, ...]
     sources: tuple[Source, ...] = (LOADED, ADDED)
     has_gradient: bool = True
+
+    @property
+    def eps(self) -> float:
+        """What `eps` is where it is left out."""
+        return next(float(o.default) for o in self.options if isinstance(o, Option))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +184,8 @@ class Op:
         Arrays of rows that are read.
     parameters : tuple of str
         Arrays of one row that are read.
+    operands : tuple of str
+        Arrays that broadcast against x.
     writes : tuple of Output
         Arrays of rows that are written and that a user may give.
     returns : tuple of str
@@ -180,6 +201,7 @@ class Op:
     arguments: tuple[Input | Option, ...]
     reads: tuple[str, ...]
     parameters: tuple[str, ...]
+    operands: tuple[str, ...]
     writes: tuple[Output, ...]
     returns: tuple[str, ...]
 
@@ -201,6 +223,18 @@ class Op:
         return (*self.reads, *written)
 
     @cached_property
+    def differentiable(self) -> tuple[Input | Option, ...]:
+        """The arguments that the op of `cunorm.torch` takes."""
+        return tuple(
+            a for a in self.arguments if not (isinstance(a, Operand) or a in (SCALE_OFFSET, DTYPE))
+        )
+
+    @cached_property
+    def torch_names(self) -> tuple[str, ...]:
+        """The names of those."""
+        return tuple(a.name for a in self.differentiable)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the arguments."""
         return tuple(a.name for a in self.arguments)
@@ -219,7 +253,9 @@ class Op:
 def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
     norm = source.prefix + family.name
     parameters = (Input(name, optional=True) for name in family.parameters)
-    writes = (CAST_Y if DTYPE in family.options else Y, *source.writes)
+    writes = (Y, *source.writes)
+    eps, *others = family.options
+    options = (eps, *source.operands, *others)
     return Op(
         name=norm + "_fwd" * keeps,
         norm=norm,
@@ -227,9 +263,10 @@ def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
         source=source,
         keeps=keeps,
         is_backward=False,
-        arguments=(*map(Input, source.reads), *parameters, *family.options),
+        arguments=(*map(Input, source.reads), *parameters, *options),
         reads=source.reads,
         parameters=family.parameters,
+        operands=tuple(a.name for a in options if isinstance(a, Operand)),
         writes=writes,
         returns=(*(output.name for output in writes), *(family.saves if keeps else ())),
     )
@@ -248,12 +285,13 @@ def _backward_op(family: Family) -> Op:
             *map(Input, ("dy", "x")),
             Input(weight, optional=True),
             *map(Input, family.saves),
-            *(option for option in family.options if option.backward),
+            *(a for a in family.options if isinstance(a, Option) and a.backward),
             Input("dresidual", optional=True, keyword=True),
             SUMS,
         ),
         reads=("x", "dy", "dresidual"),
         parameters=(weight,),
+        operands=(),
         writes=(),
         returns=("dx", *(f"d{name}" for name in family.parameters)),
     )
@@ -270,14 +308,26 @@ CAST = Option("cast", "before", check="cast", compiled=str)
 ACTIVATION = Option("activation", "silu", check="activation", compiled=lambda word: word)
 GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool)
 GROUP = Option("group", None, check="group")
+SCALE_OFFSET = Option("scale_offset", 1.0, check="scale_offset", number=True, compiled=bool)
 DTYPE = Option("dtype", None, check="dtype")
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
+MODULATION = (Operand("scale"), Operand("shift"), SCALE_OFFSET)
 
 RMS_NORM = Family(
-    "rms_norm", "MeanSquare", "Scale", ("rstd",), ("gamma",), (_eps(1e-6), GAMMA_OFFSET, CAST)
+    "rms_norm",
+    "MeanSquare",
+    "Scale",
+    ("rstd",),
+    ("gamma",),
+    (_eps(1e-6), GAMMA_OFFSET, CAST, *MODULATION, DTYPE),
 )
 LAYER_NORM = Family(
-    "layer_norm", "Moments", "Affine", ("mean", "rstd"), ("gamma", "beta"), (_eps(1e-5),)
+    "layer_norm",
+    "Moments",
+    "Affine",
+    ("mean", "rstd"),
+    ("gamma", "beta"),
+    (_eps(1e-5), GAMMA_OFFSET, *MODULATION, DTYPE),
 )
 RMS_NORM_GATED = Family(
     "rms_norm_gated",
@@ -309,13 +359,9 @@ OPS: dict[str, Op] = {
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
 
-# Arrays by name that some op takes None for.
-OPTIONAL = {
-    argument.name
-    for op in OPS.values()
-    for argument in op.arguments
-    if isinstance(argument, Input) and argument.optional
-}
+# Arrays by name that every op which has them takes None for.
+_INPUTS = [a for op in OPS.values() for a in op.arguments if isinstance(a, Input)]
+OPTIONAL = {a.name for a in _INPUTS} - {a.name for a in _INPUTS if not a.optional}
 # Results that a user may give: what they are called, by their names in the kernel.
 ARGUMENTS = {output.name: output.argument for op in OPS.values() for output in op.writes}
 # Ops whose rows may be those of a dask array: what they return lies as x does.

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 from ._call.backward import backward
 from ._call.forward import forward
 from ._families import OPS
-from ._typing import Activation, Array, ArrayT, Cast, DeviceArray, DeviceArrayT
+from ._typing import Activation, Array, ArrayT, Cast, DeviceArray, DeviceArrayT, Operand
 
 
 def rms_norm(
@@ -18,7 +18,11 @@ def rms_norm(
     *,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
-    out: ArrayT | None = None,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
 ) -> ArrayT:
     """Normalise rows by their root mean square.
 
@@ -42,14 +46,22 @@ def rms_norm(
         Where 16-bit results are rounded. "before" rounds the normalised value to x's dtype before
         `gamma` multiplies and the product again, as Qwen2, Llama and T5 do. "after" rounds once, at
         the end, as ``torch.nn.RMSNorm`` does.
+    scale, shift : cupy.ndarray or float, optional
+        What follows the norm: ``n * (scale + scale_offset)``, then ``+ shift``, each result rounded
+        to the dtype that NumPy's promotion gives it (float32 of float16 and bfloat16). They
+        broadcast against `x`, with any strides: by column, by sample, by token, by head, one number
+        for each row. Dtypes as of `gamma`.
+    scale_offset : float
+        Added to `scale`, in its dtype.
+    dtype : dtype, optional
+        That of y: float16, bfloat16, float32 or float64; x's, or that of `out`, if left out.
     out : cupy.ndarray, optional
-        Where y is written: `x` itself, or memory that overlaps no other argument, of x's shape and
-        dtype.
+        Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
 
     Returns
     -------
     cupy.ndarray, shape (..., N)
-        y in x's dtype; `out` where it was given.
+        y in x's dtype, or `dtype`; `out` where it was given.
 
     Raises
     ------
@@ -97,7 +109,11 @@ def rms_norm(
     >>> cunorm.rms_norm(x, gamma, out=x) is x
     True
     """
-    return forward(OPS["rms_norm"], (x, gamma, out), (eps, gamma_offset, cast))
+    return forward(
+        OPS["rms_norm"],
+        (x, gamma, scale, shift, out),
+        (eps, gamma_offset, cast, scale_offset, dtype),
+    )
 
 
 def rms_norm_fwd(
@@ -107,13 +123,17 @@ def rms_norm_fwd(
     *,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
-    out: DeviceArrayT | None = None,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Normalise rows by their root mean square, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast, out
+    x, gamma, eps, gamma_offset, cast, scale, shift, scale_offset, dtype, out
         As in `rms_norm`.
 
     Returns
@@ -142,7 +162,11 @@ def rms_norm_fwd(
     >>> rstd.round(3)
     array([0.2, 0.1], dtype=float32)
     """
-    return forward(OPS["rms_norm_fwd"], (x, gamma, out), (eps, gamma_offset, cast))
+    return forward(
+        OPS["rms_norm_fwd"],
+        (x, gamma, scale, shift, out),
+        (eps, gamma_offset, cast, scale_offset, dtype),
+    )
 
 
 def add_rms_norm(
@@ -151,9 +175,14 @@ def add_rms_norm(
     gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
+    gate: Operand | None = None,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
-    out: DeviceArrayT | None = None,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
     residual_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
@@ -167,11 +196,15 @@ def add_rms_norm(
         As in `rms_norm`.
     residual : cupy.ndarray, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
-    gamma, eps, gamma_offset, cast
+    gamma, eps
+        As in `rms_norm`.
+    gate : cupy.ndarray or float, optional
+        What x is multiplied with before it is added: it broadcasts against `x`, as `scale` does,
+        and the product is rounded to the dtype that NumPy gives it.
+    gamma_offset, cast, scale, shift, scale_offset, dtype
         As in `rms_norm`.
     out : cupy.ndarray, optional
-        Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
-        argument.
+        Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
     residual_out : cupy.ndarray, optional
         Where h is written: `residual` itself, or memory of its shape and dtype that overlaps no
         other argument.
@@ -215,7 +248,9 @@ def add_rms_norm(
     True
     """
     return forward(
-        OPS["add_rms_norm"], (x, residual, gamma, out, residual_out), (eps, gamma_offset, cast)
+        OPS["add_rms_norm"],
+        (x, residual, gamma, gate, scale, shift, out, residual_out),
+        (eps, gamma_offset, cast, scale_offset, dtype),
     )
 
 
@@ -225,16 +260,23 @@ def add_rms_norm_fwd(
     gamma: DeviceArray | None = None,
     eps: float = 1e-6,
     *,
+    gate: Operand | None = None,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
-    out: DeviceArrayT | None = None,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
     residual_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, residual, gamma, eps, gamma_offset, cast, out, residual_out
+    x, residual, gamma, eps, gate, gamma_offset, cast
+        As in `add_rms_norm`.
+    scale, shift, scale_offset, dtype, out, residual_out
         As in `add_rms_norm`.
 
     Returns
@@ -266,7 +308,9 @@ def add_rms_norm_fwd(
     array([0.2], dtype=float32)
     """
     return forward(
-        OPS["add_rms_norm_fwd"], (x, residual, gamma, out, residual_out), (eps, gamma_offset, cast)
+        OPS["add_rms_norm_fwd"],
+        (x, residual, gamma, gate, scale, shift, out, residual_out),
+        (eps, gamma_offset, cast, scale_offset, dtype),
     )
 
 
@@ -276,7 +320,12 @@ def layer_norm(
     beta: Array | None = None,
     eps: float = 1e-5,
     *,
-    out: ArrayT | None = None,
+    gamma_offset: float = 0.0,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
 ) -> ArrayT:
     """Normalise rows to zero mean and unit variance.
 
@@ -295,14 +344,17 @@ def layer_norm(
         or float32 where `x` is float64. None multiplies by, or adds, nothing.
     eps : float
         Added to the variance; finite and not negative.
+    gamma_offset : float
+        Added to `gamma` in float32: 1 for models that store the weight less one (LayerNorm1P).
+    scale, shift, scale_offset, dtype
+        As in `rms_norm`, of the norm as rounded to x's dtype.
     out : cupy.ndarray, optional
-        Where y is written: `x` itself, or memory that overlaps no other argument, of x's shape and
-        dtype.
+        Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
 
     Returns
     -------
     cupy.ndarray, shape (..., N)
-        y in x's dtype, rounded once; `out` where it was given.
+        y in x's dtype, rounded once, or `dtype`; `out` where it was given.
 
     Raises
     ------
@@ -343,7 +395,11 @@ def layer_norm(
     array([[-1.,  5.],
            [-1.,  5.]], dtype=float32)
     """
-    return forward(OPS["layer_norm"], (x, gamma, beta, out), (eps,))
+    return forward(
+        OPS["layer_norm"],
+        (x, gamma, beta, scale, shift, out),
+        (eps, gamma_offset, scale_offset, dtype),
+    )
 
 
 def layer_norm_fwd(
@@ -352,13 +408,18 @@ def layer_norm_fwd(
     beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: DeviceArrayT | None = None,
+    gamma_offset: float = 0.0,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Normalise rows to zero mean and unit variance, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, gamma, beta, eps, out
+    x, gamma, beta, eps, gamma_offset, scale, shift, scale_offset, dtype, out
         As in `layer_norm`.
 
     Returns
@@ -391,7 +452,11 @@ def layer_norm_fwd(
     >>> rstd.round(3)
     array([1. , 0.5], dtype=float32)
     """
-    return forward(OPS["layer_norm_fwd"], (x, gamma, beta, out), (eps,))
+    return forward(
+        OPS["layer_norm_fwd"],
+        (x, gamma, beta, scale, shift, out),
+        (eps, gamma_offset, scale_offset, dtype),
+    )
 
 
 def add_layer_norm(
@@ -401,7 +466,13 @@ def add_layer_norm(
     beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: DeviceArrayT | None = None,
+    gate: Operand | None = None,
+    gamma_offset: float = 0.0,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
     residual_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Add a residual and normalise the sum, in one pass: two reads and two writes.
@@ -417,9 +488,13 @@ def add_layer_norm(
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
     gamma, beta, eps
         As in `layer_norm`.
+    gate : cupy.ndarray or float, optional
+        What x is multiplied with before it is added: it broadcasts against `x`, as `scale` does,
+        and the product is rounded to the dtype that NumPy gives it.
+    gamma_offset, scale, shift, scale_offset, dtype
+        As in `layer_norm`.
     out : cupy.ndarray, optional
-        Where y is written: `x` itself, or memory of x's shape and dtype that overlaps no other
-        argument.
+        Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
     residual_out : cupy.ndarray, optional
         Where h is written: `residual` itself, or memory of its shape and dtype that overlaps no
         other argument.
@@ -456,7 +531,11 @@ def add_layer_norm(
     >>> y.round(3)
     array([[-1.,  1.]], dtype=float32)
     """
-    return forward(OPS["add_layer_norm"], (x, residual, gamma, beta, out, residual_out), (eps,))
+    return forward(
+        OPS["add_layer_norm"],
+        (x, residual, gamma, beta, gate, scale, shift, out, residual_out),
+        (eps, gamma_offset, scale_offset, dtype),
+    )
 
 
 def add_layer_norm_fwd(
@@ -466,14 +545,22 @@ def add_layer_norm_fwd(
     beta: DeviceArray | None = None,
     eps: float = 1e-5,
     *,
-    out: DeviceArrayT | None = None,
+    gate: Operand | None = None,
+    gamma_offset: float = 0.0,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
+    dtype: Any = None,
+    out: DeviceArray | None = None,
     residual_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Add a residual, normalise the sum, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, residual, gamma, beta, eps, out, residual_out
+    x, residual, gamma, beta, eps, gate, gamma_offset
+        As in `add_layer_norm`.
+    scale, shift, scale_offset, dtype, out, residual_out
         As in `add_layer_norm`.
 
     Returns
@@ -504,7 +591,11 @@ def add_layer_norm_fwd(
     >>> mean, rstd.round(3)
     (array([2.], dtype=float32), array([1.], dtype=float32))
     """
-    return forward(OPS["add_layer_norm_fwd"], (x, residual, gamma, beta, out, residual_out), (eps,))
+    return forward(
+        OPS["add_layer_norm_fwd"],
+        (x, residual, gamma, beta, gate, scale, shift, out, residual_out),
+        (eps, gamma_offset, scale_offset, dtype),
+    )
 
 
 def rms_norm_gated(
@@ -759,6 +850,7 @@ def layer_norm_bwd(
     mean: DeviceArray,
     rstd: DeviceArray,
     *,
+    gamma_offset: float = ...,
     dresidual: DeviceArray | None = ...,
     sums: Literal[True] = ...,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]: ...
@@ -772,6 +864,7 @@ def layer_norm_bwd(
     mean: DeviceArray,
     rstd: DeviceArray,
     *,
+    gamma_offset: float = ...,
     dresidual: DeviceArray | None = ...,
     sums: bool = ...,
 ) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]: ...
@@ -784,14 +877,15 @@ def layer_norm_bwd(
     mean: DeviceArray,
     rstd: DeviceArray,
     *,
+    gamma_offset: float = 0.0,
     dresidual: DeviceArray | None = None,
     sums: bool = True,
 ) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]:
     """Return the gradients of `layer_norm` with respect to x, gamma and beta.
 
-    With ``n = (x - mean) * rstd``:
-    ``dx = rstd * (gamma * dy - mean(gamma * dy) - n * mean(gamma * dy * n)) + dresidual``, the
-    means over the normalised axes; over all rows, ``dgamma = sum(dy * n)`` and ``dbeta = sum(dy)``.
+    With ``g = gamma + gamma_offset`` and ``n = (x - mean) * rstd``:
+    ``dx = rstd * (g * dy - mean(g * dy) - n * mean(g * dy * n)) + dresidual``, the means over the
+    normalised axes; over all rows, ``dgamma = sum(dy * n)`` and ``dbeta = sum(dy)``.
 
     Parameters
     ----------
@@ -799,7 +893,7 @@ def layer_norm_bwd(
         As in `rms_norm_bwd`.
     mean, rstd : cupy.ndarray, shape (...)
         What `layer_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
-    dresidual, sums
+    gamma_offset, dresidual, sums
         As in `rms_norm_bwd`.
 
     Returns
@@ -839,4 +933,6 @@ def layer_norm_bwd(
     >>> dbeta
     array([1., 2., 3., 4.], dtype=float32)
     """
-    return backward(OPS["layer_norm_bwd"], (dy, x, gamma, mean, rstd, dresidual), (sums,))
+    return backward(
+        OPS["layer_norm_bwd"], (dy, x, gamma, mean, rstd, dresidual), (gamma_offset, sums)
+    )

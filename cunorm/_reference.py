@@ -243,9 +243,13 @@ def _added(given: dict[str, Any], precision: Precision) -> tuple[Near, Expected]
 
     The last rounding is all there is, and leaves no slack.
     """
-    x, residual = given["x"], given["residual"]
+    x, residual, gate = given["x"], given["residual"], given["gate"]
     narrow = np.float64 if x.dtype == DTYPES["float64"] else np.float32
-    total = (x.astype(narrow) + residual.astype(narrow)).astype(precision.wide)
+    addend = x.astype(narrow)
+    if gate is not None:
+        product = addend * gate.astype(narrow)
+        addend = round_to(product, _promoted(x.dtype, gate.dtype)).astype(narrow)
+    total = (addend + residual.astype(narrow)).astype(precision.wide)
     h = round_to(total, residual.dtype).astype(precision.wide)
     return (
         Near(h, np.zeros(())),
@@ -313,6 +317,41 @@ def _scale(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
 
 
+def _promoted(a: np.dtype, b: np.dtype) -> np.dtype:
+    """Return the dtype of what NumPy's operators make of two; it knows none of both 16-bit ones."""
+    return DTYPES["float32"] if a != b and a.itemsize == b.itemsize else max(a, b, key=_itemsize)
+
+
+def _itemsize(dtype: np.dtype) -> int:
+    return dtype.itemsize
+
+
+def _modulated(norm: Near, given: dict[str, Any], precision: Precision) -> Near:
+    """Return ``n * (scale + scale_offset) + shift``, each result rounded to the dtype it has."""
+    u, dtype, near = precision.u, given["x"].dtype, norm
+    rounds = given.get("cast") != "after"
+
+    def to(near: Near, dtype: np.dtype) -> Near:
+        slack = near.error + u * np.abs(near.value) + precision.tiny
+        return _rounded(Near(near.value, slack), dtype) if rounds else Near(near.value, slack)
+
+    scale, shift = given.get("scale"), given.get("shift")
+    if scale is not None or shift is not None:
+        near = to(near, dtype)
+    if scale is not None:
+        offset = np.asarray(given["scale_offset"], scale.dtype if rounds else precision.wide)
+        total = scale.astype(precision.wide) + offset.astype(precision.wide)
+        factor = to(Near(total, np.zeros(())), scale.dtype)
+        dtype = _promoted(dtype, scale.dtype)
+        error = near.error * np.abs(factor.value) + np.abs(near.value) * factor.error
+        near = to(Near(near.value * factor.value, error), dtype)
+    if shift is not None:
+        dtype = _promoted(dtype, shift.dtype)
+        near = to(Near(near.value + shift.astype(precision.wide), near.error), dtype)
+    own = given["dtype"]
+    return to(near, dtype) if own is not None and own != dtype else near
+
+
 def _rounded(near: Near, dtype: np.dtype) -> Near:
     """Round a value on the way; what is near it may come to be the next number."""
     rounded = round_to(near.value, dtype)
@@ -324,7 +363,7 @@ def _scale_then_gate(normal: Near, given: dict[str, Any], precision: Precision) 
     """Return ``y = t * activation(gate)`` of the norm t, unless the gate came first."""
     norm = _scale(normal, given, precision)
     if given["gate_first"]:
-        return norm
+        return _modulated(norm, given, precision)
     if given["cast"] == "before":
         norm = _rounded(norm, given["x"].dtype)
     return _times_gate(norm, given, precision)
@@ -333,9 +372,10 @@ def _scale_then_gate(normal: Near, given: dict[str, Any], precision: Precision) 
 def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * gamma + beta``, rounded once."""
     beta = given["beta"]
-    weight = _weight(given["gamma"], 0.0, precision)
+    weight = _weight(given["gamma"], given["gamma_offset"], precision)
     y = normal.value * weight.value
     slack = normal.error * np.abs(weight.value) + precision.u * np.abs(y)
+    slack = slack + np.abs(normal.value) * weight.error
     if beta is not None:
         y = y + beta.astype(precision.wide)
     return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
@@ -352,8 +392,8 @@ STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
     "Moments": _moments,
 }
 EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
-    "Scale": _scale,
-    "Affine": _affine,
+    "Scale": lambda normal, *rest: _modulated(_scale(normal, *rest), *rest),
+    "Affine": lambda normal, *rest: _modulated(_affine(normal, *rest), *rest),
     "ScaleThenGate": _scale_then_gate,
 }
 ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {

@@ -41,5 +41,8 @@ class DaskArray(Protocol):
 DeviceArray: TypeAlias = DLPackArray | CudaArray
 Array: TypeAlias = DLPackArray | CudaArray | DaskArray
 
+# What broadcasts against x; a number stands for an array of x's dtype.
+Operand: TypeAlias = DLPackArray | CudaArray | float
+
 DeviceArrayT = TypeVar("DeviceArrayT", bound=DLPackArray | CudaArray)
 ArrayT = TypeVar("ArrayT", bound=DLPackArray | CudaArray | DaskArray)

@@ -1,90 +1,10 @@
 // Epilogues: what becomes of a normalised packet. One is ModelScale, or a list of stages,
 // Then<...>, each of them a function of a packet's values and of its turn, that ends in one
-// rounding to y's type. A stage asks for its parameters before the row is summed, where registers
-// allow.
+// rounding to y's type.
 
 #pragma once
 
-#include "stream.cuh"
-
-// What stands beside the rows that are normalised: a row that all of them share, or rows like them.
-// Nothing that a launch writes overlaps a shared one, as kernels say by __restrict__: so it comes
-// through the read-only cache.
-template <class S, class A, bool ONE_ROW = (A::NUMBER == -1)>
-class Operand {
- public:
-  using Packet = Pack<typename A::E, S::VEC>;
-
-  __device__ Operand(const typename A::Rows& rows, const Place<S>& place)
-      : first_(rows.first), place_(place) {}
-
-  // Packets first, first + 1, ..., in order.
-  template <int COUNT>
-  __device__ void read(int first, Packet (&packet)[COUNT]) {
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) packet[i] = one(first + i);
-  }
-  __device__ Packet column(int column) { return load_column<S>(first_, column); }
-
- private:
-  __device__ Packet one(int turn) const {
-    const typename A::E* first = first_;
-    if (S::AT_ONCE == 1) forget(first);  // there are no registers to keep it in
-    return load < A::ACCESS == ALIGNED,
-           S::VEC > (packet_at<S>(first, place_.first_packet()) + turn * S::TURN_COLS,
-                     place_.has_packet(turn) ? S::VEC : 0);
-  }
-
-  const typename A::E* first_;
-  const Place<S>& place_;
-};
-
-template <class S, class A>
-class Operand<S, A, false> {
- public:
-  using Packet = Pack<typename A::E, S::VEC>;
-
-  __device__ Operand(const typename A::Rows& rows, const Place<S>& place)
-      : row_(rows.row(place)), reader_(row_, place) {}
-
-  template <int COUNT>
-  __device__ void read(int first, Packet (&packet)[COUNT]) {
-    reader_.read(first, S::TURNS, packet);
-  }
-  __device__ Packet column(int column) {
-    return load_column<S>(row_, A::ACCESS == SCALAR ? 0 : column);
-  }
-
- private:
-  const typename A::E* row_;
-  Reader<S, A> reader_;
-};
-
-// The same, kept from before the row is summed where 16 registers hold those of all operands that
-// are loaded beside it, WORDS a packet: then their latency hides in x's.
-template <class S, class A, int WORDS = Pack<typename A::E, S::VEC>::WORDS>
-class EarlyOperand {
- public:
-  using Packet = typename Operand<S, A>::Packet;
-
-  __device__ EarlyOperand(const typename A::Rows& rows, const Place<S>& place)
-      : operand_(rows, place) {
-    if constexpr (EARLY) operand_.read(0, kept_);
-  }
-
-  __device__ Packet packet(int turn) const {
-    if constexpr (EARLY) return kept_[turn];
-    Packet packet[1];
-    operand_.read(turn, packet);
-    return packet[0];
-  }
-  __device__ Packet column(int column) const { return operand_.column(column); }
-
- private:
-  static constexpr bool EARLY = S::IN_REGISTERS && S::PACKETS * WORDS <= 16;
-  mutable Operand<S, A> operand_;  // it is read in order, and knows how far
-  Packet kept_[EARLY ? S::PACKETS : 1];
-};
+#include "operand.cuh"
 
 // Rounds to E, as the model does before gamma multiplies.
 template <class S, typename E>
@@ -95,15 +15,15 @@ struct Round {
   __device__ void column(int, Values<S>& value) const { unpack(round_to<E>(value), value); }
 };
 
-// Times gamma + offset.
-template <class S, class W, bool HAS_OFFSET>
-class Scale {
+// Times gamma + offset, a sum that is rounded to Sum where it is an array's own.
+template <class S, class W, bool HAS_OFFSET, typename Sum = typename S::Acc>
+class Times {
  public:
   struct Arrays {
     typename W::Rows gamma;
     typename S::Acc offset;
   };
-  __device__ Scale(const Arrays& arrays, const Place<S>& place)
+  __device__ Times(const Arrays& arrays, const Place<S>& place)
       : gamma_(arrays.gamma, place), offset_(arrays.offset) {}
   __device__ void packet(int turn, Values<S>& value) const { times(value, gamma_.packet(turn)); }
   __device__ void column(int column, Values<S>& value) const {
@@ -114,24 +34,27 @@ class Scale {
   __device__ void times(Values<S>& value, const Pack<typename W::E, S::VEC>& gamma) const {
     Values<S> factor;
     unpack(gamma, factor);
+    if constexpr (HAS_OFFSET) {
 #pragma unroll
-    for (int i = 0; i < S::VEC; ++i) {
-      value[i] = mul(value[i], HAS_OFFSET ? add(factor[i], offset_) : factor[i]);
+      for (int i = 0; i < S::VEC; ++i) factor[i] = add(factor[i], offset_);
+      unpack(round_to<Sum>(factor), factor);
     }
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) value[i] = mul(value[i], factor[i]);
   }
 
   EarlyOperand<S, W> gamma_;
   typename S::Acc offset_;
 };
 
-// Plus beta.
+// Plus beta, or a shift.
 template <class S, class B>
-class AddBeta {
+class Plus {
  public:
   struct Arrays {
     typename B::Rows beta;
   };
-  __device__ AddBeta(const Arrays& arrays, const Place<S>& place) : beta_(arrays.beta, place) {}
+  __device__ Plus(const Arrays& arrays, const Place<S>& place) : beta_(arrays.beta, place) {}
   __device__ void packet(int turn, Values<S>& value) const { plus(value, beta_.packet(turn)); }
   __device__ void column(int column, Values<S>& value) const { plus(value, beta_.column(column)); }
 
@@ -146,16 +69,17 @@ class AddBeta {
   EarlyOperand<S, B> beta_;
 };
 
-// Times gamma plus beta, in one rounding.
-template <class S, class W, class B>
-class Affine {
+// Times gamma + offset plus beta, in one rounding.
+template <class S, class W, class B, bool HAS_OFFSET>
+class TimesPlus {
  public:
   struct Arrays {
     typename W::Rows gamma;
     typename B::Rows beta;
+    typename S::Acc offset;
   };
-  __device__ Affine(const Arrays& arrays, const Place<S>& place)
-      : gamma_(arrays.gamma, place), beta_(arrays.beta, place) {}
+  __device__ TimesPlus(const Arrays& arrays, const Place<S>& place)
+      : gamma_(arrays.gamma, place), beta_(arrays.beta, place), offset_(arrays.offset) {}
   __device__ void packet(int turn, Values<S>& value) const {
     apply(value, gamma_.packet(turn), beta_.packet(turn));
   }
@@ -164,19 +88,22 @@ class Affine {
   }
 
  private:
-  __device__ static void apply(Values<S>& value, const Pack<typename W::E, S::VEC>& gamma,
-                               const Pack<typename B::E, S::VEC>& beta) {
+  __device__ void apply(Values<S>& value, const Pack<typename W::E, S::VEC>& gamma,
+                        const Pack<typename B::E, S::VEC>& beta) const {
     Values<S> factor, bias;
     unpack(gamma, factor);
     unpack(beta, bias);
 #pragma unroll
-    for (int i = 0; i < S::VEC; ++i) value[i] = fma_rn(value[i], factor[i], bias[i]);
+    for (int i = 0; i < S::VEC; ++i) {
+      value[i] = fma_rn(value[i], HAS_OFFSET ? add(factor[i], offset_) : factor[i], bias[i]);
+    }
   }
 
   static constexpr int WORDS =
       Pack<typename W::E, S::VEC>::WORDS + Pack<typename B::E, S::VEC>::WORDS;
   EarlyOperand<S, W, WORDS> gamma_;
   EarlyOperand<S, B, WORDS> beta_;
+  typename S::Acc offset_;
 };
 
 // Stages in order, and a rounding to Y.

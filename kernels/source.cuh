@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "stream.cuh"
+#include "operand.cuh"
 
 // The row is x.
 template <class S_, class X>
@@ -38,8 +38,50 @@ class Loaded {
   Reader<S, X> x_;
 };
 
+// What is added to a residual: x, or x times a gate, rounded to the type of the product.
+template <class S>
+struct Ungated {
+  struct Arrays {};
+  __device__ Ungated(const Arrays&, const Place<S>&) {}
+  template <int COUNT>
+  __device__ void times(int, int, Values<S> (&)[COUNT]) {}
+  __device__ void times_column(int, Values<S>&) {}
+};
+
+template <class S, class G, typename Product>
+class TimesOperand {
+ public:
+  struct Arrays {
+    typename G::Rows gate;
+  };
+  __device__ TimesOperand(const Arrays& arrays, const Place<S>& place)
+      : gate_(arrays.gate, place) {}
+
+  template <int COUNT>
+  __device__ void times(int first, int end, Values<S> (&x)[COUNT]) {
+    Pack<typename G::E, S::VEC> gate[COUNT];
+    gate_.read(first, end, gate);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) multiply(x[i], gate[i]);
+    }
+  }
+  __device__ void times_column(int column, Values<S>& x) { multiply(x, gate_.column(column)); }
+
+ private:
+  __device__ static void multiply(Values<S>& x, const Pack<typename G::E, S::VEC>& gate) {
+    Values<S> factor;
+    unpack(gate, factor);
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) x[i] = mul(x[i], factor[i]);
+    unpack(round_to<Product>(x), x);
+  }
+
+  Operand<S, G> gate_;
+};
+
 // The row is h = round(x + residual), which is written on the way.
-template <class S_, class X, class Residual, class H>
+template <class S_, class X, class Residual, class H, class Gate>
 class Added {
   using T = typename S_::T;
 
@@ -49,6 +91,7 @@ class Added {
     Strided<const typename X::E> x;
     Strided<const T> residual;
     Strided<T> h;
+    typename Gate::Arrays gate;
   };
   static constexpr int TAKEN = S::TURNS;  // a residual is added once, also where h is read again
 
@@ -58,6 +101,7 @@ class Added {
         h_row_(arrays.h.row(place)),
         x_(x_row_, place),
         residual_(residual_row_, place),
+        gate_(arrays.gate, place),
         h_(h_row_, place),
         again_(h_row_, place) {}
 
@@ -66,9 +110,15 @@ class Added {
     Pack<typename X::E, S::VEC> x[COUNT];
     x_.read(first, end, x);
     residual_.read(first, end, h);
+    Values<S> value[COUNT];
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      if (first + i < end) h[i] = sum(x[i], h[i]);
+      if (first + i < end) unpack(x[i], value[i]);
+    }
+    gate_.times(first, end, value);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (first + i < end) h[i] = sum(value[i], h[i]);
     }
     h_.write(first, end, h);
   }
@@ -76,8 +126,10 @@ class Added {
   __device__ Pack<T, S::VEC> again(int turn) const { return again_.again(turn); }
 
   __device__ Pack<T, S::VEC> column(int column) {
-    const Pack<T, S::VEC> h =
-        sum(load_column<S>(x_row_, column), load_column<S>(residual_row_, column));
+    Values<S> value;
+    unpack(load_column<S>(x_row_, column), value);
+    gate_.times_column(column, value);
+    const Pack<T, S::VEC> h = sum(value, load_column<S>(residual_row_, column));
     store_column(h_row_, column, h);
     return h;
   }
@@ -85,14 +137,12 @@ class Added {
   __device__ void finish() { h_.finish(); }
 
  private:
-  __device__ static Pack<T, S::VEC> sum(const Pack<typename X::E, S::VEC>& x,
-                                        const Pack<T, S::VEC>& residual) {
-    Values<S> a, b;
-    unpack(x, a);
+  __device__ static Pack<T, S::VEC> sum(Values<S>& x, const Pack<T, S::VEC>& residual) {
+    Values<S> b;
     unpack(residual, b);
 #pragma unroll
-    for (int i = 0; i < S::VEC; ++i) a[i] = add(a[i], b[i]);
-    return round_to<T>(a);
+    for (int i = 0; i < S::VEC; ++i) x[i] = add(x[i], b[i]);
+    return round_to<T>(x);
   }
 
   const typename X::E* x_row_;
@@ -100,6 +150,7 @@ class Added {
   T* h_row_;
   Reader<S, X> x_;
   Reader<S, Residual> residual_;
+  Gate gate_;
   Writer<S, H> h_;
   Reader<S, Array<T, H::ACCESS == ALIGNED ? ALIGNED : ELEMENTS>> again_;
 };

@@ -83,8 +83,11 @@ class Reader<S, A, SCALAR> {
 
  public:
   // A row past the last has no element.
-  __device__ Reader(const E* row, const Place<S>& place)
-      : packet_(same<S::VEC>(place.exists ? *row : E(0))) {}
+  __device__ Reader(const E* row, const Place<S>& place) {
+    E element = {};
+    if (place.exists) element = *row;
+    packet_ = same<S::VEC>(element);
+  }
 
   template <int COUNT>
   __device__ void read(int, int, Pack<E, S::VEC> (&packet)[COUNT]) {

@@ -9,16 +9,18 @@ def rms_norm(cols, x, gamma, *, cast="before", gamma_offset=False, arch=90, resi
     return _forward("rms_norm", cols, arch, {"x": x, "gamma": gamma}, residual, chosen)
 
 
-def layer_norm(cols, x, gamma, beta, *, arch=90, residual=None):
-    return _forward("layer_norm", cols, arch, {"x": x, "gamma": gamma, "beta": beta}, residual, {})
+def layer_norm(cols, x, gamma, beta, *, gamma_offset=False, arch=90, residual=None):
+    chosen = {"gamma_offset": gamma_offset}
+    dtypes = {"x": x, "gamma": gamma, "beta": beta}
+    return _forward("layer_norm", cols, arch, dtypes, residual, chosen)
 
 
 def rms_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90, sums=True):
     return _backward("rms_norm_bwd", cols, arch, x, gamma, dresidual, sums, gamma_offset)
 
 
-def layer_norm_bwd(cols, x, gamma, *, dresidual=False, arch=90, sums=True):
-    return _backward("layer_norm_bwd", cols, arch, x, gamma, dresidual, sums)
+def layer_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90, sums=True):
+    return _backward("layer_norm_bwd", cols, arch, x, gamma, dresidual, sums, gamma_offset)
 
 
 def _forward(norm, cols, arch, dtypes, residual, chosen):
@@ -29,7 +31,7 @@ def _forward(norm, cols, arch, dtypes, residual, chosen):
     return _plan.forward(OPS[norm], cols, _given(dtypes), arch, **chosen)
 
 
-def _backward(op, cols, arch, x, gamma, dresidual, sums, gamma_offset=False):
+def _backward(op, cols, arch, x, gamma, dresidual, sums, gamma_offset):
     dtypes = {"x": x, "dy": x, "dresidual": x if dresidual else None, "gamma": gamma}
     return _plan.backward(OPS[op], cols, _given(dtypes), arch, sums=sums, gamma_offset=gamma_offset)
 

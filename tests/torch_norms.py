@@ -5,9 +5,9 @@ from arrays import random, to_torch
 
 import cunorm.torch
 from cunorm import _families
-from cunorm._families import PLAIN, RMS_NORM
+from cunorm._families import PLAIN, RMS_NORM, Option
 
-OPS = [op.name for op in PLAIN]
+OPS = [op.name for op in PLAIN if op.family.has_gradient]
 
 
 def names(op):
@@ -40,7 +40,7 @@ def call(op, tensors, **options):
 
 def numbers(op):
     """Return the numbers that an operator takes after its tensors."""
-    return tuple(option.default for option in _families.OPS[op].options)
+    return tuple(a.default for a in _families.OPS[op].differentiable if isinstance(a, Option))
 
 
 def operator(op, tensors):
@@ -59,6 +59,7 @@ def definition(op, tensors, gamma_offset=0.0):
         y = h * (h.square().mean(axes, keepdim=True) + 1e-6).rsqrt()
         y = y if gamma is None else y * (gamma + gamma_offset)
     else:
+        gamma = None if gamma is None else gamma + gamma_offset
         shape = [h.shape[axis] for axis in axes]
         y = torch.nn.functional.layer_norm(h, shape, gamma, beta, 1e-5)
     return (y, h) if "residual" in given else (y,)

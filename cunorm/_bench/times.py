@@ -23,7 +23,7 @@ ROUNDS = 20  # replays, of which the best counts: other work on the device only 
 CACHES = 3  # rotating buffers hold so many times the L2 cache
 MOST_SETS = 512  # of buffers: a call of a few KB finds its data in the cache in any program
 # What the ops take where nothing is given.
-RMS_EPS, LAYER_EPS = (family.options[0].default for family in (RMS_NORM, LAYER_NORM))
+RMS_EPS, LAYER_EPS = (family.eps for family in (RMS_NORM, LAYER_NORM))
 
 Launch = Callable[[], Any]
 
@@ -150,7 +150,7 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     family = case.kind.family
     if family is LAYER_NORM:
         wide = wide - wide.mean(-1, keepdims=True)
-    eps = family.options[0].default
+    eps = family.eps
     rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + eps)
     y = (wide * rstd).astype(h.dtype) * given["gamma"]
     if "gate" in given:

@@ -45,7 +45,7 @@ def forward(
     plan = _plan.forward(
         op,
         of_forward.cols(arrays["x"], axes),
-        _dtypes(arrays, (*op.rows, *op.parameters)),
+        _dtypes(arrays, (*op.rows, *op.parameters, *op.operands)),
         kernels.arch(arrays["x"].device.id),
         **_chosen(op, options),
     )

@@ -79,7 +79,8 @@ def warm_up(
     -----
     Arrays are taken as they come from an allocator: C-contiguous, on 16 bytes. Which memory they
     are, x's own for `out` say, makes no difference. Of rows laid out otherwise, like heads of a
-    packed projection, call the op itself once, on as few of them as show the layout.
+    packed projection, or beside operands that broadcast, call the op itself once, on as few of them
+    as show the layout.
 
     Examples
     --------
@@ -120,6 +121,8 @@ def _build(
         if isinstance(argument, Input):
             name = argument.name
             dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
+            if name in op.operands:
+                dtype = None
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extent, own)

@@ -18,6 +18,7 @@ from .arrays import (
     is_dask,
     like_x,
     normalised_axes,
+    operand,
     parameters,
     rows,
     statistic,
@@ -36,6 +37,7 @@ __all__ = [
     "array",
     "backward",
     "cast",
+    "data",
     "dtype",
     "eps",
     "forward",
@@ -57,6 +59,9 @@ def forward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, di
     for name in op.reads[1:]:
         addend(name, arrays[name], x)
     axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    for name in op.operands:
+        if arrays[name] is not None:
+            operand(name, arrays[name], x)
     return axes, options(op, values, arrays)
 
 
@@ -79,7 +84,7 @@ def outputs(op: Op, arrays: Arrays, dtype: Any = None) -> None:
 
     `dtype` is the option of that name, where the op has it.
     """
-    parameters = {name: arrays[name] for name in op.parameters}
+    parameters = {name: arrays[name] for name in (*op.parameters, *op.operands)}
     for index, output in enumerate(op.writes):
         others = {name: arrays[name] for name in op.reads if name != output.like}
         others |= {other.argument: arrays[other.name] for other in op.writes[index + 1 :]}

@@ -146,6 +146,20 @@ def normalised_axes(x: Any, **given: Any) -> int:
     return axes or 1
 
 
+def operand(name: str, value: Any, x: cupy.ndarray) -> None:
+    """Refuse what does not broadcast against x, or has a dtype that x is not computed with."""
+    array(name, value)
+    _parameter_dtype(name, value, x)
+    trailing = x.shape[x.ndim - value.ndim :] if value.ndim <= x.ndim else None
+    if trailing is None or any(
+        own not in (1, extent) for own, extent in zip(value.shape, trailing, strict=True)
+    ):
+        raise ValueError(
+            f"{name} must broadcast to the shape of x, {x.shape}, but has {value.shape}"
+        )
+    same_device(name, value, x)
+
+
 def addend(name: str, value: Any, x: cupy.ndarray) -> None:
     """Refuse what cannot be added to x."""
     data(name, value)

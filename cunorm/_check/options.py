@@ -41,11 +41,17 @@ def eps(value: object, x: Any, name: str = "eps") -> float:
     return number
 
 
-def _gamma_offset(name: str, value: object, arrays: Arrays) -> float:
-    """Refuse an offset that is not finite as it is added, or that has no gamma to be added to."""
+def _offset(name: str, value: object, arrays: Arrays) -> float:
+    """Refuse an offset that is not finite as it is added."""
     number, x = real(name, value), arrays["x"]
     if not abs(number) <= _largest(x):
         raise ValueError(f"{name} must be finite in {accumulator(x.dtype.name)}, but is {value}")
+    return number
+
+
+def _gamma_offset(name: str, value: object, arrays: Arrays) -> float:
+    """Refuse an offset that is not finite, or that has no gamma to be added to."""
+    number = _offset(name, value, arrays)
     if arrays["gamma"] is None and number != 0:
         raise ValueError(f"{name} must be 0 where gamma is None, but is {value}")
     return number
@@ -108,6 +114,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "dtype": lambda name, value, _arrays: None if value is None else dtype(value, name),
     "gate_first": lambda _name, value, _arrays: bool(value),
     "group": _group,
+    "scale_offset": _offset,
     "sums": lambda _name, value, _arrays: bool(value),
 }
 

@@ -46,6 +46,11 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
     parameters = {name: arrays[name] for name in op.parameters}
     if arrays["y"] is not None:
         raise TypeError("out must be None where x is a dask array: y is made when it is computed")
+    for name in op.operands:
+        if arrays[name] is not None:
+            raise TypeError(
+                f"{name} must be None where x is a dask array: dask's own operators do the same"
+            )
     _of_cupy_chunks("x", x._meta)
     _check.rows("x", x)
     for name, value in parameters.items():
@@ -57,9 +62,14 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
     _whole_rows(x, parameters)
     settings = _check.options(op, options, arrays)
     given = [None if p is None else _in_host_memory(p) for p in parameters.values()]
-    meta = cupy.empty((0,) * x.ndim, x.dtype)
+    y_dtype = settings.pop("dtype") or x.dtype
+    meta = cupy.empty((0,) * x.ndim, y_dtype)
     return map_blocks(  # type: ignore[no-untyped-call]
-        *(_of_chunk, op.name, x, *given), token=op.name, dtype=x.dtype, meta=meta, **settings
+        *(_of_chunk, op.name, y_dtype, x, *given),
+        token=op.name,
+        dtype=y_dtype,
+        meta=meta,
+        **settings,
     )
 
 
@@ -75,9 +85,9 @@ def _in_host_memory(parameter: Any) -> Any:
     return parameter.get()
 
 
-def _of_chunk(op: str, x: Any, *parameters: Any, **settings: Any) -> cupy.ndarray:
+def _of_chunk(op: str, y_dtype: Any, x: Any, *parameters: Any, **settings: Any) -> cupy.ndarray:
     """Return y of one chunk, on its device."""
-    return getattr(cunorm, op)(x, *_beside(x, *parameters), **settings)
+    return getattr(cunorm, op)(x, *_beside(x, *parameters), dtype=y_dtype, **settings)
 
 
 def _beside(x: Any, *parameters: Any) -> list[Any]:

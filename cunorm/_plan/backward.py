@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
-from .parts import scale
+from .parts import times_gamma
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
 from .unit import Reach, Try
@@ -164,7 +164,7 @@ def backward(
         packet_bytes=packet_bytes,
     )
     read = tuple(name for name in op.reads if name in of)
-    weight = scale(of, chosen)
+    weight = times_gamma(of, chosen)
     other, beside = "NoResidual<S>", "{}"
     if "dresidual" in of:
         other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"

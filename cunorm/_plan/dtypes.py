@@ -14,3 +14,10 @@ C_TYPE = {
 def accumulator(dtype: str) -> str:
     """Return the dtype of sums and statistics for data of `dtype`."""
     return "float64" if dtype == "float64" else "float32"
+
+
+def promoted(a: str, b: str) -> str:
+    """Return the dtype of what NumPy's operators make of two: float32 of float16 and bfloat16."""
+    if ITEMSIZE[a] == ITEMSIZE[b] and a != b:
+        return "float32"
+    return max(a, b, key=ITEMSIZE.__getitem__)

@@ -45,7 +45,7 @@ def forward(
     row, source = SOURCES[op.source.name](of, chosen)
     ending = epilogue(family.epilogue, of, chosen)
     written = tuple(output.name for output in op.writes)
-    parameters = tuple(name for name in op.parameters if name in of)
+    parameters = tuple(name for name in (*op.parameters, *op.operands) if name in of)
     with_residual = len(op.source.writes) > 0
     share = split.forward(cols, row, arch, residual=with_residual)
     in_registers = whole_packets(cols, row) <= share.in_registers
@@ -62,7 +62,7 @@ def forward(
         statistics=family.saves,
         parameters=parameters,
         written=(*written, *family.saves),
-        scalars=tuple(option.name for option in family.options if option.number),
+        scalars=tuple(option.name for option in op.options if option.number),
         body=f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>(\n"
         f"      {source.arrays}, {ending.arrays}, {{$y}}, {{{', '.join(family.saves)}}}, "
         "n.rows, n.eps);",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .dtypes import ITEMSIZE, accumulator
+from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
 from .unit import Stage
 
 Dtypes = Mapping[str, str]
@@ -30,12 +30,15 @@ def then(stages: Iterable[Stage]) -> Stage:
     return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
 
 
-def scale(of: Dtypes, chosen: Chosen) -> Stage:
+def times_gamma(of: Dtypes, chosen: Chosen) -> Stage:
     """Return what multiplies by gamma, as a stage or as the part of a backward kernel."""
     if "gamma" not in of:
         return Stage("Unscaled<S>", "{}")
-    offset = str(chosen.get("gamma_offset", False)).lower()
-    return Stage(f"Scale<S, Gamma, {offset}>", "{$gamma, n.gamma_offset}")
+    return Stage(f"Times<S, Gamma, {_word(chosen['gamma_offset'])}>", "{$gamma, n.gamma_offset}")
+
+
+def _word(value: object) -> str:
+    return str(value).lower()
 
 
 def _scaled(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
@@ -43,25 +46,44 @@ def _scaled(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
         return ()
     # Wider data is not rounded, and so both casts have one kernel.
     is_rounded = chosen["cast"] == "before" and ITEMSIZE[of["x"]] == 2
-    return (ROUND, scale(of, chosen)) if is_rounded else (scale(of, chosen),)
+    return (ROUND, times_gamma(of, chosen)) if is_rounded else (times_gamma(of, chosen),)
 
 
 def _affine(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "gamma" in of and "beta" in of:
-        return (Stage("Affine<S, Gamma, Beta>", "{$gamma, $beta}"),)
+        type_ = f"TimesPlus<S, Gamma, Beta, {_word(chosen['gamma_offset'])}>"
+        return (Stage(type_, "{$gamma, $beta, n.gamma_offset}"),)
     if "gamma" in of:
-        return (Stage("Scale<S, Gamma, false>", "{$gamma, 0}"),)
-    return (Stage("AddBeta<S, Beta>", "{$beta}"),) if "beta" in of else ()
+        return (times_gamma(of, chosen),)
+    return (Stage("Plus<S, Beta>", "{$beta}"),) if "beta" in of else ()
+
+
+def _modulated(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
+    """Return what follows a norm: each result is rounded to the dtype that NumPy gives it."""
+    rounds = chosen.get("cast") != "after"
+    dtype = of["x"]
+    stages = [ROUND] if rounds and {"scale", "shift"} & of.keys() else []
+    if "scale" in of:
+        dtype = promoted(dtype, of["scale"])
+        own = ", Scale::E" if rounds else ""
+        type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}{own}>"
+        stages.append(Stage(type_, "{$scale, n.scale_offset}"))
+        stages += [Stage(f"Round<S, {C_TYPE[dtype]}>", "{}")] * rounds
+    if "shift" in of:
+        dtype = promoted(dtype, of["shift"])
+        stages.append(Stage("Plus<S, Shift>", "{$shift}"))
+    if rounds and dtype != of["y"]:
+        stages.append(Stage(f"Round<S, {C_TYPE[dtype]}>", "{}"))
+    return tuple(stages)
 
 
 def epilogue(name: str, of: Dtypes, chosen: Chosen) -> Stage:
     """Return what follows the normalised value; `name` is that of a family."""
-    norm = STAGES[name](of, chosen)
-    if norm == (ROUND, scale(of, {})) and of["gamma"] == of["x"] == of["y"]:
+    stages = STAGES[name](of, chosen)
+    is_of_models = stages == (ROUND, times_gamma(of, {"gamma_offset": False}))
+    if is_of_models and of["gamma"] == of["x"] == of["y"]:
         return Stage("ModelScale<S, Gamma>", "{$gamma}")
-    if of["y"] != of["x"] and chosen.get("cast") != "after":
-        norm = (*norm, ROUND)
-    return then(norm)
+    return then(stages)
 
 
 def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -69,8 +91,13 @@ def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
 
 
 def _added(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
-    arrays = "{$x, $residual, $residual_out}"
-    return of["residual"], Stage("Added<S, X, Residual, ResidualOut>", arrays)
+    gate, arrays = "Ungated<S>", "{}"
+    if "gate" in of:
+        product = C_TYPE[promoted(of["x"], of["gate"])]
+        gate, arrays = f"TimesOperand<S, Gate, {product}>", "{$gate}"
+    return of["residual"], Stage(
+        f"Added<S, X, Residual, ResidualOut, {gate}>", f"{{$x, $residual, $residual_out, {arrays}}}"
+    )
 
 
 def _gated(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -85,7 +112,7 @@ def _then_gate(norm: Stages) -> Stages:
 
     def stages(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
         if chosen["gate_first"]:
-            return norm(of, chosen)
+            return norm(of, chosen) + _modulated(of, chosen)
         gate = Stage(f"TimesGate<S, Gate, {ACTIVATIONS[chosen['activation']]}>", "{$gate}")
         rounded = (ROUND,) if chosen["cast"] == "before" else ()
         return (*norm(of, chosen), *rounded, gate)
@@ -102,7 +129,7 @@ SOURCES: dict[str, Callable[[Dtypes, Chosen], tuple[str, Stage]]] = {
 }
 # To the stages of a norm.
 STAGES: dict[str, Stages] = {
-    "Scale": _scaled,
-    "Affine": _affine,
+    "Scale": lambda of, chosen: _scaled(of, chosen) + _modulated(of, chosen),
+    "Affine": lambda of, chosen: _affine(of, chosen) + _modulated(of, chosen),
     "ScaleThenGate": _then_gate(_scaled),
 }

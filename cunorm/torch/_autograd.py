@@ -19,7 +19,7 @@ from ._operators import OPERATORS
 
 def _save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what `_gradients` needs of an operator's inputs and outputs."""
-    given = dict(zip(op.names, inputs, strict=True))
+    given = dict(zip(op.torch_names, inputs, strict=True))
     made = dict(zip(op.returns, output, strict=True))
     weight, *biases = op.parameters
     written = op.source.writes
@@ -56,7 +56,7 @@ def _gradients(op: Op, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         for name, dtype in zip(op.source.reads, ctx.dtypes, strict=True)
     }
     gradients = {**of_reads, **totals}
-    return tuple(gradients.get(name) for name in op.names)
+    return tuple(gradients.get(name) for name in op.torch_names)
 
 
 def _of_norm(
@@ -65,7 +65,7 @@ def _of_norm(
     """Return the gradient of h (or x), and those of the parameters by name."""
     h, gamma, *statistics = ctx.saved_tensors
     dy = dy.to(h.dtype)
-    needed = dict(zip(op.names, ctx.needs_input_grad, strict=True))
+    needed = dict(zip(op.torch_names, ctx.needs_input_grad, strict=True))
     weight, *biases = op.parameters
     wanted = [name for name in biases if ctx.biases[name] is not None and needed[name]]
     # The kernel's dbeta has gamma's dtype, and where there is no gamma there is none.
@@ -80,7 +80,7 @@ def _of_norm(
     given["sums"] = of_weight or bool(along)
     backward = BACKWARD[op.family]
     kernel = getattr(torch.ops.cunorm, backward.name)
-    dx, *totals = kernel(*(given[name] for name in backward.names))
+    dx, *totals = kernel(*(given[name] for name in backward.torch_names))
     made = dict(zip(op.parameters, totals, strict=True))
     gradients: dict[str, Tensor | None] = {weight: made[weight] if of_weight else None}
     for name in wanted:

@@ -71,9 +71,10 @@ def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int
     axes : int
         How many trailing axes are normalised.
     """
-    named = dict(zip(op.names, given, strict=True))
-    values = tuple(named.pop(option.name) for option in op.options)
+    named = dict(zip(op.torch_names, given, strict=True))
+    values = tuple(named.pop(option.name, option.default) for option in op.options)
     _strided(**named)
+    named |= dict.fromkeys(op.operands)
     described = {name: _described(tensor) for name, tensor in named.items()}
     check = _check.backward if op.is_backward else _check.forward
     axes, options = check(op, described, values)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._families import Op
+from .._families import Op, Option
 from .._typing import Arrays
 
 # As in kernels/packet.cuh: a power of two that brings any float64's square back into range, and the
@@ -121,14 +121,19 @@ def scale(
 
 
 def affine(
-    normal: Tensor, gamma: Tensor | None, beta: Tensor | None, *, dtype: torch.dtype
+    normal: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    *,
+    gamma_offset: float,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return y of LayerNorm, given the normalised rows."""
     y, wide = normal, normal.dtype
     if gamma is not None and beta is not None:
-        y = _fma(y, gamma.to(wide), beta.to(wide))
+        y = _fma(y, gamma.to(wide) + gamma_offset, beta.to(wide))
     elif gamma is not None:
-        y = y * gamma.to(wide)
+        y = y * (gamma.to(wide) + gamma_offset)
     elif beta is not None:
         y = y + beta.to(wide)
     return y.to(dtype)
@@ -145,7 +150,8 @@ def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor
     h = SOURCES[op.source.name](*(tensors[name] for name in op.source.reads))
     parameters = [tensors[name] for name in op.parameters]
     axes = trailing(h, *parameters)
-    others = dict(options)
+    taken = [a.name for a in op.differentiable if isinstance(a, Option)]
+    others = {name: options[name] for name in taken}
     statistic = STATISTICS[op.family.statistic].of(h, axes, others.pop("eps"))
     epilogue = EPILOGUES[op.family.epilogue]
     y = epilogue(statistic.normal(h), *parameters, **others, dtype=tensors["x"].dtype)

@@ -62,13 +62,18 @@ def rms_norm_(
 
 
 def layer_norm_(
-    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    gamma_offset: float = 0.0,
 ) -> Tensor:
     """Write over x what `layer_norm` returns, and return x.
 
     Parameters
     ----------
-    x, gamma, beta, eps
+    x, gamma, beta, eps, gamma_offset
         As in `layer_norm`. `x` must not overlap itself, nor `gamma` or `beta`.
 
     Returns
@@ -98,7 +103,7 @@ def layer_norm_(
     """
     tensors(x=x, gamma=gamma, beta=beta)
     _no_gradient("layer_norm", x=x, gamma=gamma, beta=beta)
-    _operators.layer_norm_(x, gamma, beta, *options(eps=eps))
+    _operators.layer_norm_(x, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset))
     return x
 
 
@@ -156,12 +161,14 @@ def add_layer_norm_(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    gamma_offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Write over x and residual the y and h that `add_layer_norm` returns, and return both.
 
     Parameters
     ----------
-    x, residual, gamma, beta, eps
+    x, residual, gamma, beta, eps, gamma_offset
         As in `add_layer_norm`. What is written must not overlap itself, nor another argument.
 
     Returns
@@ -191,7 +198,9 @@ def add_layer_norm_(
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
     _no_gradient("add_layer_norm", x=x, residual=residual, gamma=gamma, beta=beta)
-    _operators.add_layer_norm_(x, residual, gamma, beta, *options(eps=eps))
+    _operators.add_layer_norm_(
+        x, residual, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset)
+    )
     return x, residual
 
 

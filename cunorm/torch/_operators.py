@@ -68,7 +68,7 @@ def _defined_in_place(op: Op) -> CustomOpDef:
 def _schema(op: Op, written: tuple[str, ...] = ()) -> str:
     """Return an operator's schema; nothing is returned where something is written."""
     returned = "" if written else ", ".join("Tensor" for _ in op.returns)
-    return f"({', '.join(_declared(a, written) for a in op.arguments)}) -> ({returned})"
+    return f"({', '.join(_declared(a, written) for a in op.differentiable)}) -> ({returned})"
 
 
 def _declared(argument: Input | Option, written: tuple[str, ...]) -> str:
@@ -82,7 +82,7 @@ def _declared(argument: Input | Option, written: tuple[str, ...]) -> str:
 
 def _is_on_cuda(op: Op, given: tuple[Any, ...]) -> bool:
     """Return whether the CuPy ops do the work; if not, `_cpu` does."""
-    x = given[op.names.index("x")]
+    x = given[op.torch_names.index("x")]
     if x.is_cuda:
         return True
     if x.device.type != "cpu":
@@ -93,7 +93,7 @@ def _is_on_cuda(op: Op, given: tuple[Any, ...]) -> bool:
 def _detached(op: Op, given: tuple[Any, ...]) -> dict[str, Any]:
     # DLPack exports nothing that requires a gradient. The operators have formulas for that.
     plain = (value.detach() if isinstance(value, Tensor) else value for value in given)
-    return dict(zip(op.names, plain, strict=True))
+    return dict(zip(op.torch_names, plain, strict=True))
 
 
 def _rows(op: Op, tensors: dict[str, Any], axes: int) -> tuple[Tensor, ...]:

@@ -90,12 +90,17 @@ def rms_norm(
 
 
 def layer_norm(
-    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    gamma_offset: float = 0.0,
 ) -> Tensor:
     """Normalise rows by their mean and variance, differentiably.
 
-    ``y = (x - mean) / sqrt(var + eps) * gamma + beta``, with the biased variance, over the
-    normalised axes: the trailing axes that `gamma` or `beta` has, or the last one.
+    ``y = (x - mean) / sqrt(var + eps) * (gamma + gamma_offset) + beta``, with the biased variance,
+    over the normalised axes: the trailing axes that `gamma` or `beta` has, or the last one.
 
     Parameters
     ----------
@@ -103,7 +108,7 @@ def layer_norm(
         As in `rms_norm`.
     gamma, beta : torch.Tensor, optional
         Weight and bias, each as `gamma` of `rms_norm`; their dtypes may differ.
-    eps
+    eps, gamma_offset
         As in `rms_norm`.
 
     Returns
@@ -140,7 +145,7 @@ def layer_norm(
     tensor([2., 2.])
     """
     tensors(x=x, gamma=gamma, beta=beta)
-    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, *options(eps=eps))
+    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset))
     return y  # type: ignore[no-any-return]
 
 
@@ -210,6 +215,8 @@ def add_layer_norm(
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     eps: float = 1e-5,
+    *,
+    gamma_offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Add a residual and normalise the sum, in one pass, differentiably.
 
@@ -222,7 +229,7 @@ def add_layer_norm(
         As in `layer_norm`.
     residual : torch.Tensor, of x's shape
         As in `add_rms_norm`.
-    gamma, beta, eps
+    gamma, beta, eps, gamma_offset
         As in `layer_norm`.
 
     Returns
@@ -257,5 +264,7 @@ def add_layer_norm(
     tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
-    y, h, *_ = _operators.add_layer_norm_fwd(x, residual, gamma, beta, *options(eps=eps))
+    y, h, *_ = _operators.add_layer_norm_fwd(
+        x, residual, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset)
+    )
     return y, h

@@ -38,14 +38,15 @@ def bridge():
 def arguments(op, shape=(6, 37), dtype="float32"):
     """Return NumPy arrays for the array arguments of an op, without those it writes."""
     names = inspect.signature(getattr(cunorm, op)).parameters
-    extents = {"gamma": shape[-1:], "beta": shape[-1:], "mean": shape[:-1], "rstd": shape[:-1]}
+    of_columns = ("gamma", "beta", "scale", "shift")
+    extents = dict.fromkeys(of_columns, shape[-1:]) | dict.fromkeys(("mean", "rstd"), shape[:-1])
     wide = "float64" if dtype == "float64" else "float32"
     return {
         name: abs(random(extents[name], wide, seed=i))
         if name in ("mean", "rstd")
         else random(extents.get(name, shape), dtype, seed=i)
         for i, name in enumerate(names)
-        if name in (*extents, "x", "dy", "residual", "dresidual")
+        if name in (*extents, "x", "dy", "residual", "gate", "dresidual")
     }
 
 
@@ -236,7 +237,7 @@ def test_a_sparse_tensor_is_refused(put):
         ),
         ({"gamma": torch.ones(7)}, ValueError, r"gamma must have .* but has \(7,\)"),
         ({"gamma": np.ones(8, "f4")}, TypeError, "gamma must be a cupy.ndarray.* but is a numpy"),
-        ({"out": torch.ones(2, 8).half()}, TypeError, "out must have the dtype of x, float32"),
+        ({"out": torch.ones(2, 8).int()}, TypeError, "out must be float16, .* but is int32"),
         ({"eps": -1}, ValueError, "eps must be finite and not negative"),
         ({"eps": [1]}, TypeError, "eps must be a real number"),
     ],

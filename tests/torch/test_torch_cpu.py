@@ -125,7 +125,7 @@ def test_layer_norm_has_the_kernels_bits_given_its_moments(dtype, parameters, le
     assert np.array_equal(mean, to_numpy(x.double()).mean(-1))
     center = with_an_axis(mean)
     moments = _cpu.Moments(center, with_an_axis(rstd), torch.zeros_like(center))
-    own = _cpu.affine(moments.normal(x), gamma, beta, dtype=x.dtype)
+    own = _cpu.affine(moments.normal(x), gamma, beta, gamma_offset=0.0, dtype=x.dtype)
     assert bits(to_numpy(own)) == bits(y)
 
 
@@ -147,7 +147,7 @@ def test_statistics_of_the_cpu_are_the_definitions_to_half_an_ulp(op, dtype):
     shift = 100.0 if op == "layer_norm" else 0.0
     x = to_torch(random((32, 1031), dtype, shift=shift))
     _, *found = getattr(torch.ops.cunorm, f"{op}_fwd")(
-        x, None, *((1e-6, 0.0, "before") if op == "rms_norm" else (None, 1e-5))
+        x, None, *((1e-6, 0.0, "before") if op == "rms_norm" else (None, 1e-5, 0.0))
     )
     _, *expected = getattr(_reference, f"{op}_fwd")(to_numpy(x))
     for statistic, other in zip(found, expected, strict=True):

@@ -68,10 +68,11 @@ def test_float64_gradients_are_those_of_autograd_through_the_definition(put, op,
         torch.testing.assert_close(one, other, **FLOAT64)
 
 
-def test_an_offset_is_added_to_gamma_in_both_directions(put):
-    tensors = arguments("rms_norm", (3, 8), "float64", put=put)
-    outputs = call("rms_norm", tensors, gamma_offset=1.0)
-    expected = definition("rms_norm", tensors, gamma_offset=1.0)
+@pytest.mark.parametrize("op", OPS)
+def test_an_offset_is_added_to_gamma_in_both_directions(put, op):
+    tensors = arguments(op, (3, 8), "float64", put=put)
+    outputs = call(op, tensors, gamma_offset=1.0)
+    expected = definition(op, tensors, gamma_offset=1.0)
     given = upstream(outputs, put)
     found, wanted = (gradients(ys, tensors, given) for ys in (outputs, expected))
     for one, other in zip((*outputs, *found), (*expected, *wanted), strict=True):

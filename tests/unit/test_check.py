@@ -197,9 +197,9 @@ def out_cases():
             r"out must be a cupy\.ndarray",
         ),
         "another dtype": (
-            lambda x, buffer: cupy.empty((4, 8), np.float16),
+            lambda x, buffer: cupy.empty((4, 8), np.int16),
             TypeError,
-            "out must have the dtype of x, float32, but has float16",
+            "out must be float16, bfloat16, float32 or float64, but is int16",
         ),
         "another shape": (
             lambda x, buffer: cupy.empty((8, 4), np.float32),

@@ -25,13 +25,13 @@ def described(function):
     return [(p.name, p.kind, p.default) for p in parameters]
 
 
-def signature(op, results=True):
+def signature(op, results=True, arguments=None):
     """Return what a family says of an op's parameters, in the same form.
 
     What may be None is so by default, unless something without a default follows.
     """
     found, kind, required = [], POSITIONAL, False
-    for argument in reversed(op.arguments):
+    for argument in reversed(arguments or op.arguments):
         if isinstance(argument, Input):
             required |= not argument.optional and not argument.keyword
             default = inspect.Parameter.empty if required else None
@@ -82,25 +82,27 @@ FORWARD = [
 @pytest.mark.parametrize("op", FORWARD, ids=lambda op: op.name)
 def test_functions_of_tensors_have_the_signatures_of_their_families(op):
     for name in (op.name, f"{op.name}_"):
-        assert described(getattr(cunorm.torch, name)) == signature(op, results=False)
+        assert described(getattr(cunorm.torch, name)) == signature(op, False, op.differentiable)
 
 
 SCHEMAS = """
 rms_norm_fwd(Tensor x, Tensor? gamma, float eps, float gamma_offset, str cast) -> (Tensor, Tensor)
-layer_norm_fwd(Tensor x, Tensor? gamma, Tensor? beta, float eps) -> (Tensor, Tensor, Tensor)
+layer_norm_fwd(Tensor x, Tensor? gamma, Tensor? beta, float eps, float gamma_offset)
+ -> (Tensor, Tensor, Tensor)
 add_rms_norm_fwd(Tensor x, Tensor residual, Tensor? gamma, float eps, float gamma_offset, str cast)
  -> (Tensor, Tensor, Tensor)
-add_layer_norm_fwd(Tensor x, Tensor residual, Tensor? gamma, Tensor? beta, float eps)
- -> (Tensor, Tensor, Tensor, Tensor)
+add_layer_norm_fwd(Tensor x, Tensor residual, Tensor? gamma, Tensor? beta, float eps,
+ float gamma_offset) -> (Tensor, Tensor, Tensor, Tensor)
 rms_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor rstd, float gamma_offset,
  Tensor? dresidual, bool sums) -> (Tensor, Tensor)
-layer_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor mean, Tensor rstd, Tensor? dresidual,
- bool sums) -> (Tensor, Tensor, Tensor)
+layer_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor mean, Tensor rstd, float gamma_offset,
+ Tensor? dresidual, bool sums) -> (Tensor, Tensor, Tensor)
 rms_norm_(Tensor(a0!) x, Tensor? gamma, float eps, float gamma_offset, str cast) -> ()
-layer_norm_(Tensor(a0!) x, Tensor? gamma, Tensor? beta, float eps) -> ()
+layer_norm_(Tensor(a0!) x, Tensor? gamma, Tensor? beta, float eps, float gamma_offset) -> ()
 add_rms_norm_(Tensor(a0!) x, Tensor(a1!) residual, Tensor? gamma, float eps, float gamma_offset,
  str cast) -> ()
-add_layer_norm_(Tensor(a0!) x, Tensor(a1!) residual, Tensor? gamma, Tensor? beta, float eps) -> ()
+add_layer_norm_(Tensor(a0!) x, Tensor(a1!) residual, Tensor? gamma, Tensor? beta, float eps,
+ float gamma_offset) -> ()
 """
 
 
