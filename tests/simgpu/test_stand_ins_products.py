@@ -80,7 +80,7 @@ def test_the_product_is_numpys(name, dtype):
 
 @pytest.mark.parametrize("shape", ["x @ y", "s @ o", "x @ v"])
 def test_halves_are_summed_in_float32(shape):
-    x, y, v, s, o = map(lambda each: each * np.float16(1.001), operands(np.float16))
+    x, y, v, s, o = (each * np.float16(1.001) for each in operands(np.float16))
     left, right = {"x @ y": (x, y), "s @ o": (s, o), "x @ v": (x, v)}[shape]
     expected = (left.astype(np.float32) @ right.astype(np.float32)).astype(np.float16)
     found = cupy.asarray(left) @ cupy.asarray(right)

@@ -60,6 +60,7 @@ _PYTHON_ONLY = (
     "ipcOpenMemHandle",
 )
 
+
 def _refusal(what: str) -> Callable[..., object]:
     def refuse(*_: object, **__: object) -> object:
         raise NotEmulated(f"simgpu does not emulate {what}")

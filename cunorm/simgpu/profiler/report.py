@@ -244,4 +244,5 @@ def as_csv(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] 
 
 def as_json(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] = ()) -> str:
     """Return everything that was counted: a list of launches, and after them calls of stand-ins."""
-    return json.dumps([asdict(each) for each in (*launches, *stand_ins)], indent=1) + "\n"
+    counted = [asdict(launch) for launch in launches] + [asdict(call) for call in stand_ins]
+    return json.dumps(counted, indent=1) + "\n"

@@ -10,7 +10,7 @@ import numpy as np
 from ..lanes import Array
 from . import blas
 from .blas import Handle
-from .host import Call, Host
+from .host import Call, Host, refuse_capture
 from .operand import Operand, matrix
 
 LIBRARY = "cuBLAS"
@@ -91,8 +91,8 @@ class Context:
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """Return those that are about handles."""
-        names = ("create", "destroy", "getVersion", "getPointerMode", "setPointerMode")
-        names += ("setStream", "getStream", "setMathMode", "getMathMode")
+        names = ["create", "destroy", "getVersion", "getPointerMode", "setPointerMode"]
+        names += ["setStream", "getStream", "setMathMode", "getMathMode"]
         return {name: getattr(self, name) for name in names}
 
     def of(self, handle: int) -> Handle:
@@ -172,16 +172,6 @@ class Context:
             Operand(f"{name}[{at}]", int(pointer), like.shape, like.strides, like.dtype)
             for at, pointer in enumerate(call.read(pointers).tolist())
         ]
-
-
-def refuse_capture(library: str, stream: int) -> None:
-    """Raise what CuPy says to a call while its stream is being captured."""
-    from cupy_backends.cuda.api import runtime
-
-    if runtime.streamIsCapturing(stream):
-        raise NotImplementedError(
-            f"calling {library} API during stream capture is currently unsupported"
-        )
 
 
 def stored(

@@ -174,7 +174,7 @@ class Solvers:
                     pivots = call.read(_pivots(devIpiv, at, n))
                 call.write(b, blas.solve_lu(call.read(a), pivots, trans, call.read(b)))
 
-        self._context.host.to_host(info, np.int32(0), "info")
+        self._context.host.to_host(info, np.zeros((), np.int32), "info")
         self._context.call(handle, function, run)
         return 0
 

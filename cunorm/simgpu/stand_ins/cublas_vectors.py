@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,31 +37,33 @@ class Vectors:
         def of(pattern: str, function: Callable[..., object], letters: str = "sdcz") -> Any:
             return typed("cublas", pattern, function, letters)
 
+        # Of complex numbers the sizes are real: their functions have two letters.
         return {
-            **of("i{}amax", self._largest),
-            **of("i{}amin", self._smallest),
-            **of("{}asum", self._asum, real),
-            **of("s{}asum", self._asum, "c"),
-            **of("d{}asum", self._asum, "z"),
-            **of("{}nrm2", self._nrm2, real),
-            **of("s{}nrm2", self._nrm2, "c"),
-            **of("d{}nrm2", self._nrm2, "z"),
+            **of("i{}amax", partial(self._reduce, _largest)),
+            **of("i{}amin", partial(self._reduce, _smallest)),
+            **of("{}asum", partial(self._reduce, _sum_of_sizes), real),
+            **of("s{}asum", partial(self._reduce, _sum_of_sizes), "c"),
+            **of("d{}asum", partial(self._reduce, _sum_of_sizes), "z"),
+            **of("{}nrm2", partial(self._reduce, _norm), real),
+            **of("s{}nrm2", partial(self._reduce, _norm), "c"),
+            **of("d{}nrm2", partial(self._reduce, _norm), "z"),
             **of("{}axpy", self._axpy),
-            **of("{}dot", self._dot, real),
-            **of("{}dotu", self._dot, complex_),
-            **of("{}dotc", self._dotc, complex_),
-            **of("{}scal", self._scal),
-            **of("{}sscal", self._scal_by_real, "c"),
-            **of("{}dscal", self._scal_by_real, "z"),
+            **of("{}dot", partial(self._dot, np.dot), real),
+            **of("{}dotu", partial(self._dot, np.dot), complex_),
+            **of("{}dotc", partial(self._dot, np.vdot), complex_),
+            **of("{}scal", partial(self._scal, False)),
+            **of("{}sscal", partial(self._scal, True), "c"),
+            **of("{}dscal", partial(self._scal, True), "z"),
             **of("{}gemv", self._gemv),
-            **of("{}ger", self._ger, real),
-            **of("{}geru", self._ger, complex_),
-            **of("{}gerc", self._gerc, complex_),
+            **of("{}ger", partial(self._ger, False), real),
+            **of("{}geru", partial(self._ger, False), complex_),
+            **of("{}gerc", partial(self._ger, True), complex_),
             **of("{}sbmv", self._sbmv, real),
         }
 
     def _reduce(
         self,
+        reduction: Callable[[Array], Array],
         function: str,
         dtype: DType,
         handle: int,
@@ -68,7 +71,6 @@ class Vectors:
         x: int,
         incx: int,
         result: int,
-        reduction: Callable[[Array], Array],
     ) -> None:
         """Write a number that is made of one vector; of none it is 0."""
         elements = vector("x", x, n if incx > 0 else 0, incx, dtype)
@@ -77,26 +79,6 @@ class Vectors:
             self._context.result(handle, call, result, reduction(call.read(elements)))
 
         self._context.call(handle, function, run)
-
-    def _largest(self, function: str, dtype: DType, *arguments: int) -> None:
-        self._reduce(function, dtype, *arguments, reduction=lambda x: _position(x, np.argmax))
-
-    def _smallest(self, function: str, dtype: DType, *arguments: int) -> None:
-        self._reduce(function, dtype, *arguments, reduction=lambda x: _position(x, np.argmin))
-
-    def _asum(self, function: str, dtype: DType, *arguments: int) -> None:
-        kind = blas.real(dtype)
-        self._reduce(function, dtype, *arguments, reduction=lambda x: _size(x).sum(dtype=kind))
-
-    def _nrm2(self, function: str, dtype: DType, *arguments: int) -> None:
-        def norm(x: Array) -> Array:
-            # As BLAS does, it scales: no square overflows where the norm does not.
-            largest = np.abs(x).max(initial=0)
-            if largest == 0 or not np.isfinite(largest):
-                return blas.real(dtype).type(largest)
-            return blas.real(dtype).type(largest * np.linalg.norm(x / largest))
-
-        self._reduce(function, dtype, *arguments, reduction=norm)
 
     def _axpy(
         self,
@@ -121,6 +103,7 @@ class Vectors:
 
     def _dot(
         self,
+        multiply: Callable[[Array, Array], Any],
         function: str,
         dtype: DType,
         handle: int,
@@ -130,21 +113,18 @@ class Vectors:
         y: int,
         incy: int,
         result: int,
-        multiply: Callable[[Array, Array], Array] = np.dot,
     ) -> None:
         one, other = vector("x", x, n, incx, dtype), vector("y", y, n, incy, dtype)
 
         def run(call: Call) -> None:
-            value = dtype.type(multiply(call.read(one), call.read(other)))
+            value = np.asarray(multiply(call.read(one), call.read(other)), dtype)
             self._context.result(handle, call, result, value)
 
         self._context.call(handle, function, run)
 
-    def _dotc(self, function: str, dtype: DType, *arguments: int) -> None:
-        self._dot(function, dtype, *arguments, multiply=np.vdot)
-
     def _scal(
         self,
+        by_real: bool,
         function: str,
         dtype: DType,
         handle: int,
@@ -152,18 +132,15 @@ class Vectors:
         alpha: int,
         x: int,
         incx: int,
-        scale_type: DType | None = None,
     ) -> None:
-        scale = self._context.scalar(handle, "alpha", alpha, scale_type or dtype)
+        scale_type = blas.real(dtype) if by_real else dtype
+        scale = self._context.scalar(handle, "alpha", alpha, scale_type)
         elements = vector("x", x, n if incx > 0 else 0, incx, dtype)
 
         def run(call: Call) -> None:
             call.write(elements, scale(call) * call.read(elements))
 
         self._context.call(handle, function, run)
-
-    def _scal_by_real(self, function: str, dtype: DType, *arguments: int) -> None:
-        self._scal(function, dtype, *arguments, scale_type=blas.real(dtype))
 
     def _gemv(
         self,
@@ -198,6 +175,7 @@ class Vectors:
 
     def _ger(
         self,
+        conjugate: bool,
         function: str,
         dtype: DType,
         handle: int,
@@ -210,7 +188,6 @@ class Vectors:
         incy: int,
         A: int,
         lda: int,
-        conjugate: bool = False,
     ) -> None:
         require(m >= 0, n >= 0, lda >= max(1, m), incx != 0, incy != 0)
         a = matrix("A", A, m, n, lda, dtype)
@@ -222,9 +199,6 @@ class Vectors:
             call.write(a, call.read(a) + scale(call) * np.outer(call.read(column), right))
 
         self._context.call(handle, function, run)
-
-    def _gerc(self, function: str, dtype: DType, *arguments: int) -> None:
-        self._ger(function, dtype, *arguments, conjugate=True)
 
     def _sbmv(
         self,
@@ -269,6 +243,23 @@ def _size(x: Array) -> Array:
     return np.abs(x.real) + np.abs(x.imag) if np.iscomplexobj(x) else np.abs(x)
 
 
-def _position(x: Array, find: Callable[[Array], Any]) -> Array:
-    """Return where `find` finds an element, counted from 1."""
-    return np.int32(find(_size(x)) + 1 if x.size else 0)
+def _largest(x: Array) -> Array:
+    """Return where the largest element is, counted from 1."""
+    return np.asarray(_size(x).argmax() + 1 if x.size else 0, np.int32)
+
+
+def _smallest(x: Array) -> Array:
+    """Return where the smallest element is, counted from 1."""
+    return np.asarray(_size(x).argmin() + 1 if x.size else 0, np.int32)
+
+
+def _sum_of_sizes(x: Array) -> Array:
+    return np.asarray(_size(x).sum(dtype=blas.real(x.dtype)))
+
+
+def _norm(x: Array) -> Array:
+    # As BLAS does, it scales: no square overflows where the norm does not.
+    norm = largest = np.abs(x).max(initial=0)
+    if largest > 0 and np.isfinite(largest):
+        norm = largest * np.linalg.norm(x / largest)
+    return np.asarray(norm, blas.real(x.dtype))

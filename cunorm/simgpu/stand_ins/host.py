@@ -98,7 +98,7 @@ class Call:
 
 def _overlap(target: Array, source: Array) -> bool:
     try:
-        return np.shares_memory(target, source, max_work=_WORK)
+        return np.shares_memory(target, source, max_work=_WORK)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return False
 
@@ -133,9 +133,7 @@ class Host:
         Runs an operation on a stream, or records it where the stream is being captured.
     """
 
-    def __init__(
-        self, machine: Machine, submit: Callable[[int, Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, machine: Machine, submit: Callable[[int, Callable[[], None]], None]) -> None:
         self._machine = machine
         self._submit = submit
         self._named: set[str] = set()
@@ -225,3 +223,13 @@ def not_emulated(library: str, wanted: str, name: str) -> NotEmulated:
         f"simgpu does not emulate {library}, which is machine code for {wanted} "
         f"({name} was asked for)"
     )
+
+
+def refuse_capture(library: str, stream: int) -> None:
+    """Raise what CuPy says to a call while its stream is being captured."""
+    from cupy_backends.cuda.api import runtime
+
+    if runtime.streamIsCapturing(stream):
+        raise NotImplementedError(
+            f"calling {library} API during stream capture is currently unsupported"
+        )

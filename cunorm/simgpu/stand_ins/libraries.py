@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from . import cublas
+from . import cublas, curand, generator
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
@@ -41,6 +41,7 @@ _PRECOMPILED = {
 # Those that have a stand-in: what makes their modules, and what makes functions inside CuPy.
 _MODULES: dict[str, Callable[[str, Host, str], Module]] = {
     "cupy_backends.cuda.libs.cublas": cublas.module,
+    "cupy_backends.cuda.libs.curand": curand.module,
 }
 
 
@@ -66,9 +67,10 @@ def replace(host: Host | None) -> None:
         module = importlib.import_module(name)
         for function in functions:
             setattr(module, function, _refusal(library, wanted, function))
-    generators = importlib.import_module("cupy.random._bit_generator")
-    generators._cuRANDGenerator.__init__ = _refusal("cuRAND", "random numbers", "a bit generator")
+    bits = importlib.import_module("cupy.random._bit_generator")
+    bits._cuRANDGenerator.__init__ = _refusal("cuRAND", "random numbers", "a bit generator")
     if host is not None:
+        generator.replace(host, importlib.import_module("cupy.random._generator_api"), bits)
         vars(importlib.import_module("cupy.cuda.thrust")).update(Thrust(host).functions())
     # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
     accelerator = importlib.import_module("cupy._core._accelerator")

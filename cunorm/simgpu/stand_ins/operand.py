@@ -94,7 +94,9 @@ def locate(memory: GlobalMemory, operand: Operand, function: str, verb: str) -> 
             "to which there is no peer access"
         )
     if high > allocation.end:
-        raise faults.OutOfBounds(f"{what}, {high - allocation.end} past the end of the {allocation}")
+        raise faults.OutOfBounds(
+            f"{what}, {high - allocation.end} past the end of the {allocation}"
+        )
     if operand.address % operand.dtype.itemsize:
         raise faults.Misaligned(f"{what}, where each element is {operand.dtype.itemsize} bytes")
     return allocation
@@ -136,7 +138,7 @@ def note_written(allocation: Allocation, operand: Operand) -> None:
 
 @dataclass(frozen=True)
 class Column:
-    """The part of a matrix's column that lies in a triangle: its number, the rows, where it lies."""
+    """The part of a matrix's column that is in a triangle: its number, the rows, where it lies."""
 
     number: int
     rows: slice
