@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from . import cublas, curand, generator
+from . import cublas, cufft, curand, generator
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
@@ -40,6 +40,7 @@ _PRECOMPILED = {
 
 # Those that have a stand-in: what makes their modules, and what makes functions inside CuPy.
 _MODULES: dict[str, Callable[[str, Host, str], Module]] = {
+    "cupy.cuda.cufft": cufft.module,
     "cupy_backends.cuda.libs.cublas": cublas.module,
     "cupy_backends.cuda.libs.curand": curand.module,
 }
