@@ -148,3 +148,50 @@ def named(name: str, function: Callable[..., Any], *first: Any) -> Callable[...,
 
     call.__name__ = name
     return call
+
+
+def factor_cholesky(a: Array, uplo: int) -> tuple[Array, int]:
+    """Return the factor in the triangle that is given, and LAPACK's info.
+
+    The info is 0, or the order of the first leading minor that is not positive.
+    """
+    whole = np.tril(a) if uplo == LOWER else np.triu(a).conj().T
+    for n in range(a.shape[0], 0, -1):
+        try:
+            factor = np.array(whole, copy=True)
+            factor[:n, :n] = np.linalg.cholesky(whole[:n, :n])
+        except np.linalg.LinAlgError:
+            continue
+        break
+    else:
+        n, factor = 0, whole
+    info = 0 if n == a.shape[0] else n + 1
+    return (factor if uplo == LOWER else factor.conj().T), info
+
+
+def reflected(reflectors: Array, tau: Array, c: Array, *, adjoint: bool = False) -> Array:
+    """Return Q times a matrix, or its adjoint times it.
+
+    Q is ``H[0] H[1] ...``, each ``1 - tau v v^H``, where v is a column below the diagonal, with a
+    one on it and zeros above, as LAPACK's geqrf leaves them.
+    """
+    product = np.array(c, copy=True)
+    order = range(len(tau))
+    for at in order if adjoint else reversed(order):
+        v = np.array(reflectors[:, at])
+        v[:at], v[at] = 0, 1
+        factor = tau[at].conj() if adjoint else tau[at]
+        product -= factor * np.outer(v, v.conj() @ product)
+    return product
+
+
+def packed_eigenvectors(values: Array, vectors: Array) -> Array:
+    """Return eigenvectors of a real matrix as geev does.
+
+    Two columns that belong to conjugate eigenvalues are the real and the imaginary part of the
+    first one's vector.
+    """
+    packed = np.array(vectors.real)
+    for at in np.flatnonzero(values.imag > 0):
+        packed[:, at + 1] = vectors[:, at].imag
+    return packed

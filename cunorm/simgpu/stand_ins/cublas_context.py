@@ -163,16 +163,6 @@ class Context:
         else:
             call.write(Operand("result", address, (), (), value.dtype), value)
 
-    def batch(
-        self, call: Call, name: str, address: int, count: int, like: Operand
-    ) -> list[Operand]:
-        """Return the matrices behind an array of pointers in device memory."""
-        pointers = Operand(f"{name}array", address, (count,), (1,), np.dtype(np.uintp))
-        return [
-            Operand(f"{name}[{at}]", int(pointer), like.shape, like.strides, like.dtype)
-            for at, pointer in enumerate(call.read(pointers).tolist())
-        ]
-
 
 def stored(
     name: str, address: int, op: int, rows: int, columns: int, ld: int, dtype: np.dtype[Any]

@@ -107,8 +107,7 @@ class Products:
         def run(call: Call) -> None:
             pointers = zip("ABC", (Aarray, Barray, Carray), like, strict=True)
             stacks = [
-                self._context.batch(call, name, address, batchCount, each)
-                for name, address, each in pointers
+                call.batch(name, address, batchCount, each) for name, address, each in pointers
             ]
             for operands in zip(*stacks, strict=True):
                 _multiply(call, ops, operands, alpha_of, beta_of, dtype)

@@ -56,7 +56,17 @@ class Solvers:
 
         def run(call: Call) -> None:
             right = scale(call) * call.read(b)
-            call.write(b, _solved(_triangle(call, a, uplo, diag), side, uplo, trans, diag, right))
+            call.write(
+                b,
+                _solved(
+                    call.read_triangle(a, uplo, strict=diag == blas.UNIT),
+                    side,
+                    uplo,
+                    trans,
+                    diag,
+                    right,
+                ),
+            )
 
         self._context.call(handle, function, run)
 
@@ -71,10 +81,10 @@ class Solvers:
         scale = self._context.scalar(handle, "alpha", alpha, dtype)
 
         def run(call: Call) -> None:
-            stack_a = self._context.batch(call, "A", Aarray, batchCount, like[0])
-            stack_b = self._context.batch(call, "B", Barray, batchCount, like[1])
+            stack_a = call.batch("A", Aarray, batchCount, like[0])
+            stack_b = call.batch("B", Barray, batchCount, like[1])
             for a, b in zip(stack_a, stack_b, strict=True):
-                known = _triangle(call, a, uplo, diag)
+                known = call.read_triangle(a, uplo, strict=diag == blas.UNIT)
                 right = scale(call) * call.read(b)
                 call.write(b, _solved(known, side, uplo, trans, diag, right))
 
@@ -149,7 +159,7 @@ class Solvers:
 
         def run(call: Call) -> None:
             info = np.zeros(batchSize, np.int32)
-            for at, a in enumerate(self._context.batch(call, "A", Aarray, batchSize, like)):
+            for at, a in enumerate(call.batch("A", Aarray, batchSize, like)):
                 factors, pivots, info[at] = blas.factor_lu(call.read(a), pivoting=PivotArray != 0)
                 call.write(a, factors)
                 if PivotArray:
@@ -166,8 +176,8 @@ class Solvers:
         like = matrix("A", 0, n, n, lda, dtype), matrix("B", 0, n, nrhs, ldb, dtype)
 
         def run(call: Call) -> None:
-            stack_a = self._context.batch(call, "A", Aarray, batchSize, like[0])
-            stack_b = self._context.batch(call, "B", Barray, batchSize, like[1])
+            stack_a = call.batch("A", Aarray, batchSize, like[0])
+            stack_b = call.batch("B", Barray, batchSize, like[1])
             for at, (a, b) in enumerate(zip(stack_a, stack_b, strict=True)):
                 pivots = np.arange(1, n + 1)
                 if devIpiv:
@@ -187,8 +197,8 @@ class Solvers:
 
         def run(call: Call) -> None:
             info = np.zeros(batchSize, np.int32)
-            stack_a = self._context.batch(call, "A", Aarray, batchSize, like[0])
-            stack_c = self._context.batch(call, "C", Carray, batchSize, like[1])
+            stack_a = call.batch("A", Aarray, batchSize, like[0])
+            stack_c = call.batch("C", Carray, batchSize, like[1])
             for at, (a, c) in enumerate(zip(stack_a, stack_c, strict=True)):
                 factors, pivots = call.read(a), np.arange(1, n + 1)
                 if PivotArray:
@@ -234,14 +244,6 @@ class Solvers:
 
 def _pivots(address: int, at: int, n: int) -> Operand:
     return vector(f"PivotArray[{at}]", address + at * n * _INT.itemsize, n, 1, _INT)
-
-
-def _triangle(call: Call, a: Operand, uplo: int, diag: int) -> Array:
-    """Return a triangle of a matrix, of which the rest, and a diagonal of ones, is not read."""
-    known = np.zeros(a.shape, a.dtype)
-    for column in columns_of(a, uplo, strict=diag == blas.UNIT):
-        known[column.rows, column.number] = call.read(column.operand)
-    return known
 
 
 def _solved(a: Array, side: int, uplo: int, trans: int, diag: int, b: Array) -> Array:

@@ -16,7 +16,7 @@ from ..lanes import Array
 from ..memory.space import GlobalMemory
 from ..profiler.counters import StandInCall
 from ..profiler.profile import Profile
-from .operand import Operand, check_written, locate, note_written, view
+from .operand import Operand, check_written, columns_of, locate, note_written, view
 
 # How hard NumPy looks for an element in common of two arrays whose bounds overlap. Where it gives
 # up they count as apart, so that no correct program is blamed.
@@ -69,6 +69,26 @@ class Call:
         self._read.append((operand, values))
         self.read_bytes += operand.nbytes
         return values
+
+    def batch(self, name: str, address: int, count: int, like: Operand) -> list[Operand]:
+        """Return the matrices behind an array of pointers in device memory."""
+        pointers = Operand(f"{name}array", address, (count,), (1,), np.dtype(np.uintp))
+        return [
+            Operand(f"{name}[{at}]", int(pointer), like.shape, like.strides, like.dtype)
+            for at, pointer in enumerate(self.read(pointers).tolist())
+        ]
+
+    def read_triangle(self, a: Operand, uplo: int, *, strict: bool = False) -> Array:
+        """Return a triangle of a matrix, of which the rest is not read and is 0 in the result."""
+        known = np.zeros(a.shape, a.dtype)
+        for column in columns_of(a, uplo, strict=strict):
+            known[column.rows, column.number] = self.read(column.operand)
+        return known
+
+    def write_triangle(self, a: Operand, uplo: int, values: Array) -> None:
+        """Write a triangle of a matrix alone."""
+        for column in columns_of(a, uplo):
+            self.write(column.operand, values[column.rows, column.number])
 
     def write(self, operand: Operand, values: Array, *, in_place: bool = False) -> None:
         """Write an operand's elements, which may be those of one that was read if `in_place`.
@@ -215,6 +235,14 @@ class Module(ModuleType):
         if name.startswith("__"):  # the import system asks for its own
             raise AttributeError(name)
         raise not_emulated(self._library, self._wanted, name)
+
+    def refusal(self, name: str) -> Callable[..., NoReturn]:
+        """Return a function that is refused as it is called."""
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            raise not_emulated(self._library, self._wanted, name)
+
+        return refuse
 
 
 def not_emulated(library: str, wanted: str, name: str) -> NotEmulated:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from . import cublas, cufft, curand, generator
+from . import cublas, cufft, curand, cusolver, cusolver_arrays, generator
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
@@ -43,6 +43,8 @@ _MODULES: dict[str, Callable[[str, Host, str], Module]] = {
     "cupy.cuda.cufft": cufft.module,
     "cupy_backends.cuda.libs.cublas": cublas.module,
     "cupy_backends.cuda.libs.curand": curand.module,
+    "cupy_backends.cuda.libs.cusolver": cusolver.module,
+    "cupyx._cusolver": cusolver_arrays.module,
 }
 
 
