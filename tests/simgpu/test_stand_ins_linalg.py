@@ -1,4 +1,4 @@
-"""cuSOLVER's stand-in: `cupy.linalg` and what uses it, held against NumPy or against the definition.
+"""cuSOLVER's stand-in: `cupy.linalg` and what uses it, against NumPy or against the definition.
 
 Systems are well conditioned (at most about 10), so that a backward stable method is within some
 dozens of units in the last place of the largest entry.
