@@ -1,4 +1,4 @@
-"""A Llama-like language model in plain CuPy, with random weights: its forward pass and two tokens."""
+"""A Llama-like language model in plain CuPy with random weights: a forward pass and two tokens."""
 
 import cupy
 
