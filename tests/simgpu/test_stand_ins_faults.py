@@ -94,6 +94,20 @@ def test_what_is_written_over_need_not_be_written():
     assert (c == 8).all()
 
 
+def test_what_is_multiplied_by_zero_is_not_read():
+    # CuPy's eigsh gives axpy a vector that it has not written yet, and an alpha of 0.
+    import cupy.cublas as blas
+
+    x, y, a = cupy.empty(4), cupy.ones(4), cupy.empty((4, 4))
+    blas.axpy(0.0, x, y)
+    blas.gemv("N", 0.0, a, x, 2.0, y)
+    blas.ger(0.0, x, y, cupy.empty((4, 4)))
+    assert y.tolist() == [2] * 4
+    assert (blas.gemm("N", "N", a, a, alpha=0.0) == 0).all()
+    with pytest.raises(simgpu.Uninitialised):
+        blas.axpy(1.0, x, y)
+
+
 def test_a_product_into_its_own_factor():
     a, b = square(), square()
     with pytest.raises(simgpu.GlobalRace, match="cublasSgemm writes C where it reads A"):

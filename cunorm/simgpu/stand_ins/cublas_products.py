@@ -212,12 +212,16 @@ def _multiply(
     beta: Scalar,
     compute: DType,
 ) -> None:
-    """Write ``alpha op(A) op(B) + beta C``, for each in a stack; where beta is 0, C is not read."""
+    """Write ``alpha op(A) op(B) + beta C``, for each in a stack.
+
+    As in BLAS, what is multiplied by an alpha or a beta of 0 is not read.
+    """
     a, b, c = operands
-    left = blas.applied(ops[0], call.read(a).astype(compute, copy=False))
-    right = blas.applied(ops[1], call.read(b).astype(compute, copy=False))
-    found = alpha(call) * (left @ right)
-    kept = beta(call)
+    found, factor, kept = np.zeros(c.shape, compute), alpha(call), beta(call)
+    if factor != 0:
+        left = blas.applied(ops[0], call.read(a).astype(compute, copy=False))
+        right = blas.applied(ops[1], call.read(b).astype(compute, copy=False))
+        found = factor * (left @ right)
     if kept != 0:
         found += kept * call.read(c).astype(compute, copy=False)
     call.write(c, found)

@@ -1,4 +1,7 @@
-"""cuBLAS's functions of vectors, and of a matrix and vectors."""
+"""cuBLAS's functions of vectors, and of a matrix and vectors.
+
+As in BLAS, what is multiplied by an alpha or a beta of 0 is not read.
+"""
 
 from __future__ import annotations
 
@@ -96,8 +99,10 @@ class Vectors:
         source, target = vector("x", x, n, incx, dtype), vector("y", y, n, incy, dtype)
 
         def run(call: Call) -> None:
-            total = call.read(target) + scale(call) * call.read(source)
-            call.write(target, total, in_place=(x, incx) == (y, incy))
+            factor = scale(call)
+            if factor != 0:
+                total = call.read(target) + factor * call.read(source)
+                call.write(target, total, in_place=(x, incx) == (y, incy))
 
         self._context.call(handle, function, run)
 
@@ -167,8 +172,9 @@ class Vectors:
         keep = self._context.scalar(handle, "beta", beta, dtype)
 
         def run(call: Call) -> None:
-            found = scale(call) * (blas.applied(trans, call.read(a)) @ call.read(source))
-            kept = keep(call)
+            found, factor, kept = np.zeros(long_y, dtype), scale(call), keep(call)
+            if factor != 0:
+                found = factor * (blas.applied(trans, call.read(a)) @ call.read(source))
             call.write(target, found + kept * call.read(target) if kept != 0 else found)
 
         self._context.call(handle, function, run)
@@ -195,8 +201,10 @@ class Vectors:
         scale = self._context.scalar(handle, "alpha", alpha, dtype)
 
         def run(call: Call) -> None:
-            right = call.read(row).conj() if conjugate else call.read(row)
-            call.write(a, call.read(a) + scale(call) * np.outer(call.read(column), right))
+            factor = scale(call)
+            if factor != 0:
+                right = call.read(row).conj() if conjugate else call.read(row)
+                call.write(a, call.read(a) + factor * np.outer(call.read(column), right))
 
         self._context.call(handle, function, run)
 
