@@ -149,8 +149,8 @@ def test_regions_are_labelled():
 
 def test_a_refusal_leaves_the_process_usable():
     row = cupy.asarray(ROW)
-    with pytest.raises(simgpu.NotEmulated, match="does not emulate cuSPARSE"):
-        cupy.cuda.Device().cusparse_handle  # noqa: B018
+    with pytest.raises(simgpu.NotEmulated, match="does not emulate cuFFT"):
+        cupy.cuda.cufft.XtPlanNd((8,))
     assert (row * 2).get().tolist() == [6, 2, 4]
 
 

@@ -18,14 +18,15 @@ NON_UNIT, UNIT = range(2)
 HOST, DEVICE = range(2)
 
 # The four types that BLAS spells in its functions' names.
-TYPES = {
+TYPES: dict[str, np.dtype[Any]] = {
     "s": np.dtype(np.float32),
     "d": np.dtype(np.float64),
     "c": np.dtype(np.complex64),
     "z": np.dtype(np.complex128),
 }
+LETTERS = {dtype: letter for letter, dtype in TYPES.items()}
 # cudaDataType
-DATA_TYPES = {
+DATA_TYPES: dict[int, np.dtype[Any]] = {
     2: np.dtype(np.float16),
     14: np.dtype(ml_dtypes.bfloat16),
     0: TYPES["s"],

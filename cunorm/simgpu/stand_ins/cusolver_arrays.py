@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _AVAILABLE: dict[str, tuple[int, int | None]] = dict.fromkeys(
     (0, None),
 )
 _AVAILABLE["geev"] = (11700, None)
-_LETTERS = {dtype: letter.upper() for letter, dtype in blas.TYPES.items()}
+_LETTERS = {dtype: letter.upper() for dtype, letter in blas.LETTERS.items()}
 
 
 def check_availability(name: str) -> bool:
@@ -51,7 +52,7 @@ class Arrays:
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """Return them under CuPy's names."""
-        names = ["gesvdj", "gesvda", "syevj", "gesv", "gels"]
+        names = ["gesvdj", "gesvda", "syevj", "gesv", "gels", "csrlsvqr"]
         names += ["_gesvdj_batched", "_gesvd_batched", "_syevj_batched", "_geqrf_orgqr_batched"]
         return {name: getattr(self, name) for name in names}
 
@@ -173,6 +174,37 @@ class Arrays:
         function = f"cusolverDn{letter}{letter}gels"
         return self._apply(function, {"A": a, "B": b}, [(shape, b.dtype)], compute)[0]
 
+    def csrlsvqr(self, A: Any, b: Any, tol: float = 0, reorder: int = 1) -> Any:
+        """Return the solution of a sparse system of equations, which is made dense here."""
+        if getattr(A, "format", None) != "csr":
+            raise ValueError("A must be CSR sparse matrix")
+        if b.ndim != 1 or not A.shape[0] == A.shape[1] == b.shape[0]:
+            raise ValueError("invalid shape")
+        if A.dtype != b.dtype:
+            raise TypeError("dtype mismatch")
+        singular = -1
+
+        def compute(offsets: Array, indices: Array, values: Array, right: Array) -> Sequence[Array]:
+            nonlocal singular
+            dense = np.zeros(A.shape, A.dtype)
+            np.add.at(dense, (np.repeat(np.arange(A.shape[0]), np.diff(offsets)), indices), values)
+            q, r = np.linalg.qr(dense)
+            small = np.abs(np.diagonal(r)) <= max(tol, 0)
+            singular = int(small.argmax()) if small.any() else -1
+            stacked = (q.conj().T @ right)[:, None]
+            return (blas.solve_triangular(r, blas.UPPER, blas.OP_N, blas.NON_UNIT, stacked)[:, 0],)
+
+        given = {"csrRowPtr": A.indptr, "csrColInd": A.indices, "csrVal": A.data, "b": b}
+        function = f"cusolverSp{_LETTERS[A.dtype]}csrlsvqr"
+        (x,) = self._apply(function, given, [(b.shape, b.dtype)], compute)
+        if singular >= 0:
+            warnings.warn(
+                "A is not positive definite or near singular under tolerance "
+                f"{tol} (singularity: {singular})",
+                stacklevel=2,
+            )
+        return x
+
     def _geqrf_orgqr_batched(self, a: Any, mode: str) -> Any:
         """Return the QR factors of a stack, as `numpy.linalg.qr` does in this mode."""
         import cupy
@@ -218,6 +250,4 @@ def module(name: str, host: Host, wanted: str) -> Module:
         "_available_hip_version": {},
     }
     vars(made).update(tables, check_availability=check_availability, **Arrays(host).functions())
-    # `cupyx.cusolver` names it as it is imported, whether it is used or not.
-    vars(made)["csrlsvqr"] = made.refusal("csrlsvqr")
     return made

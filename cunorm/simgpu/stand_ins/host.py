@@ -236,14 +236,6 @@ class Module(ModuleType):
             raise AttributeError(name)
         raise not_emulated(self._library, self._wanted, name)
 
-    def refusal(self, name: str) -> Callable[..., NoReturn]:
-        """Return a function that is refused as it is called."""
-
-        def refuse(*_: object, **__: object) -> NoReturn:
-            raise not_emulated(self._library, self._wanted, name)
-
-        return refuse
-
 
 def not_emulated(library: str, wanted: str, name: str) -> NotEmulated:
     """Return the refusal of a function of a library."""

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from . import cublas, cufft, curand, cusolver, cusolver_arrays, generator
+from . import cublas, cufft, curand, cusolver, cusolver_arrays, cusparse, generator
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
@@ -44,6 +44,7 @@ _MODULES: dict[str, Callable[[str, Host, str], Module]] = {
     "cupy_backends.cuda.libs.cublas": cublas.module,
     "cupy_backends.cuda.libs.curand": curand.module,
     "cupy_backends.cuda.libs.cusolver": cusolver.module,
+    "cupy_backends.cuda.libs.cusparse": cusparse.module,
     "cupyx._cusolver": cusolver_arrays.module,
 }
 
