@@ -155,6 +155,15 @@ def test_a_number_in_device_memory_where_the_host_is_asked():
         )  # fmt: skip
 
 
+def test_a_number_at_an_address_of_nothing():
+    a = square()
+    with pytest.raises(simgpu.LaunchError, match="alpha must be in host memory, and none is at 0x"):
+        cublas.sgemm(
+            device.get_cublas_handle(), 0, 0, 4, 4, 4, 0, a.data.ptr, 4, a.data.ptr, 4, 0,
+            a.data.ptr, 4,
+        )  # fmt: skip
+
+
 def test_a_number_in_host_memory_where_the_device_is_asked():
     a, handle = square(), device.get_cublas_handle()
     cublas.setPointerMode(handle, cublas.CUBLAS_POINTER_MODE_DEVICE)

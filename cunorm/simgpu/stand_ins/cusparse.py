@@ -11,20 +11,11 @@ from typing import Any
 import numpy as np
 
 from .blas import typed
-from .cusparse_descriptors import (
-    CONSTANTS,
-    LIBRARY,
-    Context,
-    CuSparseError,
-    Sparse,
-    compressed,
-    expanded,
-    summed,
-    values_of,
-)
+from .cusparse_descriptors import CONSTANTS, LIBRARY, Context, CuSparseError, values_of
 from .cusparse_products import Products
 from .host import Call, Host, Module
 from .operand import vector
+from .sparse import Sparse, compressed, expanded, summed
 
 DType = np.dtype[Any]
 _INT = np.dtype(np.int32)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..lanes import Array
 from . import blas
-from .cusparse_descriptors import CONSTANTS, Context, Sparse, summed
+from .cusparse_descriptors import CONSTANTS, Context
 from .host import Call
+from .sparse import Sparse, summed
 
 _UPPER, _UNIT = CONSTANTS["FILL_MODE_UPPER"], CONSTANTS["DIAG_TYPE_UNIT"]
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from .._tables import read_arguments
 from ..faults import GlobalRace, LaunchError, NotEmulated
 from ..lanes import Array
 from ..memory.space import GlobalMemory
@@ -197,22 +198,24 @@ class Host:
         for profile in self._machine.profiles:
             profile.stand_ins.append(counted)
 
-    def host_memory(self, address: int, nbytes: int, what: str) -> Any:
-        """Return memory of the program's own, for which a function was given its address."""
+    def _require_host(self, address: int, nbytes: int, what: str) -> None:
+        """Raise where an address is none of the program's own memory."""
         allocation = self.memory.find(address)
         if allocation is not None and allocation.kind == "device":
             raise LaunchError(f"{what} must be in host memory, and {address:#x} is in {allocation}")
-        return (ctypes.c_uint8 * nbytes).from_address(address)
+        pointer = ctypes.c_void_p(address)
+        if read_arguments(ctypes.addressof(pointer), (nbytes,)) == [None]:
+            raise LaunchError(f"{what} must be in host memory, and none is at {address:#x}")
 
     def from_host(self, address: int, dtype: np.dtype[Any], what: str) -> Any:
         """Return a number of the program's own memory, as it is now."""
-        memory = self.host_memory(address, dtype.itemsize, what)
-        return np.frombuffer(bytes(memory), dtype)[0]
+        self._require_host(address, dtype.itemsize, what)
+        return np.frombuffer(ctypes.string_at(address, dtype.itemsize), dtype)[0]
 
     def to_host(self, address: int, value: Array, what: str) -> None:
         """Write a number to the program's own memory."""
-        memory = self.host_memory(address, value.nbytes, what)
-        memory[:] = value.tobytes()
+        self._require_host(address, value.nbytes, what)
+        ctypes.memmove(address, value.tobytes(), value.nbytes)
 
 
 class Module(ModuleType):
