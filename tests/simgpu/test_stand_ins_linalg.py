@@ -259,6 +259,20 @@ def test_a_triangle_is_all_that_is_read():
         )  # fmt: skip
 
 
+def test_a_diagonal_of_ones_is_not_read():
+    linalg = pytest.importorskip("cupyx.scipy.linalg")
+    ones = np.ones((3, 1))
+    for lower in (True, False):
+        a = cupy.empty((3, 3), order="F")
+        for at in range(3):
+            a[at, slice(0, at) if lower else slice(at + 1, 3)] = 2
+        found = linalg.solve_triangular(
+            a, cupy.asarray(ones), lower=lower, unit_diagonal=True, check_finite=False
+        )
+        whole = np.eye(3) + 2 * (np.tril if lower else np.triu)(np.ones((3, 3)) - np.eye(3))
+        np.testing.assert_array_equal(found.get(), np.linalg.solve(whole, ones))
+
+
 def test_faults():
     from cupy.cuda import device
     from cupy_backends.cuda.libs import cusolver

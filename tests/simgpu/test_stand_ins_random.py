@@ -159,6 +159,18 @@ def test_a_seed_begins_again_and_seeds_differ():
     assert one.rand(5).tolist() == first
 
 
+def test_curands_uniform_numbers_end_at_one_and_cupys_at_zero():
+    # Of this seed's first million float32 numbers, two are at the end of the interval.
+    state = cupy.random.RandomState(34)
+    raw = state._random_sample_raw(1 << 20, "f").get()
+    assert (raw > 0).all()
+    assert (raw == 1).sum() == 2
+    state.seed(34)
+    found = state.random_sample(1 << 20, "f").get()
+    assert (found < 1).all()
+    assert (found == 0).sum() == 2
+
+
 def test_raw_bits_of_each_algorithm():
     for kind in (cupy.random.XORWOW, cupy.random.MRG32k3a, cupy.random.Philox4x3210):
         bits = kind(3).random_raw(N)

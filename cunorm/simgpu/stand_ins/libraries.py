@@ -10,15 +10,19 @@ from . import cublas, cufft, curand, cusolver, cusolver_arrays, cusparse, genera
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
-# Libraries of machine code for real devices: their names and what programs want of them, by the
-# modules through which CuPy reaches them.
-_HOST_LIBRARIES = {
-    "cupy.cuda.cufft": ("cuFFT", "Fourier transforms"),
-    "cupy_backends.cuda.libs.cublas": ("cuBLAS", "products of floating-point matrices"),
-    "cupy_backends.cuda.libs.curand": ("cuRAND", "random numbers"),
-    "cupy_backends.cuda.libs.cusolver": ("cuSOLVER", "linear algebra"),
-    "cupy_backends.cuda.libs.cusparse": ("cuSPARSE", "sparse matrices"),
-    "cupyx._cusolver": ("cuSOLVER", "linear algebra"),
+# Libraries of machine code for real devices, by the modules through which CuPy reaches them: their
+# names, what programs want of them, and what makes a module that stands in.
+_HOST_LIBRARIES: dict[str, tuple[str, str, Callable[[str, Host, str], Module]]] = {
+    "cupy.cuda.cufft": ("cuFFT", "Fourier transforms", cufft.module),
+    "cupy_backends.cuda.libs.cublas": (
+        "cuBLAS",
+        "products of floating-point matrices",
+        cublas.module,
+    ),
+    "cupy_backends.cuda.libs.curand": ("cuRAND", "random numbers", curand.module),
+    "cupy_backends.cuda.libs.cusolver": ("cuSOLVER", "linear algebra", cusolver.module),
+    "cupy_backends.cuda.libs.cusparse": ("cuSPARSE", "sparse matrices", cusparse.module),
+    "cupyx._cusolver": ("cuSOLVER", "linear algebra", cusolver_arrays.module),
 }
 # The same inside CuPy: what is wanted of it, and its functions.
 _PRECOMPILED = {
@@ -38,16 +42,6 @@ _PRECOMPILED = {
     ),
 }
 
-# Those that have a stand-in: what makes their modules, and what makes functions inside CuPy.
-_MODULES: dict[str, Callable[[str, Host, str], Module]] = {
-    "cupy.cuda.cufft": cufft.module,
-    "cupy_backends.cuda.libs.cublas": cublas.module,
-    "cupy_backends.cuda.libs.curand": curand.module,
-    "cupy_backends.cuda.libs.cusolver": cusolver.module,
-    "cupy_backends.cuda.libs.cusparse": cusparse.module,
-    "cupyx._cusolver": cusolver_arrays.module,
-}
-
 
 def _refusal(library: str, wanted: str, name: str) -> Callable[..., object]:
     def refuse(*_: object, **__: object) -> object:
@@ -58,19 +52,15 @@ def _refusal(library: str, wanted: str, name: str) -> Callable[..., object]:
 
 def replace(host: Host | None) -> None:
     """Put stand-ins, which run on `host`, into the places of libraries; without it, refusals."""
-    for name, (library, wanted) in _HOST_LIBRARIES.items():
-        make = _MODULES.get(name) if host is not None else None
+    for name, (library, wanted, make) in _HOST_LIBRARIES.items():
+        module = Module(name, library, wanted) if host is None else make(name, host, wanted)
         package, _, leaf = name.rpartition(".")
-        sys.modules[name] = (
-            make(name, host, wanted)
-            if make is not None and host is not None
-            else Module(name, library, wanted)
-        )
-        setattr(importlib.import_module(package), leaf, sys.modules[name])
+        sys.modules[name] = module
+        setattr(importlib.import_module(package), leaf, module)
     for name, (library, wanted, functions) in _PRECOMPILED.items():
-        module = importlib.import_module(name)
         for function in functions:
-            setattr(module, function, _refusal(library, wanted, function))
+            refusal = _refusal(library, wanted, function)
+            setattr(importlib.import_module(name), function, refusal)
     bits = importlib.import_module("cupy.random._bit_generator")
     bits._cuRANDGenerator.__init__ = _refusal("cuRAND", "random numbers", "a bit generator")
     if host is not None:
