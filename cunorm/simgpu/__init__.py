@@ -88,6 +88,7 @@ def install(
     uninitialised: bool = False,
     warp_races: bool = False,
     budget: int = DEFAULT.budget,
+    stand_ins: bool = True,
 ) -> None:
     """Put simulated devices under CuPy in this process, and import it.
 
@@ -110,6 +111,9 @@ def install(
         PTX instructions that the blocks executed together (up to 16,384 threads) may take before
         the launch is an `EndlessLoop`: one counts once for all threads that execute it together.
         Seconds would let a program pass on one machine and fail on a busy one.
+    stand_ins : bool
+        Whether what CuPy asks of NVIDIA's libraries (cuBLAS, cuRAND, ...) is computed on the host
+        by NumPy; without, it raises `NotEmulated`.
 
     Raises
     ------
@@ -134,7 +138,7 @@ def install(
     array(6)
     """
     _inherit()
-    _put_under_cupy(Options(arch, devices, memory, uninitialised, warp_races, budget))
+    _put_under_cupy(Options(arch, devices, memory, uninitialised, warp_races, budget, stand_ins))
 
 
 def _inherit() -> None:

@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         help="instructions that blocks executed together may take before a launch counts as endless"
         " (default: %(default)s)",
     )
+    parser.add_argument(
+        "--no-stand-ins",
+        dest="stand_ins",
+        action="store_false",
+        help="refuse what CuPy asks of NVIDIA's libraries (default: NumPy computes it on the host)",
+    )
     # `-m` and `-c` end the options, as they do for python itself: what follows is the program's.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code")
@@ -176,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "uninitialised": options.uninitialised,
         "warp_races": options.warp_races,
         "budget": options.budget,
+        "stand_ins": options.stand_ins,
     }
     children.enable(asked)
     try:

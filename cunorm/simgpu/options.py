@@ -14,6 +14,7 @@ class Options(NamedTuple):
     uninitialised: bool = False
     warp_races: bool = False
     budget: int = 50_000_000  # ten minutes of polling memory, at 90,000 a second on one core
+    stand_ins: bool = True
 
 
 DEFAULT = Options()

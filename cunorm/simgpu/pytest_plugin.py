@@ -35,6 +35,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("warp-races", "let lanes of one warp race"),
     ):
         group.addoption(f"--simgpu-{name}", action="store_true", default=None, help=what)
+    group.addoption(
+        "--simgpu-no-stand-ins",
+        dest="simgpu_stand_ins",
+        action="store_false",
+        default=None,
+        help="refuse what CuPy asks of NVIDIA's libraries",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,8 @@ AROUND = "cunorm"  # the package around it, which absolute names begin with
 # From the top down: what stands here imports only from what follows it.
 LAYERS = [
     *("startup", "__main__", "pytest_plugin", "__init__"),
-    *("cuda", "profiler", "execution", "isa", "sync", "sanitizer", "device", "ptx", "memory"),
+    *("cuda", "stand_ins", "profiler", "execution", "isa", "sync", "sanitizer", "device", "ptx"),
+    "memory",
     *("children", "_toolchain", "options", "lanes", "faults", "_fma", "_tables"),
 ]
 

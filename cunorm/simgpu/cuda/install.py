@@ -17,6 +17,8 @@ from ..device import assembler
 from ..faults import NotEmulated
 from ..options import Options
 from ..profiler.profile import Profile
+from ..stand_ins import libraries
+from ..stand_ins.host import Host
 from .copies import CopyHandlers
 from .errors import Status
 from .events import EventHandlers
@@ -58,58 +60,12 @@ _PYTHON_ONLY = (
     "ipcOpenMemHandle",
 )
 
-# Libraries of machine code for real devices: their names and what programs want of them, by the
-# modules through which CuPy reaches them.
-_HOST_LIBRARIES = {
-    "cupy.cuda.cufft": ("cuFFT", "Fourier transforms"),
-    "cupy_backends.cuda.libs.cublas": ("cuBLAS", "products of floating-point matrices"),
-    "cupy_backends.cuda.libs.curand": ("cuRAND", "random numbers"),
-    "cupy_backends.cuda.libs.cusolver": ("cuSOLVER", "linear algebra"),
-    "cupy_backends.cuda.libs.cusparse": ("cuSPARSE", "sparse matrices"),
-    "cupyx._cusolver": ("cuSOLVER", "linear algebra"),
-}
-# The same inside CuPy: what is wanted of it, and its functions.
-_PRECOMPILED = {
-    "cupy.cuda.thrust": ("Thrust", "sorting", ("argsort", "lexsort", "sort")),
-    "cupy.cuda.cub": (
-        "CUB",
-        "reductions and scans",
-        (
-            "cub_histogram",
-            "cub_reduction",
-            "cub_scan",
-            "device_histogram",
-            "device_reduce",
-            "device_scan",
-            "device_segmented_reduce",
-        ),
-    ),
-}
-
-
-def _machine_code(library: str, wanted: str, name: str) -> str:
-    return f"{library}, which is machine code for {wanted} ({name} was asked for)"
-
 
 def _refusal(what: str) -> Callable[..., object]:
     def refuse(*_: object, **__: object) -> object:
         raise NotEmulated(f"simgpu does not emulate {what}")
 
     return refuse
-
-
-class _MissingLibrary(ModuleType):
-    """Stands where CuPy would import a library that needs hardware."""
-
-    def __init__(self, name: str, library: str, wanted: str) -> None:
-        super().__init__(name)
-        self._library = library
-        self._wanted = wanted
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # the import system asks for its own
-            raise AttributeError(name)
-        return _refusal(_machine_code(self._library, self._wanted, name))()
 
 
 def _cuda_name(table: str, name: str) -> str:
@@ -158,25 +114,6 @@ def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
         if hasattr(module, name):
             setattr(module, name, handler)
     theirs.update(ours)
-
-
-def _refuse_machine_code() -> None:
-    for name, (library, wanted) in _HOST_LIBRARIES.items():
-        package, _, leaf = name.rpartition(".")
-        sys.modules[name] = _MissingLibrary(name, library, wanted)
-        setattr(importlib.import_module(package), leaf, sys.modules[name])
-    for name, (library, wanted, functions) in _PRECOMPILED.items():
-        module = importlib.import_module(name)
-        for function in functions:
-            setattr(module, function, _refusal(_machine_code(library, wanted, function)))
-    generators = importlib.import_module("cupy.random._bit_generator")
-    generators._cuRANDGenerator.__init__ = _refusal(
-        _machine_code("cuRAND", "random numbers", "a bit generator")
-    )
-    # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
-    accelerator = importlib.import_module("cupy._core._accelerator")
-    accelerator.set_routine_accelerators([])
-    accelerator.set_reduction_accelerators([])
 
 
 # Either makes NVRTC say which source line each instruction came from; it takes one of them once.
@@ -281,7 +218,7 @@ def install(options: Options, profiles: list[Profile]) -> Machine:
     _replace("driver", driver, driver_parts)
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
-    _refuse_machine_code()
+    libraries.replace(Host(machine, streams.submit) if options.stand_ins else None)
     _compile_with_lines()
     _tables.watch_calls(importlib.import_module("cupy.cuda.function").Function)
     assembler.observe(importlib.import_module("cupy.cuda.compiler"))

@@ -74,3 +74,28 @@ class Written:
         if int(found.min()) == WRITTEN:
             return None
         return int((found != WRITTEN).argmax()) // unit.itemsize
+
+    def _elements(
+        self, start: int, shape: tuple[int, ...], steps: tuple[int, ...], itemsize: int
+    ) -> Array:
+        """Return the part of the map for elements of an array that begins at byte `start`."""
+        return np.ndarray((*shape, itemsize), np.uint8, self.map, start, (*steps, 1))
+
+    def write_elements(
+        self, start: int, shape: tuple[int, ...], steps: tuple[int, ...], itemsize: int
+    ) -> None:
+        """Mark the elements of an array that begins at byte `start`; `steps` are in bytes."""
+        elements = self._elements(start, shape, steps, itemsize)
+        elements[...] = WRITTEN
+        self._missing -= elements.size
+
+    def unwritten_element(
+        self, start: int, shape: tuple[int, ...], steps: tuple[int, ...], itemsize: int
+    ) -> int | None:
+        """Return which element of an array has a byte that was not written, if any, in C order."""
+        if self._map is None:
+            return 0
+        elements = self._elements(start, shape, steps, itemsize)
+        if int(elements.min()) == WRITTEN:
+            return None
+        return int((elements != WRITTEN).any(axis=-1).argmax())

@@ -70,6 +70,25 @@ class ArrayTraffic:
 
 
 @dataclass(frozen=True)
+class StandInCall:
+    """A call of a stand-in for one of NVIDIA's libraries, which launches no kernel.
+
+    Attributes
+    ----------
+    library, function : str
+        Their names, as the library has them.
+    read_bytes, written_bytes : int
+        Bytes of the elements that its arguments name: each array once, without gaps, however often
+        hardware would load it. What it reads of the host's memory is not in it.
+    """
+
+    library: str
+    function: str
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
 class LaunchCounters:
     """All that was counted in one launch. A count is exact and does not depend on the simulator.
 

@@ -11,7 +11,7 @@ from ..device.occupancy import occupancy
 from ..execution.setup import Launch
 from . import report
 from .classes import class_of
-from .counters import LaunchCounters
+from .counters import LaunchCounters, StandInCall
 from .counting import Tally
 
 FORMATS = {".csv": report.as_csv, ".json": report.as_json}
@@ -32,12 +32,15 @@ class Profile:
     launches : list of LaunchCounters
         One for each launch that ran to its end, in their order. A graph's launches run, and are
         counted, when it is launched.
+    stand_ins : list of StandInCall
+        The calls of stand-ins for NVIDIA's libraries that ran to their end, in their order.
     """
 
     def __init__(self, registers: bool = True, opened: list[Profile] | None = None) -> None:
         self.registers = registers
         self._opened = [] if opened is None else opened
         self.launches: list[LaunchCounters] = []
+        self.stand_ins: list[StandInCall] = []
 
     def __enter__(self) -> Profile:
         self._opened.append(self)
@@ -53,10 +56,10 @@ class Profile:
 
     def table(self) -> str:
         """Return the tables for people: launches, their arrays, their instructions by class."""
-        return report.table(self.launches)
+        return report.table(self.launches, self.stand_ins)
 
     def _repr_html_(self) -> str:
-        return report.as_html(self.launches)
+        return report.as_html(self.launches, self.stand_ins)
 
     def __repr__(self) -> str:
         count = len(self.launches)
@@ -67,7 +70,7 @@ class Profile:
         file = Path(file)
         if file.suffix not in FORMATS:
             raise ValueError(f"{file} must end in {' or '.join(FORMATS)}")
-        file.write_text(FORMATS[file.suffix](self.launches), "utf-8")
+        file.write_text(FORMATS[file.suffix](self.launches, self.stand_ins), "utf-8")
 
 
 class Observer:

@@ -6,17 +6,19 @@ import csv
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
-from .counters import LaunchCounters, Traffic
+from .counters import LaunchCounters, StandInCall, Traffic
 
 KINDS = ("loads", "stores", "atomics")
 ABREAST = 8  # launches beside each other in the table of classes, which then fits a wide terminal
 
 
 EMPTY = "no kernel was launched"
+_STAND_INS = "calls of stand-ins for NVIDIA's libraries"
 
 
 class Table(NamedTuple):
@@ -27,30 +29,44 @@ class Table(NamedTuple):
     words: Sequence[str] = ()
 
 
-def table(launches: Sequence[LaunchCounters]) -> str:
+def table(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] = ()) -> str:
     """Return three tables: the launches, their global memory by array, their instructions.
 
-    Launches that counted the same are one row.
+    Launches that counted the same are one row. A fourth is of the calls of stand-ins, if any.
     """
     if not launches:
-        return f"{EMPTY}\n"
+        return f"{EMPTY}\n" + _stand_ins_below(stand_ins)
     rows = _folded(launches)
     parts = [_aligned(_launches(rows)), *_notes(rows)]
     parts += ["", "global memory, by array", _aligned(_arrays(rows))]
     parts += ["", "warp instructions, by class", "\n\n".join(map(_aligned, _classes(rows))), ""]
-    return "\n".join(parts)
+    return "\n".join(parts) + _stand_ins_below(stand_ins)
 
 
-def as_html(launches: Sequence[LaunchCounters]) -> str:
+def _stand_ins_below(calls: Sequence[StandInCall]) -> str:
+    return f"\n{_STAND_INS}\n{_aligned(_stand_ins(calls))}\n" if calls else ""
+
+
+def _stand_ins(calls: Sequence[StandInCall]) -> Table:
+    headers = ("times", "library", "function", "bytes read", "bytes written")
+    lines = [
+        (times, call.library, call.function, call.read_bytes, call.written_bytes)
+        for call, times in Counter(calls).items()
+    ]
+    return Table(headers, lines, ("library", "function"))
+
+
+def as_html(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] = ()) -> str:
     """Return the same tables for a notebook."""
+    below = _marked(_STAND_INS, _stand_ins(stand_ins)) if stand_ins else ""
     if not launches:
-        return f"<p>{EMPTY}</p>"
+        return f"<p>{EMPTY}</p>{below}"
     rows = _folded(launches)
     parts = [_marked("launches", _launches(rows))]
     parts += [f"<p>{html.escape(note)}</p>" for note in _notes(rows)]
     parts.append(_marked("global memory, by array", _arrays(rows)))
     parts += [_marked("warp instructions, by class", each) for each in _classes(rows)]
-    return "".join(parts)
+    return "".join(parts) + below
 
 
 def _folded(launches: Iterable[LaunchCounters]) -> list[tuple[int, LaunchCounters]]:
@@ -212,8 +228,11 @@ def flat(launch: LaunchCounters) -> dict[str, object]:
     return row | {name.replace(" ", "_"): count for name, count in launch.classes.items()}
 
 
-def as_csv(launches: Sequence[LaunchCounters]) -> str:
-    """Return one line for each launch; classes that a launch lacks are 0 in it."""
+def as_csv(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] = ()) -> str:
+    """Return one line for each launch; classes that a launch lacks are 0 in it.
+
+    Stand-ins have other counters and are left out.
+    """
     rows = [flat(launch) for launch in launches]
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -223,6 +242,7 @@ def as_csv(launches: Sequence[LaunchCounters]) -> str:
     return text.getvalue()
 
 
-def as_json(launches: Sequence[LaunchCounters]) -> str:
-    """Return everything that was counted, as a list of launches."""
-    return json.dumps([asdict(launch) for launch in launches], indent=1) + "\n"
+def as_json(launches: Sequence[LaunchCounters], stand_ins: Sequence[StandInCall] = ()) -> str:
+    """Return everything that was counted: a list of launches, and after them calls of stand-ins."""
+    counted = [asdict(launch) for launch in launches] + [asdict(call) for call in stand_ins]
+    return json.dumps(counted, indent=1) + "\n"
