@@ -81,6 +81,29 @@ def backward(check, **options):
     return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
 
 
+def gated_first(check):
+    """RMSNorm of rows that their gates have multiplied."""
+    x, gate = (random(check.shape, check.dtype, seed=seed) for seed in range(2))
+    y = cunorm.rms_norm_gated(cupy.asarray(x), cupy.asarray(gate), gate_first=True)
+    off = ~_reference.rms_norm_gated(x, gate, gate_first=True).accepts(y.get())
+    return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def beside(check):
+    """A norm with a scale, a shift and a gate, each of them as the check says."""
+    shape = {"columns": check.shape[-1:], "rows": check.shape, "numbers": (check.shape[0], 1)}
+    given = {
+        name: random(shape[check.where], check.dtype, seed=seed)
+        for seed, name in enumerate(("scale", "shift", "gate"), 2)
+    }
+    x, residual = (random(check.shape, check.dtype, seed=seed) for seed in range(2))
+    on_device = {name: cupy.asarray(a) for name, a in given.items()}
+    actual = cunorm.add_rms_norm(cupy.asarray(x), cupy.asarray(residual), **on_device)
+    expected = _reference.add_rms_norm(x, residual, **given)
+    off = sum((~e.accepts(a.get())).sum() for a, e in zip(actual, expected, strict=True))
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
 BACKWARD = [
     Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
     Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
@@ -98,9 +121,17 @@ PROBES = {str(check): check for check in checks.grid()} | {
     },
     "a cluster": Check("layer_norm", "float16", (1, 150_000), "1.0", out_of_range),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
+    "rms_norm_gated of 700,000 columns": Check(
+        "rms_norm_gated", "float16", (1, 700_000), "read again", gated_first
+    ),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
 }
-PROBES |= {str(check): check for check in BACKWARD}
+BESIDE = [
+    Check("add_rms_norm", "float16", (5, 7), "numbers", beside),
+    Check("add_rms_norm", "float16", (3, 769), "columns", beside),
+    Check("add_rms_norm", "float16", (3, 20000), "rows", beside),
+]
+PROBES |= {str(check): check for check in (*BACKWARD, *BESIDE)}
 
 # What goes wrong, where, what stands there, what is put there, and the probe that must notice.
 MUTATIONS = [
@@ -490,6 +521,62 @@ MUTATIONS = [
         "mul(sub(value[i], mean), rstd)",
         "mul(add(value[i], mean), rstd)",
         "layer_norm_bwd float32 (70, 40) backward",
+    ),
+    (
+        "a gate: far above 0 its exponential leaves the range",
+        "gate.cuh",
+        "const bool is_far = g < -64;",
+        "const bool is_far = g > -64;",
+        "rms_norm_gated_fwd float32 (3, 7) contiguous",
+    ),
+    (
+        "a gate: the exponential has the other sign",
+        "gate.cuh",
+        "exp_of(is_far ? g : -g)",
+        "exp_of(g)",
+        "rms_norm_gated_fwd float16 (3, 1025) contiguous",
+    ),
+    (
+        "a gate that comes first: a row that is read again is not gated",
+        "gate.cuh",
+        "return product(x_.again(turn), gate_.again(turn));",
+        "return product(x_.again(turn), x_.again(turn));",
+        "rms_norm_gated of 700,000 columns",
+    ),
+    (
+        "a number for a row: the row past the last has one too",
+        "stream.cuh",
+        "if (place.exists) element = *row;",
+        "element = *row;",
+        "add_rms_norm float16 (5, 7) numbers",
+    ),
+    (
+        "a number for a row: the tail takes it from its column",
+        "operand.cuh",
+        "A::ACCESS == SCALAR ? 0 : column",
+        "column",
+        "add_rms_norm float16 (5, 7) numbers",
+    ),
+    (
+        "an operand: past registers the first packet is read each time",
+        "operand.cuh",
+        "operand_.read(turn, turn + 1, packet);",
+        "operand_.read(0, 1, packet);",
+        "add_rms_norm float16 (3, 20000) rows",
+    ),
+    (
+        "an operand: scale and its offset are not rounded",
+        "epilogue.cuh",
+        "unpack(round_to<Sum>(factor), factor);",
+        "",
+        "add_rms_norm float16 (3, 769) columns",
+    ),
+    (
+        "a gate of x is not rounded before the residual is added",
+        "source.cuh",
+        "unpack(round_to<Product>(x), x);",
+        "",
+        "add_rms_norm float16 (3, 769) columns",
     ),
 ]
 
