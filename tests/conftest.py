@@ -6,6 +6,8 @@ import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core: before what reads this is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of a kernel of CuPy's own two thirds of the time goes into its headers: 165 ms become 60.
+os.environ.setdefault("CUPY_NVRTC_USE_PCH", "1")
 
 import subprocess
 import zlib
