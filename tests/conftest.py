@@ -21,7 +21,7 @@ from whole_session import runs_instructions
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
-SHARES = 10  # of the cases marked as slow, of which a commit's runs take one
+SHARES = 10  # of the cases marked as slow, of which a run of the whole suite takes one
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -89,7 +89,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow("each of CuPy's ufuncs in each dtype"))
     if not config.getoption("--slow"):
         named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
-        share = _share(config.rootpath)
+        whole = {config.rootpath, config.rootpath / "tests"} & named
+        share = _share(config.rootpath) if whole else None
         left_out = {item for item in items if _is_left_out(item, share, named)}
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
@@ -113,7 +114,7 @@ def _share(root: Path) -> int:
     return int(found.stdout[:8] or "0", 16) % SHARES
 
 
-def _is_left_out(item: pytest.Item, share: int, named: set[Path]) -> bool:
+def _is_left_out(item: pytest.Item, share: int | None, named: set[Path]) -> bool:
     """Return whether an item is a slow one of another share; who names its file asks for all."""
     is_slow = item.get_closest_marker("slow") is not None and hasattr(item, "callspec")
     folder = item.path.parent
