@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from math import prod
 from typing import Any
 
 import pytest
@@ -110,16 +109,25 @@ def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
     The other points of it are slow: a run takes a tenth of them, another one for each commit.
     """
     values = [list(axis) for axis in axes.values()]
-    always = set(covering([range(len(axis)) for axis in values], " ".join(axes)))
-    slow = pytest.mark.slow("another point of a product, each pair of whose values is run")
-    points = [
-        pytest.param(*point, marks=() if at in always else slow)
-        for at, point in zip(
-            product(*(range(len(axis)) for axis in values)), product(*values), strict=True
-        )
-    ]
-    assert len(points) == prod(map(len, values))
-    return pytest.mark.parametrize(",".join(axes), points)
+    places = covering([range(len(axis)) for axis in values], " ".join(axes))
+    pairs = [tuple(axis[at] for axis, at in zip(values, place, strict=True)) for place in places]
+    return some_of(pairs, "another point of a product, each pair of whose values is run", **axes)
+
+
+def some_of(
+    always: Sequence[tuple[Any, ...]], why: str, **axes: Sequence[Any]
+) -> pytest.MarkDecorator:
+    """Parametrise a test by a product of which some points always run.
+
+    The others are slow, for the reason that is given.
+    """
+    slow = pytest.mark.slow(why)
+    points = list(product(*axes.values()))
+    assert all(point in points for point in always)
+    return pytest.mark.parametrize(
+        ",".join(axes),
+        [pytest.param(*point, marks=() if point in always else slow) for point in points],
+    )
 
 
 def covered(**axes: Sequence[Any]) -> pytest.MarkDecorator:

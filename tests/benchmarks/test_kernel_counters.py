@@ -12,6 +12,7 @@ import dataclasses
 
 import publish
 import pytest
+from kinds import covering
 
 from cunorm._bench import cases
 from cunorm._bench.cases import Case
@@ -29,16 +30,22 @@ INSTRUCTIONS = {
 MOST_ALIGNED, MOST_SHIFTED = 1.02, 1.15
 # Another release of NVRTC may spell a kernel a little differently.
 SLACK = 1.03
-# Every op and dtype meets a row of a block, of a cluster, and one that is shifted; RMSNorm in
-# float16 all that are in the file.
-SAMPLED = {(4096, 0), (262144, 0), (769, 0)}
+# Every op and dtype meets a row of a block, of a cluster, and one that is shifted, those of a
+# sample in pairs; RMSNorm in float16 all that are in the file.
+SAMPLED = (4096, 262144, 769)
+PAIRS = set(covering((cases.OPS, cases.DTYPES, SAMPLED), "counters"))
+SLOW = pytest.mark.slow("2 MiB in a kernel of its own; each pair of op, dtype and N is counted")
 SAMPLE = [
-    case for case in STORED if case[:2] == ("rms_norm", "float16") or (case[2], case[4]) in SAMPLED
+    pytest.param(case, marks=() if case[:3] in PAIRS and not case[4] else SLOW)
+    for case in STORED
+    if case[:2] == ("rms_norm", "float16") or (case[2] in SAMPLED and not case[4])
 ]
-
-
 # Of a backward pass every dtype meets a row of a block, and float16 all that are in the file.
-BACKWARD_SAMPLE = [case for case in BACKWARD if case[1] == "float16" or case[2] == 4096]
+BACKWARD_SAMPLE = [
+    pytest.param(case, marks=() if case[2] == 4096 else SLOW)
+    for case in BACKWARD
+    if case[1] == "float16" or case[2] == 4096
+]
 # The only rows of that file that registers and shared memory do not keep, with their sums, and how
 # often they are read.
 READ_AGAIN = {("rms_norm_bwd", "float64", 16384): 1.26, ("layer_norm_bwd", "float64", 16384): 1.4}

@@ -14,7 +14,7 @@ import numpy as np
 import plans
 import pytest
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
-from kinds import in_pairs
+from kinds import in_pairs, some_of
 
 import cunorm
 from cunorm import _reference, simgpu
@@ -67,7 +67,13 @@ def test_every_size_matches_the_definition(op, dtype, cols):
     assert_is_the_definition(op, dy, x, gamma, dresidual=dresidual)
 
 
-@in_pairs(op=OPS, dtype=["float16", "float32"], cols=[40000, 40003])
+@some_of(
+    [("layer_norm", "float16", 40000)],
+    "KINDS has rows that nothing can keep",
+    op=OPS,
+    dtype=["float16", "float32"],
+    cols=[40000, 40003],
+)
 def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
     plan = getattr(plans, f"{op}_bwd")(
         cols,
@@ -81,7 +87,21 @@ def test_rows_that_nothing_can_keep_match_the_definition(op, dtype, cols):
     assert_is_the_definition(op, dy, x, random(cols, dtype, seed=3), dresidual=dresidual)
 
 
-@in_pairs(op=OPS, dtype=EVERY, cols=[7, 600], rows=[1, 3, 37, 1000])
+ROWS = [1, 3, 37, 1000]
+OF_EACH_DTYPE = [
+    *(("rms_norm", "float16", 600), ("layer_norm", "bfloat16", 7)),
+    *(("layer_norm", "float32", 600), ("rms_norm", "float64", 7)),
+]
+
+
+@some_of(
+    [(*kernel, rows) for kernel in OF_EACH_DTYPE for rows in ROWS],
+    "in other kernels, of which none knows how many rows there are",
+    op=OPS,
+    dtype=EVERY,
+    cols=[7, 600],
+    rows=ROWS,
+)
 def test_every_number_of_rows_matches_the_definition(op, dtype, cols, rows):
     x, dy = (random((rows, cols), dtype, seed=seed, shift=0.5) for seed in range(2))
     assert_is_the_definition(op, dy, x, random(cols, dtype, seed=3))
@@ -100,7 +120,18 @@ def test_no_rows_give_no_dx_and_zeros(op, shape):
         assert not total.get().any()
 
 
-@in_pairs(op=OPS, dtype=NARROW, gamma_dtype=[None, *NARROW])
+@some_of(
+    [
+        ("rms_norm", "float16", "bfloat16"),
+        ("layer_norm", "bfloat16", "float16"),
+        ("rms_norm", "float32", "bfloat16"),
+        ("layer_norm", "float16", None),
+    ],
+    "mixes that KINDS has too",
+    op=OPS,
+    dtype=NARROW,
+    gamma_dtype=[None, *NARROW],
+)
 def test_every_mix_of_dtypes_matches_the_definition(op, dtype, gamma_dtype):
     x, dy = (random((5, 200), dtype, seed=seed) for seed in range(2))
     gamma = None if gamma_dtype is None else random(200, gamma_dtype, seed=3)
@@ -122,7 +153,14 @@ def test_gamma_offset_is_added_to_gamma(dtype, gamma_offset):
     assert_is_the_definition("rms_norm", dy, x, gamma, gamma_offset=gamma_offset)
 
 
-@in_pairs(
+@some_of(
+    [
+        ("rms_norm", "bfloat16", 72, "transposed"),
+        ("layer_norm", "float32", 600, "transposed"),
+        ("rms_norm", "float32", 600, "2-D gamma"),
+        ("layer_norm", "bfloat16", 72, "2-D gamma"),
+    ],
+    "layouts that KINDS has too",
     op=OPS,
     dtype=["bfloat16", "float32"],
     cols=[72, 600],
@@ -145,7 +183,16 @@ def test_every_layout_has_the_bits_of_contiguous_rows(op, dtype, cols, layout):
     assert [bits(whole) for whole, _ in placed] == before
 
 
-@in_pairs(op=OPS, cols=[24, 768, 2048], shift=[0, 1, 2, 3, 5])
+SHIFTS = [0, 1, 2, 3, 5]
+
+
+@some_of(
+    [(*row, shift) for row in (("rms_norm", 24), ("layer_norm", 768)) for shift in SHIFTS],
+    "five kernels each, which KINDS has with all arrays shifted",
+    op=OPS,
+    cols=[24, 768, 2048],
+    shift=SHIFTS,
+)
 def test_each_array_may_start_anywhere_on_its_own(op, cols, shift):
     dy, x, dresidual = (random((9, cols), "float16", seed=seed) for seed in range(3))
     gamma = random(cols, "float16", seed=3)
@@ -196,8 +243,12 @@ def test_a_gradient_broadcast_over_all_columns_is_copied_and_right(op):
     assert [bits(a) for a in one] == [bits(a) for a in other]
 
 
-@pytest.mark.parametrize("cols", [40, 769])
-@ops
+@some_of(
+    [("rms_norm", 769), ("layer_norm", 40)],
+    "large batches of the other op",
+    op=OPS,
+    cols=[40, 769],
+)
 def test_dx_of_a_row_has_the_same_bits_alone_and_in_a_batch(op, cols):
     x, dy = (random((1000, cols), "bfloat16", seed=seed) for seed in range(2))
     gamma = random(cols, "float32", seed=3)
@@ -209,7 +260,13 @@ def test_dx_of_a_row_has_the_same_bits_alone_and_in_a_batch(op, cols):
         assert bits(alone) == bits(whole[one])
 
 
-@in_pairs(op=OPS, dtype=["bfloat16", "float32"], cols=[40, 769])
+@some_of(
+    [("rms_norm", "bfloat16", 769), ("layer_norm", "float32", 40)],
+    "ten runs of 300 rows; KINDS has two of a few",
+    op=OPS,
+    dtype=["bfloat16", "float32"],
+    cols=[40, 769],
+)
 def test_sums_over_rows_have_the_same_bits_on_ten_runs_wherever_rows_lie(op, dtype, cols):
     x, dy = (random((300, cols), dtype, seed=seed) for seed in range(2))
     gamma = cupy.asarray(random(cols, "float32", seed=3))
@@ -299,8 +356,12 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
         assert [bits(a) for a in actual[1:]] == expected
 
 
-@pytest.mark.parametrize("cols", [32, 128, 512, 4096])
-@ops
+@some_of(
+    [("rms_norm", 512), ("layer_norm", 32)],
+    "large batches of the other op",
+    op=OPS,
+    cols=[32, 128, 512, 4096],
+)
 def test_rows_without_a_gradient_add_nothing_wherever_they_are(op, cols):
     """Padding in front of other rows moves those, but what it holds does not matter."""
     x, dy = (random((300, cols), "float32", seed=seed) for seed in range(2))
@@ -445,7 +506,19 @@ def packets_read_again(plan):
 
 
 @pytest.mark.simgpu
-@in_pairs(op=OPS, dtype=EVERY, cols=[128, 1024, 4096, 16384])
+@some_of(
+    [
+        ("rms_norm", "float16", 4096),
+        ("layer_norm", "bfloat16", 1024),
+        ("rms_norm", "float32", 128),
+        ("layer_norm", "float32", 16384),
+        ("rms_norm", "float64", 16384),
+    ],
+    "counted of more kernels by tests/benchmarks/test_kernel_counters.py",
+    op=OPS,
+    dtype=EVERY,
+    cols=[128, 1024, 4096, 16384],
+)
 def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     """x, dy, dresidual and dx once each, and the blocks' sums written once and read once."""
     rows = max(2, 8192 // cols)
@@ -480,8 +553,12 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
 
 
 @pytest.mark.simgpu
-@pytest.mark.parametrize("cols", [40, 1024, 40000])
-@ops
+@some_of(
+    [("layer_norm", 40), ("rms_norm", 1024), ("layer_norm", 40000)],
+    "the other op at each way of keeping a row",
+    op=OPS,
+    cols=[40, 1024, 40000],
+)
 def test_without_gamma_no_sums_are_written_and_nothing_adds_them_up(op, cols):
     x, dy = (cupy.asarray(random((3, cols), "float32", seed=seed)) for seed in range(2))
     kept = statistics(op, x.get())

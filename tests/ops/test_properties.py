@@ -9,7 +9,7 @@ import pytest
 from arrays import EVERY, READ_TWICE, bits, each_size, random
 from cuda import pathfinder
 from cupy.cuda.compiler import _NVRTCProgram
-from kinds import in_pairs
+from kinds import some_of
 
 import cunorm
 from cunorm import _plan, _reference
@@ -28,20 +28,18 @@ ops = pytest.mark.parametrize("op", OPS)
 dtypes = pytest.mark.parametrize("dtype", EVERY)
 
 
-def of_float16_and_slow(points):
-    """Yield pairs of a dtype and N; those of other dtypes than float16 are slow."""
-    slow = pytest.mark.slow("large batches in every dtype; KINDS has each dtype in small ones")
-    for dtype, cols in points:
-        yield pytest.param(dtype, cols, marks=() if dtype == "float16" else slow)
-
-
 def parameters(cols, dtype):
     return [cupy.asarray(random(cols, dtype, seed=seed)) for seed in (1, 2)]
 
 
-@pytest.mark.parametrize(("dtype", "cols"), [*of_float16_and_slow(each_size(SIZES))])
-@ops
-def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(op, dtype, cols):
+@some_of(
+    [(op, ("float16", cols)) for i, op in enumerate(OPS) for cols in SIZES[i::2]],
+    "large batches in every dtype; KINDS has each dtype in small ones",
+    op=OPS,
+    size=each_size(SIZES),
+)
+def test_a_row_has_the_same_bits_alone_in_batches_at_any_alignment_and_strides(op, size):
+    dtype, cols = size
     norm, (gamma, beta) = OPS[op], parameters(cols, dtype)
     row = random((1, cols), dtype, scale=3, shift=0.5)
     alone = [bits(output) for output in norm(cupy.asarray(row), gamma, beta)]
@@ -115,7 +113,16 @@ def test_nothing_is_written_outside_out_and_the_input_is_untouched(op, dtype, co
         assert (beside.astype(np.float64) == GUARD).all()
 
 
-@in_pairs(op=OPS, dtype=["float16", "bfloat16", "float32"], cols=[64, 1024, 4096, 8192])
+@some_of(
+    [
+        *(("rms_norm", "float16", 64), ("layer_norm", "bfloat16", 1024)),
+        *(("rms_norm", "float32", 4096), ("layer_norm", "float16", 8192)),
+    ],
+    "the other dtypes at each way of keeping a row in registers",
+    op=OPS,
+    dtype=["float16", "bfloat16", "float32"],
+    cols=[64, 1024, 4096, 8192],
+)
 def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
     # Counted in the PTX, where a row of whole packets has no branches around its accesses: each
     # lane has as many 16-byte accesses as it has packets.
@@ -135,10 +142,10 @@ def test_a_row_in_registers_is_read_once_and_written_once(op, dtype, cols):
 def ptx(plan):
     """Compile a plan's kernel for arrays that are aligned, and return its PTX."""
     reach = _plan.Reach(tuple((name, "ALIGNED") for name in (*plan.of_rows, *plan.parameters)))
-    kernel = kernels.load(plan, reach, 0)
-    headers = pathfinder.find_nvidia_header_directory("cudart")
-    options = (*kernel.options, f"-I{headers}", "--std=c++17", "-ftz=true", "-arch=compute_80")
-    compiled, _ = _NVRTCProgram(kernel.code, f"{plan.kernel}.cu").compile(options)
+    unit = plan.unit(reach, next(iter(plan.tries(reach))))
+    headers = (kernels.folder(), pathfinder.find_nvidia_header_directory("cudart"))
+    options = (*(f"-I{each}" for each in headers), "--std=c++17", "-ftz=true", "-arch=compute_80")
+    compiled, _ = _NVRTCProgram(unit, f"{plan.kernel}.cu").compile(options)
     return compiled.decode() if isinstance(compiled, bytes) else compiled
 
 

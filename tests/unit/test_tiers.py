@@ -54,10 +54,11 @@ def is_left_out(request):
     return is_left_out
 
 
-def test_ten_commits_run_each_slow_case_once(is_left_out):
+def test_ten_commits_run_each_slow_case_once_and_who_names_a_folder_none(is_left_out):
     for case in range(50):
         left_out = [is_left_out("ops/test_a.py", case, share, "ops") for share in range(10)]
         assert sorted(left_out) == [False] + [True] * 9
+    assert all(is_left_out("ops/test_a.py", case, None, "ops") for case in range(50))
     shares = [[is_left_out("a.py", case, share) for case in range(200)] for share in range(10)]
     assert all(5 < share.count(False) < 45 for share in shares)
 
