@@ -455,8 +455,8 @@ MUTATIONS = [
     (
         "gamma_offset is forgotten",
         "epilogue.cuh",
-        "HAS_OFFSET ? add(factor[i], offset_) : factor[i]",
-        "factor[i]",
+        "factor[i] = add(factor[i], offset_);",
+        "",
         "rms_norm_bwd bfloat16 (5, 96) offset",
     ),
     (
