@@ -56,7 +56,8 @@ def _with_arrays_for_numbers(
 ) -> tuple[Arrays, tuple[object, ...]]:
     """Return the arguments with an array of x's dtype for each operand that is a number.
 
-    To NumPy a number has no dtype: with scale_offset it makes one number.
+    To NumPy a number has no dtype: with scale_offset it makes one number. Where all is rounded once
+    at the end, the array is as wide as sums are.
     """
     numbers = {n: a for n in op.operands if isinstance(a := arrays[n], Real)}
     if not numbers:
@@ -64,15 +65,15 @@ def _with_arrays_for_numbers(
     _check.data("x", arrays["x"])
     x = arrays["x"]
     settings = dict(zip((option.name for option in op.options), options, strict=True))
-    offset = settings.get("scale_offset", 0.0)
+    dtype = accumulator(x.dtype.name) if settings.get("cast") == "after" else x.dtype
     made = {}
     with x.device:
         for name, number in numbers.items():
             value = _check.real(name, number)
             if name == "scale":
-                value += _check.real("scale_offset", offset)
+                value += _check.real("scale_offset", settings["scale_offset"])
                 settings["scale_offset"] = 0.0
-            made[name] = cupy.asarray(value, x.dtype)
+            made[name] = cupy.asarray(value, dtype)
     return arrays | made, tuple(settings.values())
 
 

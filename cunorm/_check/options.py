@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from .._families import Op
@@ -87,7 +86,11 @@ def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
             word = repr(value)
     if word not in ITEMSIZE:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {word}")
-    return np.dtype(ml_dtypes.bfloat16 if word == "bfloat16" else word)
+    if word == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(word)
 
 
 def _group(name: str, value: object, arrays: Arrays) -> int | None:

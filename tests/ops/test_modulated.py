@@ -202,6 +202,8 @@ def test_numbers_have_the_bits_that_cupys_operators_give_them(number):
     n = cunorm.rms_norm(x)
     assert bits(cunorm.rms_norm(x, scale=number)) == bits(n * float(number + 1.0))
     assert bits(cunorm.rms_norm(x, shift=float(number))) == bits(n + float(number))
+    once = cunorm.rms_norm(x, scale=number, cast="after", dtype="float32")
+    assert bits(once) == bits(cunorm.rms_norm(x, cast="after", dtype="float32") * (1 + number))
     _, h = cunorm.add_rms_norm(x, x, gate=float(number))
     assert bits(h) == bits(x + float(number) * x)
 
