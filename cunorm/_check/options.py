@@ -87,9 +87,10 @@ def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     if word not in ITEMSIZE:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {word}")
     if word == "bfloat16":
-        import ml_dtypes
+        from ml_dtypes import bfloat16
 
-        return np.dtype(ml_dtypes.bfloat16)
+        own: np.dtype[Any] = np.dtype(bfloat16)
+        return own
     return np.dtype(word)
 
 

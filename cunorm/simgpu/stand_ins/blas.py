@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..lanes import Array
@@ -28,12 +27,17 @@ LETTERS = {dtype: letter for letter, dtype in TYPES.items()}
 # cudaDataType
 DATA_TYPES: dict[int, np.dtype[Any]] = {
     2: np.dtype(np.float16),
-    14: np.dtype(ml_dtypes.bfloat16),
     0: TYPES["s"],
     1: TYPES["d"],
     4: TYPES["c"],
     5: TYPES["z"],
 }
+try:
+    import ml_dtypes
+except ModuleNotFoundError:
+    pass  # then CuPy has no arrays of bfloat16 either
+else:
+    DATA_TYPES[14] = np.dtype(ml_dtypes.bfloat16)
 
 
 @dataclass
