@@ -7,7 +7,7 @@
 
 // A row that all rows share, or rows like them. Nothing that a launch writes overlaps an operand, as
 // kernels say by __restrict__: so it comes through the read-only cache.
-template <class S, class A, bool ONE_ROW = (A::NUMBER == -1)>
+template <class S, class A, bool ONE_ROW = (A::SEAM == -1)>
 class Operand {
  public:
   using Packet = Pack<typename A::E, S::VEC>;

@@ -14,15 +14,15 @@
 
 enum Access { ELEMENTS, ALIGNED, SHIFTED, SCALAR };
 
-// What a kernel is told of an array: the type of its elements, and how it reaches them. Arrays of
-// rows are numbered, since each that is SHIFTED has shared memory of its own; what has no number is
-// one row, the same for all.
-template <typename E_, Access ACCESS_, int NUMBER_ = -1>
+// What a kernel is told of an array: the type of its elements, and how it reaches them. An array of
+// rows has the number of its seam, which is its own where it is SHIFTED; what has none is one row,
+// the same for all.
+template <typename E_, Access ACCESS_, int SEAM_ = -1>
 struct Array {
   using E = E_;
   static constexpr Access ACCESS = ACCESS_;
-  static constexpr int NUMBER = NUMBER_;
-  using Rows = Strided<const E, NUMBER_ == -1>;
+  static constexpr int SEAM = SEAM_;
+  using Rows = Strided<const E, SEAM_ == -1>;
 };
 
 // Reads a lane's packets in order.
@@ -74,7 +74,7 @@ class Reader<S, A, SHIFTED> {
 
  private:
   Reader<S, Array<E, ELEMENTS>> again_;
-  Shifted<S, E, A::NUMBER> share_;
+  Shifted<S, E, A::SEAM> share_;
 };
 
 template <class S, class A>
@@ -144,7 +144,7 @@ class Writer<S, A, SHIFTED> {
   __device__ void finish() { share_.finish(); }
 
  private:
-  Shifted<S, E, A::NUMBER> share_;
+  Shifted<S, E, A::SEAM> share_;
 };
 
 // One column, as the first element of a pack.

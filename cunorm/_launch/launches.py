@@ -15,11 +15,11 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from .._plan import PACKET_BYTES, WARP, Reach
+from .._plan import MOST_SEAMS, PACKET_BYTES, WARP, Reach
 from . import kernels, levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .._plan import Plan
     from .._typing import Arrays
@@ -174,7 +174,7 @@ def prepare(
     }
     reach = Reach(
         (
-            *((name, _access(plan, axes, a, strides[name])) for name, a in rows.items()),
+            *_accesses(plan, axes, rows, strides),
             *((name, _access(plan, axes, value)) for name, value in parameters.items()),
         ),
         len(layout.extents),
@@ -219,6 +219,28 @@ def fit(axes: int, *rows: cupy.ndarray, beside: Iterable[cupy.ndarray] = ()) -> 
         all(_is_row(a, lead) for a in rows)
         and len(_layout(axes, *rows, *beside).extents) <= levels.LEVELS
     )
+
+
+def _accesses(
+    plan: Plan,
+    axes: int,
+    rows: Mapping[str, cupy.ndarray],
+    strides: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple[str, str]]:
+    """Yield how the kernel reaches each array of rows, operands last.
+
+    Beside rows in shared memory there is room for the seams of so many arrays, and operands past
+    them are read element by element.
+    """
+    room = MOST_SEAMS if plan.split.shared else len(rows)
+    for name, a in rows.items():
+        access = _access(plan, axes, a, strides[name])
+        if access == "SHIFTED":
+            if room == 0:
+                access = "ELEMENTS"
+            else:
+                room -= 1
+        yield name, access
 
 
 def _access(

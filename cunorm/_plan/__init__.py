@@ -5,6 +5,7 @@ of which forward.py and backward.py make one; plan.py describes it and unit.py w
 """
 
 from .backward import BackwardPlan, ColumnSums, backward, column_sums
+from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator
 from .forward import forward
 from .plan import Plan
@@ -13,6 +14,7 @@ from .unit import Reach, Try
 
 __all__ = [
     "ITEMSIZE",
+    "MOST_SEAMS",
     "PACKETS_IN_FLIGHT",
     "PACKET_BYTES",
     "WARP",

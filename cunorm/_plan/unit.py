@@ -49,6 +49,11 @@ class Reach:
     by_row: tuple[str, ...] = ()
 
     @property
+    def shifted(self) -> tuple[str, ...]:
+        """The arrays whose packets are shifted into place: each has a seam in shared memory."""
+        return tuple(name for name, access in self.access if access == "SHIFTED")
+
+    @property
     def all_aligned(self) -> bool:
         """Whether every array is reached in whole packets."""
         return all(access == "ALIGNED" for _, access in self.access)
@@ -86,7 +91,7 @@ def chosen(plan: Plan, reach: Reach, attempt: Try) -> dict[str, int]:
         "PACKETS": split.packets,
         "SHARED": split.shared,
         "AT_ONCE": attempt.at_once,
-        "ARRAYS": len(strided(plan, reach)),
+        "SEAMS": max(1, len(reach.shifted)),
         "LEVELS": reach.levels,
     }
 
@@ -101,7 +106,8 @@ def arrays(plan: Plan, reach: Reach) -> dict[str, str]:
     types = {}
     of_rows = strided(plan, reach)
     for name, how in reach.access:
-        number = f", {of_rows.index(name)}" if name in of_rows else ""
+        seam = reach.shifted.index(name) if name in reach.shifted else 0
+        number = f", {seam}" if name in of_rows else ""
         types[name] = f"Array<{C_TYPE[plan.arrays[name]]}, {how}{number}>"
     return types
 

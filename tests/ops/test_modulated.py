@@ -138,6 +138,18 @@ def test_rounding_once_at_the_end_is_of_everything():
     assert bits(y) == bits(wide.astype(np.float16))
 
 
+@pytest.mark.slow("a row that fills shared memory on any device, seven times")
+@pytest.mark.parametrize("cols", [1_300_005])
+def test_seven_arrays_off_16_bytes_leave_room_for_rows_in_shared_memory(cols):
+    arrays = [random((1, cols), "float16", seed=seed) for seed in range(5)]
+    x, residual, gate, scale, shift = (place(a, "base + 1 element")[1] for a in arrays)
+    out, residual_out = (place(np.zeros_like(a), "base + 1 element")[1] for a in arrays[:2])
+    beside = {"gate": gate, "scale": scale, "shift": shift}
+    y, h = cunorm.add_rms_norm(x, residual, **beside, out=out, residual_out=residual_out)
+    assert bits(h) == bits(operate(np.add, arrays[1], operate(np.multiply, arrays[2], arrays[0])))
+    assert bits(y) == bits(modulated(cunorm.rms_norm(h).get(), *arrays[3:], 1.0))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_weight_by_head_is_a_scale_without_an_offset(norm):
     x = cupy.asarray(random((5, 4, 128), "bfloat16"))
