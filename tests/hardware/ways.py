@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cunorm import _plan
-from cunorm._plan import ITEMSIZE, PACKET_BYTES, Split
+from cunorm._plan import ITEMSIZE, PACKET_BYTES, Split, backward_kernel
 from cunorm._plan.devices import SHARED_BYTES, SUMS_BYTES
 
 from .cases import Case, arrays, few_rows
@@ -75,8 +75,8 @@ def in_force(way: Way) -> Iterator[None]:
         with (
             patch.object(_plan.split, "forward", split),
             patch.object(_plan.split, "backward", split),
-            patch.object(_plan.backward, "RESIDENT_THREADS", {}),
-            patch.object(_plan.backward, "RESIDENT_THREADS_ELSEWHERE", resident),
+            patch.object(backward_kernel, "RESIDENT_THREADS", {}),
+            patch.object(backward_kernel, "RESIDENT_THREADS_ELSEWHERE", resident),
         ):
             yield
     finally:
@@ -85,10 +85,8 @@ def in_force(way: Way) -> Iterator[None]:
 
 def forget_plans() -> None:
     """Empty the caches of all that plans."""
-    for module in (_plan.forward, _plan.backward):
-        for function in vars(module).values():
-            if hasattr(function, "cache_clear"):
-                function.cache_clear()
+    for function in (_plan.forward, _plan.backward, _plan.column_sums):
+        function.cache_clear()
 
 
 def kernel_of(case: Case) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from kinds import in_pairs, some_of
 import cunorm
 from cunorm import _reference, simgpu
 from cunorm._launch import kernels
-from cunorm._plan.backward import GROUPS_OF_BLOCK, SUM_SLICES
+from cunorm._plan.backward_kernel import GROUPS_OF_BLOCK, SUM_SLICES
 from cunorm._plan.devices import SHARED_BYTES
 from cunorm._selfcheck.layouts import place
 
