@@ -168,7 +168,7 @@ def _forward(op: Op, check: Check) -> Outcome:
     }
     outs = {}
     if check.where.startswith("in place"):
-        outs = {written[name]: view for name, (_, view) in placed.items()}
+        outs = {argument: placed[name][1] for name, argument in written.items()}
     result = getattr(cunorm, check.op)(**on_device, **options, **outs)
     outputs = result if isinstance(result, tuple) else (result,)
 
@@ -181,11 +181,12 @@ def _forward(op: Op, check: Check) -> Outcome:
     ]
     for name, (whole, _) in placed.items():
         after = cupy.asnumpy(whole)
-        if outs:
+        is_written = bool(outs) and name in written
+        if is_written:
             after = around(whole, check.shape, check.where)
             before[name] = np.full(after.shape, before[name][0])
         if before[name].tobytes() != after.tobytes():
-            faults.append(f"wrote outside {written[name]}" if outs else f"changed {name}")
+            faults.append(f"wrote outside {written[name]}" if is_written else f"changed {name}")
     if outs and any(a is not b for a, b in zip(outputs, outs.values(), strict=True)):
         faults.append("out was not returned")
     return _worst(errors, faults)
