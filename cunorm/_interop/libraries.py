@@ -70,7 +70,10 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
     """
     # Who has a tensor, imported torch. Nothing is an instance of no types.
     tensor = getattr(sys.modules.get("torch"), "Tensor", ())
-    imports = {name: _import(op, name, array, tensor) for name, array in arrays.items()}
+    imports = {
+        name: None if array is None else _import(op, name, array, tensor)
+        for name, array in arrays.items()
+    }
     if not any(imports.values()):
         return None
     x = arrays["x"]
@@ -81,7 +84,7 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
     ]
 
     def work(export: Export) -> Any:
-        own = tuple(a if (take := imports[n]) is None else take(a) for n, a in arrays.items())
+        own = tuple([a if (take := imports[n]) is None else take(a) for n, a in arrays.items()])
         with in_order(streams) if streams else nullcontext():
             results = call(own)
         for name in ARGUMENTS:
@@ -91,7 +94,7 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
         return op.results({name: _returned(arrays.get(name), a, export) for name, a in made})
 
     if isinstance(x, tensor):
-        has_cupy = any(isinstance(array, cupy.ndarray) for array in arrays.values())
+        has_cupy = cupy.ndarray in map(type, arrays.values())
         return torch_tensor.run(work, x, has_cupy)
     devices = {array.get_device() for array in arrays.values() if isinstance(array, tensor)}
     with in_order((device, torch_tensor.current_stream(device)) for device in devices):
@@ -105,7 +108,7 @@ def _returned(given: Any, made: cupy.ndarray | None, export: Export) -> Any:
 
 def _import(op: Op, name: str, array: Any, tensor: Any) -> Import | None:
     """Return what turns an array into CuPy's, None where it stays as it is."""
-    if array is None or isinstance(array, cupy.ndarray):
+    if isinstance(array, cupy.ndarray):
         return None
     if isinstance(array, tensor):
         if not torch_tensor.can_cross(array):

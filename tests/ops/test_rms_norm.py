@@ -295,7 +295,7 @@ def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
     rows = cupy.lib.stride_tricks.as_strided(
         cupy.empty(64 * 3, "float32"), (3, inner, 64), (256, 0, 4)
     )
-    arrays, scalars = {"y": rows, "x": rows}, {"eps": 0.0, "gamma_offset": 0.0}
+    arrays, scalars = {"y": rows, "x": rows}, {"eps": 0.0, "gamma_offset": 0.0, "scale_offset": 1.0}
     launch = launches.prepare(plan, 1, arrays, {}, scalars, ("y", "x"), {})
     assert launch.grid == (3 * inner // 32,)
     assert [(reach.levels, reach.wide_index) for reach in asked] == [(2, inner == 2**31)]

@@ -46,6 +46,7 @@ def arguments(op, shape, dtype, **dtypes):
         name: None if kinds[name] is None else cupy.asarray(random(extents.get(name, shape), kind))
         for name in inspect.signature(getattr(cunorm, op)).parameters
         if (kind := kinds.get(name, "absent")) != "absent"
+        and name not in _families.OPS[op].operands
     }
 
 
