@@ -94,7 +94,8 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
         return op.results({name: _returned(arrays.get(name), a, export) for name, a in made})
 
     if isinstance(x, tensor):
-        has_cupy = cupy.ndarray in map(type, arrays.values())
+        given = [array for array in arrays.values() if array is not None]
+        has_cupy = any(isinstance(array, cupy.ndarray) for array in given)
         return torch_tensor.run(work, x, has_cupy)
     devices = {array.get_device() for array in arrays.values() if isinstance(array, tensor)}
     with in_order((device, torch_tensor.current_stream(device)) for device in devices):
