@@ -108,7 +108,7 @@ def forward(
     operands = {name: arrays[name] for name in plan.parameters}
     by_row = {name: a for name, a in operands.items() if differs_by_row(axes, rows["x"], a)}
     beside = {name: broadcast(axes, rows["x"], a) for name, a in by_row.items()}
-    if beside and not fit(axes, *rows.values(), beside=beside.values()):
+    if not fit(axes, *rows.values(), beside=beside.values()):
         beside = {name: cupy.ascontiguousarray(a) for name, a in beside.items()}
     if not fit(axes, *rows.values(), beside=beside.values()):
         read = {name: a for name, a in rows.items() if name not in paired}

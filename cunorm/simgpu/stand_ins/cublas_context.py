@@ -10,7 +10,7 @@ import numpy as np
 from ..lanes import Array
 from . import blas
 from .blas import Handle
-from .host import Call, Host, refuse_capture
+from .host import Call, Host, StatusError, refuse_capture
 from .operand import Operand, matrix
 
 LIBRARY = "cuBLAS"
@@ -55,15 +55,10 @@ _STATUS = {
 }
 
 
-class CUBLASError(RuntimeError):
+class CUBLASError(StatusError):
     """What CuPy raises for a status of cuBLAS."""
 
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(_STATUS[status])
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.status,)
+    names = _STATUS
 
 
 def require(*conditions: bool) -> None:

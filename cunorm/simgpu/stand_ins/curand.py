@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..lanes import Array
-from .host import Call, Host, Module, refuse_capture
+from .host import Call, Host, Module, StatusError, refuse_capture
 from .operand import vector
 
 LIBRARY = "cuRAND"
@@ -48,15 +48,10 @@ _BITS, _FLOAT, _DOUBLE = map(np.dtype, (np.uint32, np.float32, np.float64))
 _FIRST_SEED = 0  # of a generator that was given none
 
 
-class CURANDError(RuntimeError):
+class CURANDError(StatusError):
     """What CuPy raises for a status of cuRAND."""
 
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(_STATUS[status])
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.status,)
+    names = _STATUS
 
 
 class Stream:

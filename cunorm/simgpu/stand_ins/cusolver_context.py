@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .host import Call, Host, refuse_capture
+from .host import Call, Host, StatusError, refuse_capture
 from .operand import vector
 
 LIBRARY = "cuSOLVER"
@@ -18,15 +18,10 @@ _STATUS = {
 }
 
 
-class CUSOLVERError(RuntimeError):
+class CUSOLVERError(StatusError):
     """What CuPy raises for a status of cuSOLVER."""
 
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(_STATUS[status])
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.status,)
+    names = _STATUS
 
 
 def require(*conditions: bool) -> None:

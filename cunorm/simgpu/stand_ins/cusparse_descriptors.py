@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import blas
-from .host import Call, Host, not_emulated, refuse_capture
+from .host import Call, Host, StatusError, not_emulated, refuse_capture
 from .operand import matrix, vector
 from .sparse import Sparse
 
@@ -47,17 +47,13 @@ CONSTANTS = {
 }
 _INDICES: dict[int, np.dtype[Any]] = {2: np.dtype(np.int32), 3: np.dtype(np.int64)}
 _NOT_INITIALISED = 1
+_STATUS = {_NOT_INITIALISED: "CUSPARSE_STATUS_NOT_INITIALIZED"}
 
 
-class CuSparseError(RuntimeError):
+class CuSparseError(StatusError):
     """What CuPy raises for a status of cuSPARSE."""
 
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__({_NOT_INITIALISED: "CUSPARSE_STATUS_NOT_INITIALIZED"}[status])
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.status,)
+    names = _STATUS
 
 
 def values_of(number: int) -> np.dtype[Any]:

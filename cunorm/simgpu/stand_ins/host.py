@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
@@ -22,6 +22,19 @@ from .operand import Operand, check_written, columns_of, locate, note_written, v
 # How hard NumPy looks for an element in common of two arrays whose bounds overlap. Where it gives
 # up they count as apart, so that no correct program is blamed.
 _WORK = 10_000
+
+
+class StatusError(RuntimeError):
+    """What CuPy raises for a status of a library, which each names in a class of its own."""
+
+    names: ClassVar[dict[int, str]]
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(self.names[status])
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.status,)
 
 
 class Machine(Protocol):
