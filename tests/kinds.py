@@ -130,6 +130,15 @@ def some_of(
     )
 
 
+def these(
+    names: str, always: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
+) -> pytest.MarkDecorator:
+    """Parametrise a test by points that always run, and by more that are slow, for a reason."""
+    mark = pytest.mark.slow(why)
+    more = [pytest.param(*point, marks=mark) for point in slow if point not in always]
+    return pytest.mark.parametrize(names, [*always, *more])
+
+
 def covered(**axes: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrise a test by some points of a product, in which each pair of values occurs."""
     points = list(covering([list(axis) for axis in axes.values()], " ".join(axes)))
