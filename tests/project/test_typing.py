@@ -75,12 +75,21 @@ WRONG = {
     "cunorm.batch_norm(x)": "attr-defined",
     "dx, _ = cunorm.rms_norm_bwd(x, x, x, x); dx.nothing()": "attr-defined",
 }
+# Packages of torch that none of its names in the script is from: without them mypy reads 800 files
+# in place of 2,500, for a fourth of the time.
+UNREAD = (
+    *("_dynamo", "_functorch", "_higher_order_ops", "_inductor", "_library", "_prims"),
+    *("_subclasses", "ao", "cuda", "distributed", "distributions", "export", "fx", "jit"),
+    *("onnx", "optim", "package", "sparse", "testing", "utils"),
+)
 
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
     """Check a script as its user would, and return what mypy says, line by line."""
     folder = tmp_path_factory.mktemp("user")
+    unread = ",".join(f"torch.{package}.*" for package in UNREAD)
+    (folder / "mypy.ini").write_text(f"[mypy]\n[mypy-{unread}]\nfollow_imports = skip\n")
 
     def check(text):
         (folder / "script.py").write_text(text)

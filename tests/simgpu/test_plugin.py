@@ -86,7 +86,7 @@ def test_told(n, worker_id):
     assert told() == ("80", 1, 8192, 45)
 """
     )
-    done = pytest_in(folder, "--simgpu-arch=80", "-n", "2")
+    done = pytest_in(folder, "--simgpu-arch=80", "-n", "1")
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
