@@ -68,7 +68,7 @@ def test_workers_of_xdist_have_them(tmp_path):
         f"def test_told(n, worker_id):\n    assert worker_id != 'master'\n"
         f"    assert told(n) == {EXPECTED}\n"
     )
-    done = simgpu(*OPTIONS, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", cwd=tmp_path)
+    done = simgpu(*OPTIONS, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", cwd=tmp_path)
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 

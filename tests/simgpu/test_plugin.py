@@ -111,7 +111,8 @@ def test_the_command_around_pytest_needs_no_option_and_bears_it(folder):
     ],
 )
 def test_what_cannot_be_is_an_error_of_usage(options, says, folder):
-    done = pytest_in(folder, *options)
+    alone = ("-p", "cunorm.simgpu.pytest_plugin")  # other plugins take a second to import
+    done = pytest_in(folder, *alone, *options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert says in done.stderr
 
