@@ -140,12 +140,6 @@ def these(
     return pytest.mark.parametrize(names, [*always, *more])
 
 
-def covered(**axes: Sequence[Any]) -> pytest.MarkDecorator:
-    """Parametrise a test by some points of a product, in which each pair of values occurs."""
-    points = list(covering([list(axis) for axis in axes.values()], " ".join(axes)))
-    return pytest.mark.parametrize(",".join(axes), points)
-
-
 def kinds() -> Iterator[KindOfKernel]:
     """Yield the kinds; of wide dtypes rows have fewer columns, and are kept alike."""
     axes = (FORWARD + BACKWARD, COLS, DTYPES, LAYOUTS, OPTIONS)
