@@ -19,7 +19,7 @@ from whole_session import runs_instructions
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
-SHARES = 10  # of the cases marked as slow, of which a run of the whole suite takes one
+SHARES = 10  # of the cases marked as slow, of which a run of the whole suite takes one by default
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu(why): needs the software GPU in this process")
-    config.addinivalue_line("markers", f"slow(why): of its cases each commit runs 1 in {SHARES}")
+    of_each_commit = f"of its cases each commit runs 1 in `shares`, {SHARES} if not given"
+    config.addinivalue_line("markers", f"slow(why, shares): {of_each_commit}")
     # The models of transformers are built here, and nothing is fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # `python -m cunorm.simgpu -m pytest` and `pytest --simgpu` have installed it.
@@ -94,8 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
         whole = {config.rootpath, config.rootpath / "tests"} & named
-        share = _share(config.rootpath) if whole else None
-        left_out = {item for item in items if _is_left_out(item, share, named)}
+        commit = _commit(config.rootpath) if whole else None
+        left_out = {item for item in items if _is_left_out(item, commit, named)}
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -112,19 +113,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"{why}; run with --simgpu"))
 
 
-def _share(root: Path) -> int:
-    """Return which share of the slow cases this commit's runs take."""
+def _commit(root: Path) -> int:
+    """Return a number of this commit, by which its runs take their share of the slow cases."""
     asked = ["git", "-C", str(root), "rev-parse", "HEAD"]
     found = subprocess.run(asked, capture_output=True, text=True)
-    return int(found.stdout[:8] or "0", 16) % SHARES
+    return int(found.stdout[:8] or "0", 16)
 
 
-def _is_left_out(item: pytest.Item, share: int | None, named: set[Path]) -> bool:
+def _is_left_out(item: pytest.Item, commit: int | None, named: set[Path]) -> bool:
     """Return whether an item is a slow one of another share; who names its file asks for all."""
-    is_slow = item.get_closest_marker("slow") is not None and hasattr(item, "callspec")
+    slow = item.get_closest_marker("slow")
     folder = item.path.parent
     asked_for = item.path in named or (folder in named and folder.name == "slow")
-    return is_slow and not asked_for and zlib.crc32(item.nodeid.encode()) % SHARES != share
+    if slow is None or not hasattr(item, "callspec") or asked_for:
+        return False
+    shares = slow.kwargs.get("shares", SHARES)
+    return commit is None or (zlib.crc32(item.nodeid.encode()) - commit) % shares != 0
 
 
 @pytest.fixture(scope="module", autouse=True)

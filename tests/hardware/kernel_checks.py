@@ -26,7 +26,7 @@ from cunorm._selfcheck import checks  # noqa: E402
 
 from .ways import kernel_of  # noqa: E402
 
-FUZZ_SECONDS = 2.0 if DRY else 25.0
+FUZZ_SECONDS = 0.5 if DRY else 25.0
 
 
 def attributes_of_kernels_of_every_plan() -> str:
@@ -157,7 +157,7 @@ def results() -> dict[str, Any]:
     """Return outputs and statistics of forward ops, as their bits, by names."""
     made = {}
     for op in ("rms_norm_fwd", "layer_norm_fwd"):
-        for dtype in NARROW:
+        for dtype in NARROW[: 1 if DRY else None]:
             for cols in (7, 128, 769, 1024, 5120)[: 1 if DRY else None]:
                 outputs = getattr(cunorm, op)(cupy.asarray(random((5, cols), dtype)))
                 for i, output in enumerate(outputs):

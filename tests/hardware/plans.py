@@ -55,7 +55,8 @@ def kinds() -> list[Case]:
     ]
     if not DRY:
         return found
-    small = (few_rows(case) for case in found if case.cols <= 1024)
+    # Rows that start on 16 bytes: the others' kernels compile in a second each.
+    small = (few_rows(case) for case in found if case.cols <= 1024 and case.cols % 64 == 0)
     return list({case.is_backward: case for case in small}.values())
 
 

@@ -141,15 +141,15 @@ def test_arrays_of_another_device_are_refused_and_served_in_a_repeated_call(op):
 
 
 @some_of(
-    [("rms_norm", COLS), ("layer_norm", 600), ("rms_norm", 40_000)],
+    [("rms_norm", COLS), ("layer_norm", 300), ("rms_norm", 20_000)],
     "the other op at each way of keeping a row",
     op=OPS,
-    cols=[COLS, 600, 40_000],
+    cols=[COLS, 300, 20_000],
 )
 def test_arrays_made_by_a_careless_allocator_are_right(op, cols):
     """dx and the blocks' sums then start on 8 bytes: of a block's rows, of one row, of memory."""
-    x, dy = (cupy.asarray(random((3, cols), "float16", seed=seed)) for seed in range(2))
-    gamma = cupy.asarray(random(cols, "float16", seed=3))
+    x, dy = (cupy.asarray(random((3, cols), "float32", seed=seed)) for seed in range(2))
+    gamma = cupy.asarray(random(cols, "float32", seed=3))
     kept = getattr(cunorm, f"{op}_fwd")(x, gamma)[1:]
     given = {"dy": dy, "x": x, "gamma": gamma}
     given |= dict(zip(("mean", "rstd")[-len(kept) :], kept, strict=True))
@@ -166,12 +166,14 @@ def test_arrays_made_by_a_careless_allocator_are_right(op, cols):
 
 @ops
 def test_no_array_is_kept_alive(op):
+    gc.freeze()  # what there was before, which takes a second to look through
     given = arguments(op)
     made = getattr(cunorm, f"{op}_bwd")(**given)
     assert remembered._known
     alive = [weakref.ref(a) for a in (*given.values(), *made)]
     del given, made
     gc.collect()
+    gc.unfreeze()
     assert [a() for a in alive] == [None] * len(alive)
 
 

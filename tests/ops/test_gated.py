@@ -3,16 +3,17 @@
 import cupy
 import numpy as np
 import pytest
-from arrays import assert_matches, bits, random
-from kinds import covered
+from arrays import EVERY, assert_matches, bits, random
+from kinds import covering, some_of, these
 
 import cunorm
 from cunorm import _reference
 from cunorm._reference import DTYPES, round_to, ulps
 from cunorm._selfcheck.layouts import GUARD, around, place
 
-# A sub-warp; a warp with a tail; a block; shared memory; read again.
-COLS = [96, 769, 4096, 20001, 400_003]
+# A sub-warp; a warp; a block; shared memory; a cluster. Few rows have an odd length, and so start
+# anywhere: their kernels compile in up to 7 s.
+COLS = [96, 768, 4096, 20_000, 70_000]
 PAIRS = [
     *(("float16", "float16"), ("float16", "float32"), ("bfloat16", "bfloat16")),
     *(("bfloat16", "float16"), ("float32", "float32"), ("float32", "bfloat16")),
@@ -39,14 +40,31 @@ def activated(gate, activation, wide):
     return (g / (1 + cupy.exp(-g)) if activation == "silu" else 1 / (1 + cupy.exp(-g))).get()
 
 
-@covered(
-    cols=COLS,
-    dtypes=PAIRS,
-    layout=LAYOUTS,
-    activation=["silu", "sigmoid", None],
-    first=[False, True],
-    cast=["before", "after"],
-    parameter=[None, "float32"],
+GATED = {
+    "cols": COLS,
+    "dtypes": PAIRS,
+    "layout": LAYOUTS,
+    "activation": ["silu", "sigmoid", None],
+    "first": [False, True],
+    "cast": ["before", "after"],
+    "parameter": [None, "float32"],
+}
+
+
+def always():
+    """Yield points of which each pair occurs, but of long rows only such as start on 16 bytes."""
+    yield 769, PAIRS[3], "contiguous", "silu", False, "before", "float32"
+    yield 769, PAIRS[4], "strided heads", "sigmoid", True, "after", None
+    yield from covering((GATED | {"cols": COLS[:3]}).values(), "short rows")
+    narrow = {"dtypes": [PAIRS[0], PAIRS[3], PAIRS[5]], "layout": LAYOUTS[:1]}
+    yield from covering((GATED | narrow | {"cols": COLS[3:]}).values(), "long rows")
+
+
+@these(
+    ",".join(GATED),
+    list(always()),
+    list(covering((GATED | {"cols": [96, 769, 4096, 20001, 400_003]}).values(), "off 16 bytes")),
+    "rows that start anywhere compile in up to 7 s; KINDS has them, without a gate",
 )
 def test_a_gated_norm_has_the_bits_of_its_parts(
     cols, dtypes, layout, activation, first, cast, parameter
@@ -73,12 +91,20 @@ def test_a_gated_norm_has_the_bits_of_its_parts(
     assert bits(y) == bits(n.astype(x.dtype))
 
 
-@covered(
-    cols=[96, 3072, 20000],
-    groups=[1, 2, 8],
-    dtypes=PAIRS,
-    first=[False, True],
-    layout=["contiguous", "base + 1 element", "row-strided"],
+GROUPS = {
+    "cols": [96, 3072, 20000],
+    "groups": [1, 2, 8],
+    "dtypes": PAIRS,
+    "first": [False, True],
+    "layout": ["contiguous", "base + 1 element", "row-strided"],
+}
+
+
+@these(
+    ",".join(GROUPS),
+    list(covering((GROUPS | {"cols": [96, 3072], "dtypes": PAIRS[::2]}).values(), "short")),
+    list(covering(GROUPS.values(), "every length")),
+    "each pair of dtypes, and long rows, which compile in seconds where they start anywhere",
 )
 def test_groups_of_columns_are_rows_of_their_own(cols, groups, dtypes, first, layout):
     x, gate, gamma = inputs(cols, *dtypes)
@@ -94,13 +120,20 @@ def test_groups_of_columns_are_rows_of_their_own(cols, groups, dtypes, first, la
         assert bits(np.ascontiguousarray(rstd.get()[..., group])) == bits(rstd_of_group)
 
 
-@pytest.mark.parametrize("out_dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_y_may_have_any_dtype_rounded_once_from_the_product(dtype, out_dtype):
-    x, gate, gamma = inputs(771, dtype, dtype)
+@some_of(
+    [(dtype, out_dtype, 96) for dtype in EVERY for out_dtype in EVERY]
+    + [("bfloat16", EVERY[2], 771)],
+    "rows that start anywhere compile in seconds; one of them always runs",
+    dtype=EVERY,
+    out_dtype=EVERY,
+    cols=[96, 771],
+)
+def test_y_may_have_any_dtype_rounded_once_from_the_product(dtype, out_dtype, cols):
+    x, gate, gamma = inputs(cols, dtype, dtype)
     given = [cupy.asarray(a) for a in (x, gate, gamma)]
     y = cunorm.rms_norm_gated(*given, cast="after", dtype=out_dtype)
-    out = place(np.zeros(x.shape, DTYPES[out_dtype]), "base + 1 element")[1]
+    layout = "row-strided" if cols == 96 else "base + 1 element"  # which has a kernel of its own
+    out = place(np.zeros(x.shape, DTYPES[out_dtype]), layout)[1]
     assert cunorm.rms_norm_gated(*given, cast="after", out=out) is out
     assert bits(out) == bits(y)
     wide = wide_of(dtype)

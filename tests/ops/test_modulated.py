@@ -7,8 +7,8 @@ and bfloat16, for which NumPy has no common type, it is float32.
 import cupy
 import numpy as np
 import pytest
-from arrays import assert_matches, bits, random
-from kinds import covered
+from arrays import EVERY, NARROW, assert_matches, bits, random
+from kinds import covering, some_of, these
 
 import cunorm
 from cunorm import _reference
@@ -16,8 +16,9 @@ from cunorm._reference import DTYPES
 from cunorm._selfcheck.layouts import GUARD, around, place
 
 NORMS = ["rms_norm", "layer_norm"]
-NARROW = ["float16", "bfloat16", "float32"]
-COLS = [96, 769, 3072, 4096, 20001, 400_003]
+# A sub-warp; a warp; a block; shared memory; a cluster. Few rows have an odd length, and so start
+# anywhere: their kernels compile in up to 7 s.
+COLS = [96, 768, 4096, 20_000, 70_000]
 # Of x (2, 3, N): as of an adaLN's samples, tokens, layers, heads, rows, and of x itself.
 BROADCASTS = {
     "columns": lambda n: (n,),
@@ -60,18 +61,44 @@ def strided(a, how):
     return cupy.asarray(table)[..., 1 : a.shape[-1] + 1]
 
 
-@covered(
-    norm=NORMS,
-    cols=COLS,
-    dtype=NARROW,
-    scale_dtype=[None, *NARROW],
-    shift_dtype=[None, *NARROW],
-    scale_as=list(BROADCASTS),
-    shift_as=list(BROADCASTS),
-    offset=[1.0, 0.0, 0.3],
-    how=["packed", "sliced"],
-    layout=["contiguous", "base + 1 element", "row-strided"],
-    parameters=[0, 1],
+# What a kernel is compiled for, and the operands' numbers.
+MODULATED = {
+    "norm": NORMS,
+    "cols": COLS,
+    "dtype": NARROW,
+    "scale_dtype": [None, *NARROW],
+    "shift_dtype": [None, *NARROW],
+    "scale_as": ["columns", "a sample's columns", "every element", "a number a row"],
+    "shift_as": ["columns", "a sample's columns", "every element", "a number a row"],
+    "offset": [1.0, 0.0, 0.3],
+    "how": ["packed", "sliced"],
+    "layout": ["contiguous", "base + 1 element", "row-strided"],
+    "parameters": [0, 1],
+    "as_operators": [False, True],
+}
+OFF_16_BYTES = {"cols": [96, 769, 3072, 4096, 20001, 400_003]} | {
+    axis: list(BROADCASTS) for axis in ("scale_as", "shift_as")
+}
+
+
+def always_modulated():
+    """Yield points of which each pair occurs, but of long rows only such as start on 16 bytes."""
+    odd = ("columns", "a sample's columns", 1.0, "packed", "contiguous")
+    yield "rms_norm", 769, "bfloat16", "float32", "float16", *odd, 1, False
+    yield "layer_norm", 769, "float32", "bfloat16", "float32", *odd, 0, True
+    short = MODULATED | {"cols": COLS[:3]}
+    yield from covering(short.values(), "short rows")
+    whole = MODULATED | {"cols": COLS[3:], "how": ["packed"], "layout": ["contiguous"]}
+    fewer = {"shift_dtype": [None, "bfloat16"], "shift_as": ["columns", "a number a row"]}
+    fewer["scale_as"] = ["a sample's columns", "every element"]
+    yield from covering((whole | fewer).values(), "long rows")
+
+
+@these(
+    ",".join(MODULATED),
+    list(always_modulated()),
+    list(covering((MODULATED | OFF_16_BYTES).values(), "off 16 bytes")),
+    "rows that start anywhere compile in up to 7 s; KINDS has them, without operands",
 )
 def test_a_modulated_norm_has_the_bits_of_its_parts(
     norm,
@@ -85,8 +112,9 @@ def test_a_modulated_norm_has_the_bits_of_its_parts(
     how,
     layout,
     parameters,
+    as_operators,
 ):
-    x = place(random((2, 3, cols), dtype, scale=2), layout)[1]
+    rows = random((2, 3, cols), dtype, scale=2)
     gammas = [cupy.asarray(random(cols, dtype, seed=3, scale=0.3, shift=1))] * parameters
     scale, shift = (
         None if of is None else random(BROADCASTS[kind](cols), of, seed=seed)
@@ -95,26 +123,57 @@ def test_a_modulated_norm_has_the_bits_of_its_parts(
     given = {
         name: strided(a, how) for name, a in (("scale", scale), ("shift", shift)) if a is not None
     }
-    n, *statistics = getattr(cunorm, f"{norm}_fwd")(x, *gammas)
-    y, *own = getattr(cunorm, f"{norm}_fwd")(x, *gammas, **given, scale_offset=offset)
+    fwd = getattr(cunorm, f"{norm}_fwd")
+    n, *statistics = fwd(cupy.asarray(rows), *gammas)
     expected = modulated(n.get(), scale, shift, offset)
-    assert bits(y) == bits(expected.astype(x.dtype))
+    as_dtype = expected.dtype if as_operators else rows.dtype
+    x = place(rows, layout)[1]
+    y, *own = fwd(x, *gammas, **given, scale_offset=offset, dtype=as_dtype.name)
+    assert bits(y) == bits(expected.astype(as_dtype))
     assert [bits(a) for a in own] == [bits(a) for a in statistics]
-    wide = getattr(cunorm, norm)(
-        x, *gammas, **given, scale_offset=offset, dtype=expected.dtype.name
-    )
-    assert bits(wide) == bits(expected)
 
 
-@covered(
-    norm=NORMS,
-    cols=[96, 769, 4096, 20001],
-    dtype=NARROW,
-    residual_dtype=NARROW,
-    gate_dtype=NARROW,
-    gate_as=list(BROADCASTS),
-    how=["packed", "sliced"],
-    layout=["contiguous", "base + 1 element", "strided heads"],
+@pytest.mark.parametrize("scale_as", BROADCASTS)
+def test_operands_may_broadcast_each_in_its_own_way(scale_as):
+    x = cupy.asarray(random((2, 3, 96), "float16", scale=2))
+    n = cunorm.rms_norm(x).get()
+    scale = random(BROADCASTS[scale_as](96), "float16", seed=4)
+    for shift_as, shape in BROADCASTS.items():
+        shift = random(shape(96), "float32", seed=5)
+        y = cunorm.rms_norm(x, scale=cupy.asarray(scale), shift=cupy.asarray(shift))
+        expected = modulated(n, scale, shift, 1.0).astype(x.dtype)
+        assert bits(y) == bits(expected), shift_as
+    h = cunorm.add_rms_norm(x, x, gate=cupy.asarray(scale))[1]
+    assert bits(h) == bits(operate(np.add, x.get(), operate(np.multiply, scale, x.get())))
+
+
+GATED = {
+    "norm": NORMS,
+    "cols": COLS[:4],
+    "dtype": NARROW,
+    "residual_dtype": NARROW,
+    "gate_dtype": NARROW,
+    "gate_as": MODULATED["scale_as"],
+    "how": ["packed", "sliced"],
+    "layout": ["contiguous", "base + 1 element", "strided heads"],
+}
+GATED_OFF_16_BYTES = {"cols": [96, 769, 4096, 20001], "gate_as": list(BROADCASTS)}
+
+
+def always_gated():
+    """Yield points of which each pair occurs, but of long rows only such as start on 16 bytes."""
+    odd = ("a sample's columns", "packed", "contiguous")
+    yield "rms_norm", 769, "bfloat16", "float32", "float16", *odd
+    yield from covering((GATED | {"cols": COLS[:3]}).values(), "short rows")
+    whole = GATED | {"cols": COLS[3:4], "how": ["packed"], "layout": ["contiguous"]}
+    yield from covering((whole | {"gate_as": GATED["gate_as"][:2]}).values(), "long rows")
+
+
+@these(
+    ",".join(GATED),
+    list(always_gated()),
+    list(covering((GATED | GATED_OFF_16_BYTES).values(), "off 16 bytes")),
+    "rows that start anywhere compile in up to 7 s; KINDS has them, without a gate",
 )
 def test_a_gate_multiplies_x_before_the_residual_is_added(
     norm, cols, dtype, residual_dtype, gate_dtype, gate_as, how, layout
@@ -130,7 +189,7 @@ def test_a_gate_multiplies_x_before_the_residual_is_added(
 
 
 def test_rounding_once_at_the_end_is_of_everything():
-    x, scale, shift = (random((4, 771), "float16", seed=seed) for seed in range(3))
+    x, scale, shift = (random((4, 768), "float16", seed=seed) for seed in range(3))
     given = [cupy.asarray(a) for a in (x, scale, shift)]
     y, rstd = cunorm.rms_norm_fwd(given[0], scale=given[1], shift=given[2], cast="after")
     wide = x.astype(np.float32) * rstd.get()[:, None]
@@ -164,17 +223,17 @@ def test_a_weight_by_head_is_a_scale_without_an_offset(norm):
             assert bits(y[:, head]) == bits(operate(np.multiply, n, weights[head]))
 
 
-@pytest.mark.parametrize("cols", [96, 4097])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "cols"),
+    [("float16", 4096), ("float32", 96), ("float32", 769), ("float64", 96)],
+)
 def test_layer_norm_adds_gamma_offset(dtype, cols):
     """LayerNorm1P of Nemotron stores its weight less one."""
     x, gamma, beta = (random(s, dtype, seed=i) for i, s in enumerate([(4, cols), cols, cols]))
     given = [cupy.asarray(a) for a in (x, gamma, beta)]
+    y, mean, rstd = cunorm.layer_norm_fwd(*given, gamma_offset=1.0)
     for outputs, expected in (
-        (
-            cunorm.layer_norm_fwd(*given, gamma_offset=1.0),
-            _reference.layer_norm_fwd(x, gamma, beta, gamma_offset=1.0),
-        ),
+        ((y, mean, rstd), _reference.layer_norm_fwd(x, gamma, beta, gamma_offset=1.0)),
         (
             cunorm.layer_norm_fwd(*given[:2], gamma_offset=1.0),
             _reference.layer_norm_fwd(x, gamma, gamma_offset=1.0),
@@ -182,7 +241,6 @@ def test_layer_norm_adds_gamma_offset(dtype, cols):
     ):
         for actual, want in zip(outputs, expected, strict=True):
             assert_matches(actual, want)
-    _, mean, rstd = cunorm.layer_norm_fwd(*given)
     dy = random((4, cols), dtype, seed=5)
     made = cunorm.layer_norm_bwd(cupy.asarray(dy), *given[:2], mean, rstd, gamma_offset=1.0)
     expected = _reference.layer_norm_bwd(dy, x, gamma, mean.get(), rstd.get(), gamma_offset=1.0)
@@ -190,22 +248,32 @@ def test_layer_norm_adds_gamma_offset(dtype, cols):
         assert_matches(actual, want)
 
 
-@pytest.mark.parametrize("out_dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("norm", ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"])
-def test_y_may_have_any_dtype_and_is_the_norm_cast_to_it(norm, dtype, out_dtype):
-    rows = [cupy.asarray(random((3, 771), dtype, seed=seed)) for seed in range(2)]
+EVERY_NORM = ["rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"]
+
+
+@some_of(
+    [(*point, 96) for point in covering((EVERY_NORM, EVERY, EVERY), "cast")]
+    + [("layer_norm", "bfloat16", "float32", 771)],
+    "the others of a product; rows that start anywhere, one of which always runs",
+    norm=EVERY_NORM,
+    dtype=EVERY,
+    out_dtype=EVERY,
+    cols=[96, 771],
+)
+def test_y_may_have_any_dtype_and_is_the_norm_cast_to_it(norm, dtype, out_dtype, cols):
+    rows = [cupy.asarray(random((3, cols), dtype, seed=seed)) for seed in range(2)]
     given = rows if norm.startswith("add") else rows[:1]
     plain = getattr(cunorm, norm)(*given)
     cast = getattr(cunorm, norm)(*given, dtype=out_dtype)
     y, of_plain = (a[0] if isinstance(a, tuple) else a for a in (cast, plain))
     expected = _reference.round_to(of_plain.get().astype(np.float64), DTYPES[out_dtype])
     assert bits(y) == bits(expected.astype(DTYPES[out_dtype]))
-    whole, view = place(np.zeros((3, 771), DTYPES[out_dtype]), "base + 1 element")
+    layout = "row-strided" if cols == 96 else "base + 1 element"  # which has a kernel of its own
+    whole, view = place(np.zeros((3, cols), DTYPES[out_dtype]), layout)
     result = getattr(cunorm, norm)(*given, out=view)
     assert (result[0] if isinstance(result, tuple) else result) is view
     assert bits(view) == bits(y)
-    assert (around(whole, view.shape, "base + 1 element").astype(np.float64) == GUARD).all()
+    assert (around(whole, view.shape, layout).astype(np.float64) == GUARD).all()
 
 
 @pytest.mark.parametrize("number", [2, 0.1, np.float32(0.3)])

@@ -191,7 +191,7 @@ CLOSE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4, "float64": 1e-12}
 @pytest.mark.parametrize("op", bench_cases.OPS)
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
-    case = Case(op, dtype, 250, 7)
+    case = Case(op, dtype, 256, 7)
     given = bench_cases.arrays(case)
     bench_cases.call(case, given)
     y = given["y"].astype("float64").get()
@@ -206,7 +206,7 @@ def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
 @pytest.mark.parametrize("op", bench_cases.BACKWARD_OPS)
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype):
-    case = Case(op, dtype, 250, 7)
+    case = Case(op, dtype, 256, 7)
     given = bench_cases.arrays(case)
     made = bench_cases.call(case, given)
     for a, b in zip(bench_times.expressed(case, given), made, strict=True):
@@ -528,7 +528,7 @@ def test_an_interrupt_ends_bench_with_what_was_measured_and_writes_no_file(
 @pytest.mark.simgpu
 def test_ctrl_c_ends_every_process_of_bench_quietly():
     # Enough for several processes, and few enough until the first table.
-    cases = ("--op", *bench_cases.OPS, "--dtype", "float16", "--cols", "64", "65", "66", "67")
+    cases = ("--op", *bench_cases.OPS, "--dtype", "float16", "--cols", "64", "72", "80", "88")
     process = subprocess.Popen(
         [sys.executable, "-m", "cunorm", "bench", "--rows", "4", *cases],
         stdout=subprocess.PIPE,

@@ -34,7 +34,7 @@ def run(capsys, *arguments):
 
 
 def test_check_says_which_device_it_runs_on_and_prints_a_line_for_each_call(capsys):
-    code, out, _ = run(capsys, "check", "--only", "rms_norm float32")
+    code, out, _ = run(capsys, "check", "--only", "add_rms_norm float32")
     lines = out.splitlines()
     rows = lines[4:-2]
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -42,7 +42,7 @@ def test_check_says_which_device_it_runs_on_and_prints_a_line_for_each_call(caps
     assert lines[0].startswith(f"cunorm on {name} (sm_")
     assert lines[0].endswith(f"): {len(rows)} checks")
     assert lines[3].split() == ["op", "dtype", "shape", "layout", "of", "tolerance", "verdict"]
-    assert rows[0].startswith("rms_norm      float32  (3,769)    row-strided ")
+    assert rows[0].startswith("add_rms_norm  float32  (3,769)    row-strided ")
     assert all(re.search(r" \d+ %  ok$", row) for row in rows)
     assert lines[-1].startswith(f"{len(rows)} checks in ")
     assert lines[-1].endswith(": all within tolerance")

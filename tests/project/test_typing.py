@@ -75,12 +75,23 @@ WRONG = {
     "cunorm.batch_norm(x)": "attr-defined",
     "dx, _ = cunorm.rms_norm_bwd(x, x, x, x); dx.nothing()": "attr-defined",
 }
+# Packages of torch that none of its names in the script is from: without them mypy reads 1,000
+# files in place of 2,800, in 13 s of a CPU in place of 38.
+UNREAD = (
+    *("_decomp", "_dynamo", "_export", "_functorch", "_higher_order_ops", "_inductor", "_library"),
+    *("_logging", "_prims", "_prims_common", "_refs", "_subclasses", "accelerator", "ao"),
+    *("compiler", "cuda", "distributed", "distributions", "export", "func", "fx", "jit", "library"),
+    *("masked", "mps", "nested", "onnx", "optim", "package", "profiler", "quantization", "sparse"),
+    *("testing", "utils", "xpu"),
+)
 
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
     """Check a script as its user would, and return what mypy says, line by line."""
     folder = tmp_path_factory.mktemp("user")
+    unread = ",".join(f"torch.{package}.*" for package in UNREAD)
+    (folder / "mypy.ini").write_text(f"[mypy]\n[mypy-{unread}]\nfollow_imports = skip\n")
 
     def check(text):
         (folder / "script.py").write_text(text)

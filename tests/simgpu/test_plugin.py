@@ -86,7 +86,7 @@ def test_told(n, worker_id):
     assert told() == ("80", 1, 8192, 45)
 """
     )
-    done = pytest_in(folder, "--simgpu-arch=80", "-n", "2")
+    done = pytest_in(folder, "--simgpu-arch=80", "-n", "1")
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -111,7 +111,8 @@ def test_the_command_around_pytest_needs_no_option_and_bears_it(folder):
     ],
 )
 def test_what_cannot_be_is_an_error_of_usage(options, says, folder):
-    done = pytest_in(folder, *options)
+    alone = ("-p", "cunorm.simgpu.pytest_plugin")  # other plugins take a second to import
+    done = pytest_in(folder, *alone, *options, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert says in done.stderr
 

@@ -3,6 +3,7 @@
 import cupy
 import numpy as np
 import pytest
+from kinds import in_pairs
 
 from cunorm import simgpu
 
@@ -55,9 +56,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("name", CALLS)
+@in_pairs(name=list(CALLS), kind=FORMATS, dtype=DTYPES)
 def test_the_answer_is_that_of_dense_matrices(name, kind, dtype):
     a, b, v = holes(6, 8, dtype=dtype), holes(8, 5, dtype=dtype), holes(8, dtype=dtype)
     call, expected = CALLS[name]

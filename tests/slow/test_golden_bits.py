@@ -19,7 +19,7 @@ from arrays import bits
 from arrays import random as normal
 
 pytestmark = pytest.mark.slow(
-    "434 kernels, which all are built; a change of kernels/ runs them all"
+    "434 kernels, which all are built; a change of kernels/ runs them all by hand", shares=30
 )
 
 RECORD = Path(__file__).with_name("golden_bits.json")

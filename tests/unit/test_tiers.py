@@ -39,17 +39,18 @@ def test_some_60_kinds_have_each_pair_of_what_a_kernel_is_compiled_for():
 
 @pytest.fixture
 def is_left_out(request):
-    """What decides of a test, of a path and whether it is slow, in a run of some paths."""
+    """What decides of a test, by its path and its marks, in a run of some paths of a commit."""
     conftest = request.config.pluginmanager.get_plugin(str(TESTS / "conftest.py"))
 
-    def is_left_out(path, case, share, *named, slow=True):
+    def is_left_out(path, case, commit, *named, slow=True, **shares):
+        marks = {"slow": pytest.mark.slow("why", **shares).mark} if slow else {}
         item = SimpleNamespace(
             path=TESTS / path,
             nodeid=f"tests/{path}::test[{case}]",
             callspec=None,
-            get_closest_marker=lambda name: name if slow else None,
+            get_closest_marker=marks.get,
         )
-        return conftest._is_left_out(item, share, {TESTS / name for name in named})
+        return conftest._is_left_out(item, commit, {TESTS / name for name in named})
 
     return is_left_out
 
@@ -61,6 +62,14 @@ def test_ten_commits_run_each_slow_case_once_and_who_names_a_folder_none(is_left
     assert all(is_left_out("ops/test_a.py", case, None, "ops") for case in range(50))
     shares = [[is_left_out("a.py", case, share) for case in range(200)] for share in range(10)]
     assert all(5 < share.count(False) < 45 for share in shares)
+
+
+def test_what_says_in_how_many_shares_it_is_run_takes_as_many_commits(is_left_out):
+    for case in range(50):
+        left_out = [is_left_out("a.py", case, commit, shares=30) for commit in range(70, 100)]
+        assert sorted(left_out) == [False] + [True] * 29
+    assert all(is_left_out("a.py", case, None, "ops", shares=30) for case in range(50))
+    assert not any(is_left_out("a.py", case, 3, "a.py", shares=30) for case in range(50))
 
 
 @pytest.mark.parametrize(
