@@ -329,17 +329,28 @@ LAYER_NORM = Family(
     ("gamma", "beta"),
     (_eps(1e-5), GAMMA_OFFSET, *MODULATION, DTYPE),
 )
+GATING = (ACTIVATION, GATE_FIRST, GROUP, GAMMA_OFFSET, CAST, DTYPE)
 RMS_NORM_GATED = Family(
     "rms_norm_gated",
     "MeanSquare",
     "ScaleThenGate",
     ("rstd",),
     ("gamma",),
-    (_eps(1e-6), ACTIVATION, GATE_FIRST, GROUP, GAMMA_OFFSET, CAST, DTYPE),
+    (_eps(1e-6), *GATING),
     sources=(GATED,),
     has_gradient=False,
 )
-FAMILIES = (RMS_NORM, LAYER_NORM, RMS_NORM_GATED)
+LAYER_NORM_GATED = Family(
+    "layer_norm_gated",
+    "Moments",
+    "AffineThenGate",
+    ("mean", "rstd"),
+    ("gamma", "beta"),
+    (_eps(1e-5), *GATING),
+    sources=(GATED,),
+    has_gradient=False,
+)
+FAMILIES = (RMS_NORM, LAYER_NORM, RMS_NORM_GATED, LAYER_NORM_GATED)
 
 # Forward ops, those that return the statistics, and backward ops: in the order of README's table.
 OPS: dict[str, Op] = {

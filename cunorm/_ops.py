@@ -660,6 +660,7 @@ def rms_norm_gated(
     --------
     rms_norm_gated_fwd : Return the statistics too.
     rms_norm : Without a gate.
+    layer_norm_gated : The same of LayerNorm.
 
     Notes
     -----
@@ -730,6 +731,130 @@ def rms_norm_gated_fwd(
     """
     options = (eps, activation, gate_first, group, gamma_offset, cast, dtype)
     return forward(OPS["rms_norm_gated_fwd"], (x, gate, gamma, out), options)
+
+
+def layer_norm_gated(
+    x: DeviceArrayT,
+    gate: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = "silu",
+    gate_first: bool = False,
+    group: int | None = None,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    dtype: Any = None,
+    out: DeviceArray | None = None,
+) -> DeviceArrayT:
+    """Normalise rows to mean 0 and variance 1, and multiply them by a gate.
+
+    ``y = layer_norm(x, gamma, beta, eps) * silu(gate)``; with `gate_first`
+    ``y = layer_norm(x * silu(gate), gamma, beta, eps)``; ``silu(g) = g / (1 + exp(-g))``.
+
+    Parameters
+    ----------
+    x
+        As in `layer_norm`.
+    gate
+        As in `rms_norm_gated`.
+    gamma, beta, eps
+        As in `layer_norm`.
+    activation, gate_first, group, gamma_offset
+        As in `rms_norm_gated`; with a `group`, `beta` has one axis too.
+    cast : {"before", "after"}
+        Where a gate follows: "before" rounds the norm to x's dtype before it multiplies, in
+        float32, and "after" rounds once, at the end.
+    dtype, out
+        As in `rms_norm_gated`.
+
+    Returns
+    -------
+    cupy.ndarray, shape (..., N)
+        y; `out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`, and for a `group` that does not divide N.
+
+    See Also
+    --------
+    layer_norm_gated_fwd : Return the statistics too.
+    layer_norm : Without a gate.
+    rms_norm_gated : Without a mean.
+
+    Notes
+    -----
+    One kernel: x and the gate are read once, and y is written once.
+
+    The definition is that of the gated norms of mamba_ssm (Dao and Gu, "Transformers are SSMs",
+    2024), with its LayerNorm.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0]], dtype="float32")
+    >>> gate = cupy.asarray([[0.0, 1.0]], dtype="float32")
+    >>> cunorm.layer_norm_gated(x, gate).round(3)
+    array([[-0.   ,  0.731]], dtype=float32)
+    """
+    options = (eps, activation, gate_first, group, gamma_offset, cast, dtype)
+    return forward(OPS["layer_norm_gated"], (x, gate, gamma, beta, out), options)
+
+
+def layer_norm_gated_fwd(
+    x: DeviceArrayT,
+    gate: DeviceArray,
+    gamma: DeviceArray | None = None,
+    beta: DeviceArray | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = "silu",
+    gate_first: bool = False,
+    group: int | None = None,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    dtype: Any = None,
+    out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
+    """Normalise rows to mean 0 and variance 1, multiply them by a gate, and keep the statistics.
+
+    Parameters
+    ----------
+    x, gate, gamma, beta, eps, activation, gate_first, group, gamma_offset, cast, dtype, out
+        As in `layer_norm_gated`.
+
+    Returns
+    -------
+    y : cupy.ndarray, shape (..., N)
+        What `layer_norm_gated` returns, bit for bit.
+    mean, rstd : cupy.ndarray, shape (...) or (..., N / group)
+        The mean of each row or group that is normalised, and ``1 / sqrt(var + eps)`` of its biased
+        variance: float32 (float64 for float64 data).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_gated`.
+
+    See Also
+    --------
+    layer_norm_gated : Return y alone.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0, 10.0, 14.0]], dtype="float32")
+    >>> y, mean, rstd = cunorm.layer_norm_gated_fwd(x, cupy.ones_like(x), group=2)
+    >>> mean, rstd.round(3)
+    (array([[ 2., 12.]], dtype=float32), array([[1. , 0.5]], dtype=float32))
+    """
+    options = (eps, activation, gate_first, group, gamma_offset, cast, dtype)
+    return forward(OPS["layer_norm_gated_fwd"], (x, gate, gamma, beta, out), options)
 
 
 @overload

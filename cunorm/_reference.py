@@ -359,9 +359,8 @@ def _rounded(near: Near, dtype: np.dtype) -> Near:
     return Near(rounded, np.maximum(np.abs(high - rounded), np.abs(rounded - low)))
 
 
-def _scale_then_gate(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
+def _then_gate(norm: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = t * activation(gate)`` of the norm t, unless the gate came first."""
-    norm = _scale(normal, given, precision)
     if given["gate_first"]:
         return _modulated(norm, given, precision)
     if given["cast"] == "before":
@@ -394,7 +393,8 @@ STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
 EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
     "Scale": lambda normal, *rest: _modulated(_scale(normal, *rest), *rest),
     "Affine": lambda normal, *rest: _modulated(_affine(normal, *rest), *rest),
-    "ScaleThenGate": _scale_then_gate,
+    "ScaleThenGate": lambda normal, *rest: _then_gate(_scale(normal, *rest), *rest),
+    "AffineThenGate": lambda normal, *rest: _then_gate(_affine(normal, *rest), *rest),
 }
 ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {
     "silu": lambda g: g / (1 + np.exp(-g)),

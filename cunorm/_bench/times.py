@@ -148,15 +148,16 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
         h = h + given["residual"]
     wide = h.astype(accumulator(case.dtype))
     family = case.kind.family
-    if family is LAYER_NORM:
+    if "mean" in family.saves:
         wide = wide - wide.mean(-1, keepdims=True)
     eps = family.eps
     rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + eps)
     y = (wide * rstd).astype(h.dtype) * given["gamma"]
+    y = y + given["beta"] if "beta" in given else y
     if "gate" in given:
         gate = given["gate"].astype(wide.dtype)
         return (y * (gate / (1 + cupy.exp(-gate)))).astype(h.dtype)
-    return y + given["beta"] if "beta" in given else y
+    return y
 
 
 def _expressed_backward(given: dict[str, cupy.ndarray]) -> tuple[cupy.ndarray, ...]:
@@ -185,7 +186,8 @@ def fused(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
         return gated(y, given["gate"]) if "gate" in given else y
     mean = (total(h) / case.cols)[:, None]
     variance = (squares(h - mean.astype(h.dtype)) / case.cols)[:, None]
-    return shift(h, mean, variance, given["gamma"], given["beta"])
+    y = shift(h, mean, variance, given["gamma"], given["beta"])
+    return gated(y, given["gate"]) if "gate" in given else y
 
 
 @cache

@@ -98,13 +98,17 @@ def _group(name: str, value: object, arrays: Arrays) -> int | None:
     """Refuse a number of columns that does not divide a row, or rows of several axes."""
     if value is None:
         return None
-    cols, gamma = arrays["x"].shape[-1], arrays["gamma"]
+    cols = arrays["x"].shape[-1]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int or None, but is a {type_name(value)}")
     if value < 1 or cols % int(value):
         raise ValueError(f"{name} must divide the columns of x, {cols}, but is {value}")
-    if gamma is not None and gamma.ndim != 1:
-        raise ValueError(f"gamma must have one axis where {name} is given, but has {gamma.ndim}")
+    for parameter in ("gamma", "beta"):
+        axes = getattr(arrays.get(parameter), "ndim", 1)
+        if axes != 1:
+            raise ValueError(
+                f"{parameter} must have one axis where {name} is given, but has {axes}"
+            )
     return int(value)
 
 

@@ -132,4 +132,5 @@ STAGES: dict[str, Stages] = {
     "Scale": lambda of, chosen: _scaled(of, chosen) + _modulated(of, chosen),
     "Affine": lambda of, chosen: _affine(of, chosen) + _modulated(of, chosen),
     "ScaleThenGate": _then_gate(_scaled),
+    "AffineThenGate": _then_gate(_affine),
 }

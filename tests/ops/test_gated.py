@@ -91,6 +91,56 @@ def test_a_gated_norm_has_the_bits_of_its_parts(
     assert bits(y) == bits(n.astype(x.dtype))
 
 
+LAYER = {
+    "cols": [96, 768, 4096],
+    "dtypes": PAIRS,
+    "layout": LAYOUTS,
+    "first": [False, True],
+    "groups": [1, 2],
+}
+
+
+@these(
+    ",".join(LAYER),
+    list(covering((LAYER | {"cols": [96, 768], "dtypes": PAIRS[::2]}).values(), "layer norms")),
+    list(covering((LAYER | {"cols": [771 * 2, 4096, 20_001 * 2]}).values(), "longer layer norms")),
+    "each pair of dtypes, and rows that start anywhere, which compile in seconds",
+)
+def test_a_gated_layer_norm_has_the_bits_of_its_parts(cols, dtypes, layout, first, groups):
+    x, gate, gamma = inputs(cols, *dtypes)
+    beta = random(cols, dtypes[0], seed=4)
+    wide = wide_of(dtypes[0])
+    given = [place(a, layout)[1] for a in (x, gate, gamma, beta)]
+    options = {"gate_first": first, "group": cols // groups}
+    y, mean, rstd = cunorm.layer_norm_gated_fwd(*given, **options)
+    assert bits(y) == bits(cunorm.layer_norm_gated(*given, **options))
+    s = activated(gate, "silu", wide)
+    h = x.astype(wide) * s if first else x
+    for group in range(groups):
+        columns = slice(group * cols // groups, (group + 1) * cols // groups)
+        own = [cupy.asarray(np.ascontiguousarray(a[..., columns])) for a in (h, gamma, beta)]
+        n, *kept = cunorm.layer_norm_fwd(*own)
+        expected = n.get() if first else n.get().astype(wide) * s[..., columns]
+        assert bits(np.ascontiguousarray(y.get()[..., columns])) == bits(expected.astype(x.dtype))
+        for statistic, of_group in zip((mean, rstd), kept, strict=True):
+            assert bits(np.ascontiguousarray(statistic.get()[..., group])) == bits(of_group)
+
+
+@pytest.mark.parametrize("activation", ["silu", "sigmoid", None])
+@pytest.mark.parametrize("cast", ["before", "after"])
+def test_a_gated_layer_norm_is_as_defined_without_parameters_too(activation, cast):
+    x, gate, _ = inputs(768, "bfloat16", "float16")
+    options = {"activation": activation, "cast": cast}
+    y = cunorm.layer_norm_gated(cupy.asarray(x), cupy.asarray(gate), **options)
+    assert_matches(y, _reference.layer_norm_gated(x, gate, **options))
+
+
+def test_beta_spans_all_columns_of_groups():
+    x, gate = (cupy.ones((2, 3, 8), "float32") for _ in range(2))
+    with pytest.raises(ValueError, match=r"^beta must have one axis where group"):
+        cunorm.layer_norm_gated(x, gate, None, cupy.ones((3, 8), "float32"), group=4)
+
+
 GROUPS = {
     "cols": [96, 3072, 20000],
     "groups": [1, 2, 8],
