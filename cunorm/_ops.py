@@ -942,15 +942,14 @@ def rms_norm_bwd(
     Notes
     -----
     Products and sums are float32, float64 for float64 data. dx of a row has the same bits alone and
-    in any batch, at any alignment and any strides. dgamma has the same bits on every run, for given
-    numbers of rows and columns, dtypes and device: rows come in groups of R, as many as share a
-    block (``BackwardPlan.rows``; 1 where a row is a block), and block b of B adds up groups b,
-    b + B, b + 2 B, ... one after the other; then 16 sums, of blocks s, s + 16, ..., are added up in
-    turn. B follows from the number of groups and of the device's multiprocessors
-    (``BackwardPlan.persistent_grid``). There are no atomics. Rows of padding, whose dy is 0, add
-    nothing, whatever finite y they have. After all other rows they change no bit of dgamma, up to
-    eight groups for each multiprocessor; in front of others, or between them, they move those to
-    other blocks, which may change the last bits. No rounding of ``cast="before"`` is
+    in any batch, at any alignment and any strides. dgamma has the same bits on every run
+    and every device, for given numbers of rows and columns and dtypes: rows come in groups of R, as
+    many as share a block (1 where a row is a block), and block b of B adds up groups b, b + B,
+    b + 2 B, ... one after the other; then 16 sums, of blocks s, s + 16, ..., are added up in turn.
+    B follows from the number of groups (``BackwardPlan.grid``). There are no atomics. Rows of
+    padding, whose dy is 0, add nothing, whatever finite y they have. After all other rows they
+    change no bit of dgamma, up to 1,024 groups; in front of others, or between them, they move
+    those to other blocks, which may change the last bits. No rounding of ``cast="before"`` is
     differentiated. The work is enqueued on CuPy's current stream.
 
     Examples

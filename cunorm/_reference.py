@@ -12,9 +12,9 @@ Half an ulp of the output dtype, for the last rounding, plus a slack made of the
 unit roundoff of the accumulator, 2^-24 or 2^-53.
 
 - A sum of N terms passes through k additions, each good to u. Rounding errors of either sign add
-  up like a random walk (Higham & Mary, SIAM J. Sci. Comput. 41, 2019): sqrt(k) u. A lane holds at
-  most 64 elements or N/1024, and at most ten more additions join the lanes:
-  k = min(N, max(64, N/1024)) + 10.
+  up like a random walk (Higham & Mary, SIAM J. Sci. Comput. 41, 2019): sqrt(k) u. In a leaf of the
+  tree (kernels/tree.cuh) at most 32 elements follow each other, and N/65536 such chains; at most 15
+  more additions join leaves and chunks: k = min(N, 32 + N/65536) + 15.
 - `rstd`: the terms of the sum (u for a square; 5 u where it is the square of a difference), the
   sum, the division by N, eps in the accumulator's precision, and adding it: halved by the square
   root. The reciprocal square root itself is good to 2.2 u (PTX ISA, `rsqrt.approx`: 2^-22.9).
@@ -26,9 +26,9 @@ unit roundoff of the accumulator, 2^-24 or 2^-53.
 - Backward, each error is carried beside its value: n is good to u (2 u where the mean is
   subtracted), and to what mean and rstd are off where they are the kernel's own; g * dy to u, a
   mean over the row to (sqrt(k) + 2) u of the mean of sizes, and the products and the difference
-  that make dx to u each. Of rows, a sum of M passes at most min(M, max(64, M/16) + 128) additions:
-  those of its block on a device of 16 multiprocessors or more, of the up to 32 rows beside it, of
-  every 16th block, and of the 16 sums of those.
+  that make dx to u each. Of rows, a sum of M passes at most min(M, max(32, M/1024) + 112)
+  additions: those of its block, of the up to 32 rows beside it, of every 16th block, and of the 16
+  sums of those.
 - float32 subnormals count as zero: CuPy compiles with `-ftz=true`.
 """
 
@@ -475,7 +475,7 @@ def _beside_rows(
 
 def _walk_of_rows(count: int) -> float:
     """Return the error of a sum over `count` rows, in units of u of the sum of sizes."""
-    return math.sqrt(min(count, max(64, count / 16) + 128))
+    return math.sqrt(min(count, max(32, count / 1024) + 112))
 
 
 def _normalised(
@@ -488,7 +488,7 @@ def _normalised(
 
 def _walk(count: int) -> float:
     """Return the error of a sum of `count` terms, in units of u of the sum."""
-    return math.sqrt(min(count, max(64, count / 1024)) + 10)
+    return math.sqrt(min(count, 32 + count / 65536) + 15)
 
 
 def _weight(gamma: npt.NDArray[Any] | None, offset: float, precision: Precision) -> Near:

@@ -5,7 +5,7 @@
 //              one; where the statistic is CENTERED, mean(g * dy) is subtracted from g * dy first.
 //              Over rows, dgamma = sum of dy * n, and dbeta = sum of dy.
 //
-// Mapping      A row's LANES and a block's ROWS are as in norm.cuh. The grid is persistent: block b
+// Mapping      A row's LANES and a block's ROWS are as in norm.cuh. Block b of the grid
 //              takes the groups of ROWS rows b, b + gridDim.x, b + 2 gridDim.x, ... and adds up,
 //              column by column in that order, what they give to dgamma and dbeta. A lane owns the
 //              columns it owns in every row, so that it adds without asking the others:
@@ -101,7 +101,8 @@ class RowGradient {
   using Acc = typename S::Acc;
   using T = typename S::T;
   static constexpr bool CENTERED = Saved::CENTERED;
-  static constexpr int COUNT = CENTERED ? 2 : 1;
+  static constexpr int KINDS = CENTERED ? 2 : 1;
+  using RowSums = Tree<S, KINDS, 0, 2>;
   // Whether registers have room for n and g * dy until dx is made of them.
   static constexpr bool KEEPS = S::HAS_ROOM;
 
@@ -112,46 +113,51 @@ class RowGradient {
 
   // Sums of g * dy * n, and of g * dy, over the row, divided by COLS.
   __device__ void sum(int buffer) {
-    Acc total[COUNT] = {};
-    Acc first_sums[2][COUNT] = {};
+    RowSums sums(buffer);
     Values<S> x, dy;
 #pragma unroll
-    for (int turn = 0; turn < S::PACKETS; ++turn) {
-      pairs_.in_register(turn, x, dy);
-      weight_.packet(turn, dy);
-      saved_.normalise(x);
-      if constexpr (KEEPS) {
-        copy(x, normal_[turn]);
-        copy(dy, weighted_[turn]);
+    for (int turn = 0; turn < S::FIRST_TURNS; ++turn) {
+      if (turn < S::TAIL_TURNS && place_.has_tail(turn)) {
+        pairs_.tail(turn, x, dy);
+        weight_.column(place_.tail_column(turn), dy);
+        saved_.normalise(x);
+        add_columns(1, x, dy, sums);
       }
-      if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, first_sums);
-    }
-#pragma unroll
-    for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
-      if (!place_.has_tail(turn)) continue;
-      pairs_.tail(turn, x, dy);
-      weight_.column(place_.tail_column(turn), dy);
-      saved_.normalise(x);
-      add_columns(1, x, dy, first_sums);
-    }
-    add_sums(first_sums, total);
-#pragma unroll 1
-    for (int first = S::PACKETS; first < S::TURNS; first += CHUNK) {
-      Acc sums[2][COUNT] = {};
-      const int end = min(first + CHUNK, S::TURNS);
-#pragma unroll 1
-      for (int turn = first; turn < end; ++turn) {
-        if (!place_.has_packet(turn)) continue;
-        pairs_.past_registers(turn, x, dy);
+      if (turn < S::PACKETS) {
+        pairs_.in_register(turn, x, dy);
         weight_.packet(turn, dy);
         saved_.normalise(x);
-        add_columns(S::VEC, x, dy, sums);
+        if constexpr (KEEPS) {
+          copy(x, normal_[turn]);
+          copy(dy, weighted_[turn]);
+        }
+        if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, sums);
       }
-      add_sums(sums, total);
+      sums.end_turn(turn);
     }
-    row_sums<S::LANES, 0, 2>(total, buffer);
-    mean_of_products_ = mul(total[0], PER_COLUMN<S>);
-    mean_of_gradient_ = mul(total[COUNT - 1], PER_COLUMN<S>);
+#pragma unroll (S::HOLDS_LEAVES ? S::LEAVES : 1)
+    for (int leaf = S::PACKETS / S::DEPTH; leaf < S::LEAVES; ++leaf) {
+      if (S::IN_REGISTERS) break;
+      const int end = (leaf + 1) * S::DEPTH;
+      for (int turn = max(leaf * S::DEPTH, S::PACKETS); turn < end;) {
+        const int stop = S::end_of_batch(turn, end);
+#pragma unroll 1
+        for (; turn < stop; ++turn) {
+          if (!place_.has_packet(turn)) continue;
+          pairs_.past_registers(turn, x, dy);
+          weight_.packet(turn, dy);
+          saved_.normalise(x);
+          add_columns(S::VEC, x, dy, sums);
+        }
+        sums.end_batch();
+      }
+      sums.end_leaf(leaf);
+    }
+    Acc total[KINDS];
+    sums.total(total);
+    // A sum of what is too small for its type may be -0 or +0, by who has nothing to add: not here.
+    mean_of_products_ = fma_rn(total[0], PER_COLUMN<S>, Acc(0));
+    mean_of_gradient_ = fma_rn(total[KINDS - 1], PER_COLUMN<S>, Acc(0));
   }
 
   // Turns come in order, and all lanes take part. What is shifted is shifted for several packets at
@@ -217,18 +223,14 @@ class RowGradient {
   }
 
   __device__ static void add_columns(int count, const Values<S>& normal, const Values<S>& weighted,
-                                     Acc (&sums)[2][COUNT]) {
+                                     RowSums& sums) {
 #pragma unroll
     for (int i = 0; i < S::VEC; ++i) {
       if (i >= count) continue;
-      sums[i % 2][0] = fma_rn(weighted[i], normal[i], sums[i % 2][0]);
-      if (CENTERED) sums[i % 2][COUNT - 1] = add(sums[i % 2][COUNT - 1], weighted[i]);
+      Acc(&to)[KINDS] = sums.columns(i);
+      to[0] = fma_rn(weighted[i], normal[i], to[0]);
+      if (CENTERED) to[KINDS - 1] = add(to[KINDS - 1], weighted[i]);
     }
-  }
-
-  __device__ static void add_sums(const Acc (&sums)[2][COUNT], Acc (&total)[COUNT]) {
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) total[i] = add(total[i], add(sums[0][i], sums[1][i]));
   }
 
   // dx of one packet.

@@ -11,9 +11,9 @@
 //              statistic that is wanted. Rows too long for registers and shared memory are read
 //              again for each sum and for y.
 //
-// Numerics     Sums, statistics and products are float32 (float64 for float64 data), in an order
-//              that follows from COLS, the row's type and the architecture; one rounding to y's
-//              type at the end, but for stages that round.
+// Numerics     Sums, statistics and products are float32 (float64 for float64 data), sums in the
+//              order of one tree (tree.cuh); one rounding to y's type at the end, but for stages
+//              that round.
 //
 // Preconditions  (cunorm/_check, cunorm/_launch) Columns have unit stride. y is x, and h is
 //              residual, or overlaps nothing; parameters overlap nothing that is written. An

@@ -3,19 +3,8 @@
 
 #pragma once
 
-#include "reduce.cuh"
 #include "source.cuh"
-
-// A lane adds up its first four packets, and then eight at a time, so that a sum of 2^24 columns
-// keeps its digits. Where a packet is kept does not matter to that: with a residual, which leaves
-// fewer registers, the sums have the same bits.
-constexpr int FIRST_CHUNK = 4;
-constexpr int CHUNK = 8;
-
-// The turn with which the next chunk begins.
-__device__ constexpr int chunk_end(int turn) {
-  return turn < FIRST_CHUNK ? FIRST_CHUNK : turn + CHUNK - (turn - FIRST_CHUNK) % CHUNK;
-}
+#include "tree.cuh"
 
 // Packets in shared memory, [packet][lane]. Each is its lane's own, and needs no barrier.
 extern __shared__ uint4 in_shared_memory[];
@@ -57,23 +46,6 @@ class Row {
     source.finish();
   }
 
-  // Calls visit(turn, value) for each packet, in order; of those in registers `turn` is a constant.
-  template <class Visit>
-  __device__ void packets(Visit visit) const {
-#pragma unroll
-    for (int turn = 0; turn < S::PACKETS; ++turn) {
-      Values<S> value;
-      in_register(turn, value);
-      visit(turn, value);
-    }
-#pragma unroll 2
-    for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
-      Values<S> value;
-      past_registers(turn, value);
-      visit(turn, value);
-    }
-  }
-
   // Calls visit(column, value) for each column of the tail, in the first element.
   template <class Visit>
   __device__ void tail(Visit visit) const {
@@ -85,30 +57,37 @@ class Row {
     }
   }
 
-  // Sums over the row of COUNT terms a column: term(value, sums) adds those of one column. A lane
-  // adds its columns in ascending order, even and odd ones apart: two chains, each half as long.
-  template <int SITE, int COUNT, class Term>
-  __device__ void sum(Acc (&total)[COUNT], Term term) const {
-    Acc sums[2][COUNT] = {};
+  // Sums over the row of KINDS terms a column: term(value, sums) adds those of one column.
+  template <int SITE, int KINDS, class Term>
+  __device__ void sum(Acc (&total)[KINDS], Term term) const {
+    Tree<S, KINDS, SITE> tree;
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) total[i] = 0;
-    const auto end_chunk = [&]() {
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) {
-        total[i] = add(total[i], add(sums[0][i], sums[1][i]));
-        sums[0][i] = sums[1][i] = 0;
+    for (int turn = 0; turn < S::FIRST_TURNS; ++turn) {
+      if (turn < S::TAIL_TURNS && place_.has_tail(turn)) term(tail_[turn], tree.columns(0));
+      if (turn < S::PACKETS) {
+        Values<S> value;
+        in_register(turn, value);
+        add_packet(turn, value, tree, term);
       }
-    };
-    packets([&](int turn, const Values<S>& value) {
-      if (turn > 0 && chunk_end(turn - 1) == turn) end_chunk();
-      if (!place_.has_packet(turn)) return;
-#pragma unroll
-      for (int i = 0; i < S::VEC; ++i) term(value[i], sums[i % 2]);
-    });
-    tail([&](int, const Values<S>& value) { term(value[0], sums[0]); });
-    end_chunk();
-    row_sums<S::LANES, SITE>(total);
-    cluster_sums<S::CLUSTER, SITE>(total);
+      tree.end_turn(turn);
+    }
+#pragma unroll (S::HOLDS_LEAVES ? S::LEAVES : 1)
+    for (int leaf = S::PACKETS / S::DEPTH; leaf < S::LEAVES; ++leaf) {
+      if (S::IN_REGISTERS) break;
+      const int end = (leaf + 1) * S::DEPTH;
+      for (int turn = max(leaf * S::DEPTH, S::PACKETS); turn < end;) {
+        const int stop = S::end_of_batch(turn, end);
+#pragma unroll 2
+        for (; turn < stop; ++turn) {
+          Values<S> value;
+          past_registers(turn, value);
+          add_packet(turn, value, tree, term);
+        }
+        tree.end_batch();
+      }
+      tree.end_leaf(leaf);
+    }
+    tree.total(total);
   }
 
   // Writes make(turn, value) of each packet to a sink, and make_column(column, value) of each
@@ -143,6 +122,13 @@ class Row {
  private:
   using Packet = Pack<T, S::VEC>;
   static constexpr bool CONVERTED = S::IN_REGISTERS && (PASSES > 1 || S::PACKETS <= 3);
+
+  template <class Sums, class Term>
+  __device__ void add_packet(int turn, const Values<S>& value, Sums& sums, Term term) const {
+    if (!place_.has_packet(turn)) return;
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) term(value[i], sums.columns(i));
+  }
 
   // Takes packets first, first + 1, ... below end, and hands each to keep().
   template <class Keep>

@@ -18,6 +18,9 @@ template <class S, class Again>
 __device__ inline void rescue_if_lost(typename S::Acc mean_square, Again again) {
   const bool lost = out_of_range<typename S::T>(mean_square);
   if (S::LANES < 32 ? __any_sync(FULL_WARP, lost) : lost) {
+    // The sums of before have been read, and their memory is used again.
+    if constexpr (S::WARPS > 1) __syncthreads();
+    cluster_barrier<S::CLUSTER>();
     again(rescue<typename S::T>(mean_square), lost);
   }
 }
@@ -36,11 +39,11 @@ struct MeanSquare {
 
   template <class Row>
   __device__ static MeanSquare of(const Row& row, Acc eps) {
-    const Acc mean_square = sum<0, false>(row, eps, 1);
+    const Acc mean_square = sum<false>(row, eps, 1);
     if constexpr (!Numeric<typename S::T>::NEEDS_RESCUE) return {reciprocal_sqrt(mean_square)};
     MeanSquare made = {reciprocal_sqrt_of_normal(mean_square)};
     rescue_if_lost<S>(mean_square, [&](Acc scale, bool lost) {
-      const Acc scaled = reciprocal_sqrt(sum<1, true>(row, eps, scale));
+      const Acc scaled = reciprocal_sqrt(sum<true>(row, eps, scale));
       if (lost) made.rstd = mul(scaled, scale);
     });
     return made;
@@ -74,10 +77,10 @@ struct MeanSquare {
 
  private:
   // mean(x^2) + eps, of scale * x where SCALED.
-  template <int SITE, bool SCALED, class Row>
+  template <bool SCALED, class Row>
   __device__ static Acc sum(const Row& row, Acc eps, Acc scale) {
     Acc squares[1];
-    row.template sum<SITE>(squares, [&](Acc v, Acc(&sum)[1]) {
+    row.template sum<0>(squares, [&](Acc v, Acc(&sum)[1]) {
       const Acc scaled = SCALED ? mul(v, scale) : v;
       sum[0] = fma_rn(scaled, scaled, sum[0]);
     });
@@ -108,7 +111,7 @@ struct Moments {
   template <class Row>
   __device__ static Moments of(const Row& row, Acc eps) {
     Moments made;
-    const Acc mean_square = made.sum<0, false>(row, eps, 1);
+    const Acc mean_square = made.sum<false>(row, eps, 1);
     if constexpr (!Numeric<typename S::T>::NEEDS_RESCUE) {
       made.rstd = reciprocal_sqrt(mean_square);
       return made;
@@ -116,7 +119,7 @@ struct Moments {
     made.rstd = reciprocal_sqrt_of_normal(mean_square);
     rescue_if_lost<S>(mean_square, [&](Acc scale, bool lost) {
       Moments scaled;
-      scaled.rstd = reciprocal_sqrt(scaled.sum<2, true>(row, eps, scale));
+      scaled.rstd = reciprocal_sqrt(scaled.sum<true>(row, eps, scale));
       // Of a tiny mean in two parts the smaller one would be lost.
       const Acc mean = add(scaled.center, scaled.correction);
       const Acc rest = add(sub(scaled.center, mean), scaled.correction);
@@ -157,18 +160,17 @@ struct Moments {
   };
 
  private:
-  // Makes center and correction, of scale * x where SCALED, and returns var + eps. The two sites
-  // are those of its sums.
-  template <int SITE, bool SCALED, class Row>
+  // Makes center and correction, of scale * x where SCALED, and returns var + eps.
+  template <bool SCALED, class Row>
   __device__ Acc sum(const Row& row, Acc eps, Acc scale) {
     const auto scaled = [&](Acc v) { return SCALED ? mul(v, scale) : v; };
 
     Acc total[1];
-    row.template sum<SITE>(total, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
+    row.template sum<0>(total, [&](Acc v, Acc(&s)[1]) { s[0] = add(s[0], scaled(v)); });
     center = mul(total[0], PER_COLUMN<S>);
 
     Acc about[2];  // sums of d and of d^2
-    row.template sum<SITE + 1>(about, [&](Acc v, Acc(&s)[2]) {
+    row.template sum<1>(about, [&](Acc v, Acc(&s)[2]) {
       const Acc d = sub(scaled(v), center);
       s[0] = add(s[0], d);
       s[1] = fma_rn(d, d, s[1]);

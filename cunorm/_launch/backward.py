@@ -1,4 +1,4 @@
-"""Launches of a backward pass: a kernel on its persistent grid, and the sums of what it leaves."""
+"""Launches of a backward pass: its kernel, and the sums of what that leaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def partial(
     totals = len(made) - 1
     if totals == 0:
         return None
-    (blocks,) = _grid(plan, x)
+    (blocks,) = plan.grid(x.size // plan.cols)
     return cupy.empty((totals * blocks, plan.pitch), plan.accumulator)
 
 
@@ -84,22 +84,17 @@ def backward(
     kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
     arrays = {"dx": made["dx"], "partial": partial, **rows, **parameters, **kept}
     scalars = {"gamma_offset": gamma_offset}
-    grid = _grid(plan, made["dx"])
-    main = prepare(plan, axes, rows, parameters, scalars, tuple(arrays), {}, grid)
+    main = prepare(plan, axes, rows, parameters, scalars, tuple(arrays), {})
     if enqueue:
         main.enqueue(arrays.values())
     launches = [main]
     if partial is not None:
-        sums = _column_sums(plan, made["dgamma"], len(made) - 1, grid[0])
+        sums = _column_sums(plan, made["dgamma"], len(made) - 1, main.grid[0])
         if enqueue:
             sums.enqueue((*(made.get(name) for name in TOTALS), partial))
         launches.append(sums)
     asked = {**read, **statistics, "gamma": gamma}
     return tuple(launches) if all(arrays.get(name) is a for name, a in asked.items()) else ()
-
-
-def _grid(plan: BackwardPlan, x: cupy.ndarray) -> tuple[int]:
-    return plan.persistent_grid(x.size // plan.cols, kernels.multiprocessors(x.device.id))
 
 
 def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int) -> Launch:

@@ -55,14 +55,6 @@ def arch(device: int) -> int:
 
 
 @cache
-def multiprocessors(device: int) -> int:
-    """Return how many multiprocessors a device has."""
-    import cupy
-
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
-
-
-@cache
 def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 

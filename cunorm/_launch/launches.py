@@ -161,7 +161,6 @@ def prepare(
     scalars: Mapping[str, float],
     arguments: tuple[str, ...],
     written: Mapping[str, str],
-    grid: tuple[int, ...] | None = None,
 ) -> Launch:
     """Return the launch of a kernel on arrays of rows that it can step through.
 
@@ -181,6 +180,7 @@ def prepare(
         layout.count >= 2**32,
         tuple(name for name in rows if name not in plan.of_rows),
     )
+    plan = plan.reached(reach)
     device = rows["x"].device.id
     numbers = _numbers(
         layout.extents,
@@ -190,7 +190,7 @@ def prepare(
     )
     return Launch(
         kernels.load(plan, reach, device).kernel,
-        plan.grid(layout.count) if grid is None else grid,
+        plan.grid(layout.count),
         plan.block,
         plan.shared_bytes,
         CNumpyArray(numbers),

@@ -1,4 +1,4 @@
-"""Which backward kernel serves a row, its persistent grid, and the kernel that adds up its sums."""
+"""Which backward kernel serves a row, its grid, and the kernel that adds up its sums."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 # packets of 16 bits for each lane, or 4 wider ones. On an SM stay 512 threads, whose 128 registers
 # hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are in flight. Wider rows have 384
 # threads of 168 registers, and 72 KiB in flight; 256 with the assembler of sm_120, which takes more
-# registers. By architecture: threads that an SM holds of 16-bit rows, and of others, which is also
-# most lanes.
+# registers. By architecture: threads that an SM holds of 16-bit rows, and of others, which are also
+# the most that share a row.
 RESIDENT_THREADS = {120: (384, 256), 121: (384, 256)}
 RESIDENT_THREADS_ELSEWHERE = (512, 384)
 # Each block writes and reads again a row of sums, so it should have more rows of data than that.
-GROUPS_OF_BLOCK = 8
+# There are blocks for 128 multiprocessors; for two on each, or more of shorter rows, while every
+# block has eight groups of rows; and up to 1024, so that some rounds of them end alike, while it
+# has 32. That is so on every device, for sums to have the same bits on all of them.
+FEWEST_BLOCKS, FEWEST_AT_ONCE, MOST_BLOCKS = 128, 256, 1024
+BYTES_AT_ONCE = FEWEST_AT_ONCE * 8192  # of rows
+GROUPS_OF_BLOCK, GROUPS_OF_ROUND = 8, 32
 # 32 lanes read 128 bytes of sums at once; 16 warps share out up to some hundred rows of them.
 SUM_COLUMNS, SUM_SLICES = 32, 16
 
@@ -61,16 +66,16 @@ class BackwardPlan(Plan):
         """Return the threads that a multiprocessor should hold, at first."""
         return self.resident
 
-    def persistent_grid(self, rows: int, multiprocessors: int) -> tuple[int]:
+    def grid(self, rows: int) -> tuple[int]:
         """Return the grid of a launch, whose block b takes groups b, b + blocks, ...
 
-        A group is `split.rows` neighbouring rows. There is one block for each multiprocessor, and
-        more, up to `resident` threads on each, while every block has at least `GROUPS_OF_BLOCK`
-        groups; never more blocks than groups.
+        A group is `split.rows` neighbouring rows. Never are there more blocks than groups.
         """
         groups = -(-rows // self.split.rows)
-        most = multiprocessors * max(1, self.resident // (self.split.lanes * self.split.rows))
-        return (min(groups, max(multiprocessors, min(groups // GROUPS_OF_BLOCK, most))),)
+        fit = max(FEWEST_AT_ONCE, BYTES_AT_ONCE // (self.cols * ITEMSIZE[self.row]))
+        at_once = min(groups // GROUPS_OF_BLOCK, fit, MOST_BLOCKS)
+        in_rounds = min(groups // GROUPS_OF_ROUND, MOST_BLOCKS)
+        return (min(groups, max(FEWEST_BLOCKS, at_once, in_rounds)),)
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,8 @@ def backward(
         x,
         arch,
         most_packets=most_packets,
-        most_lanes=of_wide,
+        most_lanes=resident,
+        lanes_of_leaf=RESIDENT_THREADS_ELSEWHERE[ITEMSIZE[x] != 2],
         packet_bytes=packet_bytes,
     )
     read = tuple(name for name in op.reads if name in of)

@@ -19,9 +19,9 @@ SHARED_BYTES = {
 SHARED_BYTES_ELSEWHERE = 48 << 10
 # Each block costs an SM this much more than it may have itself.
 RESERVED_BYTES = 1 << 10
-# What sums and the seams of shifted rows take of a block's shared memory: 816 bytes of float64
-# moments in a cluster, and 32 for each of 16 warps and each array.
-SUMS_BYTES = 3 << 10
+# What sums and the seams of shifted rows take of a block's shared memory: up to four float64 sums
+# of each of 128 chunks, and 32 bytes for each of 16 warps and each array.
+SUMS_BYTES = 6 << 10
 MOST_SEAMS = 4
 
 # Where blocks can form clusters; eight are what every such device allows.

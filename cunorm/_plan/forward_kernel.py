@@ -49,6 +49,11 @@ def forward(
     with_residual = len(op.source.writes) > 0
     share = split.forward(cols, row, arch, residual=with_residual)
     in_registers = whole_packets(cols, row) <= share.in_registers
+    # 1024 lanes have 64 registers each, which hold four packets and gamma's.
+    has_room = family.statistic == "MeanSquare" and op.source.name == "Loaded"
+    if_aligned = None
+    if has_room and set(parameters) <= {"gamma"} and "gate" not in of:
+        if_aligned = split.in_registers(share, cols, row)
     return Plan(
         op.norm,
         "norm.cuh",
@@ -68,4 +73,5 @@ def forward(
         "n.rows, n.eps);",
         alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
+        if_aligned=if_aligned,
     )

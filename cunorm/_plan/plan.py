@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import unit
@@ -45,6 +45,8 @@ class Plan:
         Whether a multiprocessor's shared memory has no room for two blocks.
     at_once : int
         Packets that a lane asks for before it needs the first, at first.
+    if_aligned : Split or None
+        How the columns are shared out instead where every array is reached in whole packets.
     """
 
     kernel: str
@@ -61,6 +63,7 @@ class Plan:
     body: str
     alone: bool
     at_once: int
+    if_aligned: Split | None = field(default=None, kw_only=True)
 
     @property
     def vec(self) -> int:
@@ -100,6 +103,12 @@ class Plan:
         if self.split.packets > 3 or by_element or wide or not reach.all_aligned:
             return 512
         return 1024
+
+    def reached(self, reach: Reach) -> Plan:
+        """Return the plan of a launch that reaches its arrays so. It has the same bits."""
+        if self.if_aligned is None or not reach.all_aligned:
+            return self
+        return replace(self, split=self.if_aligned, if_aligned=None)
 
     def tries(self, reach: Reach) -> Iterator[Try]:
         """Yield what the kernel is to be built with until nothing of it is left in local memory.

@@ -1,8 +1,7 @@
 """How the columns of a row are shared out: lanes, blocks, and where packets are kept.
 
-Pure, from N, the dtype and the architecture. It never looks at the number of rows, at alignment or
-at strides. A kernel gives column c to the same lane, in the same order, whatever those are, and so
-a row has the same bits alone and in a batch.
+Who adds up a row is chosen here, in which order is not: that is a tree (kernels/tree.cuh) whose
+`depth` follows from N and the dtype alone. So a row has the same bits however it is shared out.
 """
 
 from __future__ import annotations
@@ -24,6 +23,12 @@ MOST_LANES = 512
 # up to 36 of the 128 that each of 512 lanes may have. With a residual there is no room for them,
 # and to read again what was just written to L2 costs less.
 MOST_PACKETS = 9
+# Chunks of a tree, whose sums pass through shared memory. Rows of more packets than are LONG may be
+# shared by several blocks, and have chunks for their warps.
+MOST_CHUNKS = 128
+LONG = 8192
+# From 4096 16-bit columns on, twice as many lanes may share a row as it takes: for few rows.
+PACKETS_OF_HALF_LEAVES = 512
 # Rows that share a warp come 128 threads a block: the smallest block that fills an SM (16 blocks of
 # 128 are the 2048 threads of sm_80 and sm_90, 8 the 1024 of sm_75).
 THREADS_OF_SHARED_BLOCK = 128
@@ -47,6 +52,8 @@ class Split:
         read again.
     rows : int
         Rows that share a block.
+    depth : int
+        Packets of a leaf of the tree in which a row is summed.
     """
 
     lanes: int
@@ -54,6 +61,7 @@ class Split:
     packets: int
     shared: int
     rows: int
+    depth: int
 
     @property
     def in_registers(self) -> int:
@@ -68,6 +76,27 @@ class Split:
 def whole_packets(cols: int, dtype: str) -> int:
     """Return the 16-byte packets of a row, without its tail; one at least."""
     return max(1, cols * ITEMSIZE[dtype] // PACKET_BYTES)
+
+
+def depth(packets: int, most: int, lanes: int = MOST_LANES) -> int:
+    """Return how many packets of a row make a leaf of the tree in which it is summed.
+
+    A lane has whole leaves, and a warp 32 of each. So a leaf is what a lane has of a row that as
+    few warps as can be keep, up to `most` packets a lane; half of that where up to `lanes` have
+    more. Of the longest rows it grows with them: a tree has up to 128 chunks of 32 leaves.
+    """
+    if packets <= WARP:
+        return 1
+    warps = min(-(-packets // (WARP * most)), lanes // WARP)
+    turns = -(-packets // (WARP * warps))
+    if packets > LONG:
+        return max(8, -(-packets // (WARP * MOST_CHUNKS)))
+    return turns if turns <= 4 else -(-turns // 2)
+
+
+def _power_of_two(least: int) -> int:
+    """Return the smallest power of two that is not less."""
+    return 1 << (least - 1).bit_length()
 
 
 def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
@@ -86,37 +115,71 @@ def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
     """
     packets = whole_packets(cols, dtype)
     if packets <= WARP * PACKETS_IN_FLIGHT:
-        lanes = 4 if packets <= 16 else 8 if packets <= 32 else WARP
-        return Split(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)
-    warps = -(-packets // (WARP * PACKETS_IN_FLIGHT))
-    lanes = min(warps * WARP, MOST_LANES)
-    turn = lanes * PACKET_BYTES
+        return _of_one_warp(packets, PACKETS_IN_FLIGHT)
+    leaf = depth(packets, PACKETS_IN_FLIGHT)
+    if leaf == PACKETS_IN_FLIGHT and packets >= PACKETS_OF_HALF_LEAVES:
+        leaf = 2
+    chunks = -(-packets // (WARP * leaf))
 
-    cluster = 1
-    if arch in CLUSTER_ARCHS:
-        beside = PACKETS_IN_FLIGHT + half_of_shared_bytes(arch) // turn
-        cluster = min(-(-packets // (lanes * beside)), MOST_BLOCKS)
-    turns = -(-packets // (lanes * cluster))
-    shared = min(max(turns - PACKETS_IN_FLIGHT, 0), shared_bytes(arch) // turn)
+    cluster, of_block = 1, chunks
+    in_half = MOST_LANES * PACKETS_IN_FLIGHT + half_of_shared_bytes(arch) // PACKET_BYTES
+    if arch in CLUSTER_ARCHS and packets > in_half:
+        # A power of two of chunks for each block, which is a tree of its own; the fewest idle.
+        least = _power_of_two(-(-chunks // MOST_BLOCKS))
+        sizes = [2**i for i in range(8) if least <= 2**i <= max(least, in_half // (WARP * leaf))]
+        of_block = min(sizes, key=lambda size: (-(-chunks // size) * size, -size))
+        cluster = -(-chunks // of_block)
+    leaves = max(1, PACKETS_IN_FLIGHT // leaf, -(-of_block * WARP // MOST_LANES))
+    lanes = -(-of_block // leaves) * WARP
+    turns = leaves * leaf
+    shared = min(max(turns - PACKETS_IN_FLIGHT, 0), shared_bytes(arch) // (lanes * PACKET_BYTES))
     registers = turns - shared
     if registers > (PACKETS_IN_FLIGHT if residual else MOST_PACKETS):
         registers = PACKETS_IN_FLIGHT  # what is left over is read again
-    return Split(lanes, cluster, registers, shared, 1)
+    return Split(lanes, cluster, registers, shared, 1, leaf)
+
+
+def in_registers(share: Split, cols: int, dtype: str) -> Split | None:
+    """Return how more lanes keep a row in registers that 512 keep in shared memory in part.
+
+    Each has one leaf; None where more than 1024 would have to.
+    """
+    warps = -(-whole_packets(cols, dtype) // (WARP * share.depth))
+    if share.shared == 0 or share.depth > PACKETS_IN_FLIGHT or warps > WARP:
+        return None
+    return Split(warps * WARP, 1, share.depth, 0, 1, share.depth)
+
+
+def _of_one_warp(packets: int, most: int) -> Split:
+    """Share out rows that one warp or less keeps, up to `most` packets a lane."""
+    lanes = 4 if packets <= 4 * most else 8 if packets <= 8 * most else WARP
+    rows = THREADS_OF_SHARED_BLOCK // lanes
+    return Split(lanes, 1, -(-packets // lanes), 0, rows, depth(packets, most))
 
 
 def backward(
-    cols: int, dtype: str, arch: int, *, most_packets: int, most_lanes: int, packet_bytes: int
+    cols: int,
+    dtype: str,
+    arch: int,
+    *,
+    most_packets: int,
+    most_lanes: int,
+    lanes_of_leaf: int,
+    packet_bytes: int,
 ) -> Split:
     """Share out rows of a backward pass.
 
     As `forward`, but without clusters: what registers and shared memory cannot keep is read again.
-    `packet_bytes` are those of all that lies in shared memory beside a packet of x, with it.
+    `lanes_of_leaf` are those that `depth` asks for, and `packet_bytes` those of all that lies in
+    shared memory beside a packet of x, with it.
     """
     packets = whole_packets(cols, dtype)
     if packets <= WARP * most_packets:
-        lanes = 4 if packets <= 4 * most_packets else 8 if packets <= 8 * most_packets else WARP
-        return Split(lanes, 1, -(-packets // lanes), 0, THREADS_OF_SHARED_BLOCK // lanes)
-    lanes = min(-(-packets // (WARP * most_packets)) * WARP, most_lanes)
-    turns = -(-packets // lanes)
+        return _of_one_warp(packets, most_packets)
+    leaf = depth(packets, most_packets, lanes_of_leaf)
+    chunks = -(-packets // (WARP * leaf))
+    leaves = max(1, most_packets // leaf, -(-chunks * WARP // most_lanes))
+    lanes = -(-chunks // leaves) * WARP
+    turns = leaves * leaf
     shared = min(max(turns - most_packets, 0), shared_bytes(arch) // (lanes * packet_bytes))
-    return Split(lanes, 1, min(turns, most_packets), shared, 1)
+    return Split(lanes, 1, min(turns, most_packets), shared, 1, leaf)

@@ -90,6 +90,7 @@ def chosen(plan: Plan, reach: Reach, attempt: Try) -> dict[str, int]:
         "ROWS": split.rows,
         "PACKETS": split.packets,
         "SHARED": split.shared,
+        "DEPTH": split.depth,
         "AT_ONCE": attempt.at_once,
         "SEAMS": max(1, len(reach.shifted)),
         "LEVELS": reach.levels,

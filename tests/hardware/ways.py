@@ -11,6 +11,7 @@ from unittest.mock import patch
 from cunorm import _plan
 from cunorm._plan import ITEMSIZE, PACKET_BYTES, Split, backward_kernel
 from cunorm._plan.devices import SHARED_BYTES, SUMS_BYTES
+from cunorm._plan.split import WARP
 
 from .cases import Case, arrays, few_rows
 from .session import start_device
@@ -69,12 +70,16 @@ def in_force(way: Way) -> Iterator[None]:
     def split(*_: Any, **__: Any) -> Split:
         return way.split
 
+    def no_other(*_: Any, **__: Any) -> None:
+        return None
+
     resident = (way.resident, way.resident)
     forget_plans()
     try:
         with (
             patch.object(_plan.split, "forward", split),
             patch.object(_plan.split, "backward", split),
+            patch.object(_plan.split, "in_registers", no_other),
             patch.object(backward_kernel, "RESIDENT_THREADS", {}),
             patch.object(backward_kernel, "RESIDENT_THREADS_ELSEWHERE", resident),
         ):
@@ -132,12 +137,17 @@ def splits(case: Case, plan: Any) -> Iterator[Split]:
     clusters = (1,) if case.is_backward or whole < 1024 else (1, 2, 4, 8)
     for lanes in LANES:
         for cluster in clusters:
-            turns = -(-whole // (lanes * cluster))
+            turns, depth = -(-whole // (lanes * cluster)), plan.split.depth
+            if lanes * cluster > WARP:
+                turns = -(-turns // depth) * depth
+            # A lane has whole leaves of the tree, and a block of a cluster is a subtree.
+            no_leaves = lanes < WARP < whole
+            no_subtree = cluster > 1 and (lanes * turns // depth).bit_count() > 1
             # What lies in shared memory, and sums over a cluster, are one row's.
             alone = lanes >= 64
             idle = turns == 1 and whole < lanes * cluster // 2 and lanes * cluster > 32
             too_long = turns > most and lanes < 256
-            if idle or too_long or (cluster > 1 and not alone):
+            if no_leaves or no_subtree or idle or too_long or (cluster > 1 and not alone):
                 continue
             for packets in _packets(turns, most, alone, case.is_backward):
                 shared = turns - packets
@@ -150,6 +160,7 @@ def splits(case: Case, plan: Any) -> Iterator[Split]:
                         packets=packets,
                         shared=shared,
                         rows=threads // lanes,
+                        depth=depth,
                     )
 
 

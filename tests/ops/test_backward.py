@@ -19,7 +19,7 @@ from kinds import in_pairs, some_of
 import cunorm
 from cunorm import _reference, simgpu
 from cunorm._launch import kernels
-from cunorm._plan.backward_kernel import GROUPS_OF_BLOCK, SUM_SLICES
+from cunorm._plan.backward_kernel import FEWEST_BLOCKS, GROUPS_OF_BLOCK, SUM_SLICES
 from cunorm._plan.devices import SHARED_BYTES
 from cunorm._selfcheck.layouts import place
 
@@ -284,12 +284,12 @@ def in_turn(terms, start=None):
     return reduce(np.add, terms, np.float32(0) if start is None else start)
 
 
-def sums_as_documented(plan, terms_of_row, rows, multiprocessors):
+def sums_as_documented(plan, terms_of_row, rows):
     """Return the sums over rows in the order that `rms_norm_bwd` documents.
 
     `terms_of_row(row, total)` adds a row to what its lane has added up so far.
     """
-    (blocks,) = plan.persistent_grid(rows, multiprocessors)
+    (blocks,) = plan.grid(rows)
 
     def of_block(block):
         def of_lane(place):
@@ -306,10 +306,10 @@ def sums_as_documented(plan, terms_of_row, rows, multiprocessors):
     return in_turn(in_turn(partials[s::slices]) for s in range(slices))
 
 
-# On either side of where the grid stops growing with the rows, at one block for each of the 132
-# multiprocessors of an sm_90, and grows on, when each block has eight groups of 1 or of 32 rows.
+# On either side of where the grid stops growing with the rows, at 128 blocks, and grows on, when
+# each block has eight groups of 1 or of 32 rows.
 @pytest.mark.parametrize(
-    ("cols", "rows"), [(600, 131), (600, 133), (600, 1063), (600, 1064), (40, 1000), (8, 34050)]
+    ("cols", "rows"), [(600, 127), (600, 129), (600, 1031), (600, 1032), (40, 1000), (8, 33050)]
 )
 def test_sums_over_rows_are_added_up_in_the_order_that_is_documented(cols, rows):
     x, dy = (random((rows, cols), "float32", seed=seed) for seed in range(2))
@@ -322,15 +322,14 @@ def test_sums_over_rows_are_added_up_in_the_order_that_is_documented(cols, rows)
         wide = dy[row].astype(np.longdouble) * normal[row] + total
         return wide.astype(np.float32)
 
-    multiprocessors = kernels.multiprocessors(0)
     for actual, terms in ((dbeta, lambda row, total: total + dy[row]), (dgamma, multiply_and_add)):
-        assert bits(actual) == bits(sums_as_documented(plan, terms, rows, multiprocessors))
+        assert bits(actual) == bits(sums_as_documented(plan, terms, rows))
 
 
 @pytest.mark.parametrize(("cols", "group"), [(40, 32), (600, 1)])
 @ops
 def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, group):
-    """Padding: up to eight groups for each multiprocessor, rows stay where they are in the order.
+    """Padding: up to eight groups for each of 128 blocks, rows stay where they are in the order.
 
     A padded batch, or one whose last rows are masked, so has the bits of the rows that count.
     """
@@ -339,10 +338,9 @@ def test_rows_without_a_gradient_change_no_sum_until_the_grid_grows(op, cols, gr
         dresidual=False,
         arch=kernels.arch(0),
     )
-    multiprocessors = kernels.multiprocessors(0)
-    most = GROUPS_OF_BLOCK * multiprocessors * group
+    most = GROUPS_OF_BLOCK * FEWEST_BLOCKS * group
     assert plan.split.rows == group
-    assert plan.persistent_grid(most, multiprocessors) == (multiprocessors,)
+    assert plan.grid(most) == (FEWEST_BLOCKS,)
     x, dy = (random((300, cols), "float32", seed=seed) for seed in range(2))
     gamma = random(cols, "float32", seed=3)
     kept = [k.get() for k in statistics(op, x)]
@@ -545,7 +543,7 @@ def test_sectors_of_the_backward_pass_are_its_floor(op, dtype, cols):
     assert traffic[dx.data.ptr].stores.bytes == x.nbytes
     assert traffic[dx.data.ptr].stores.requested_per_distinct == 1
     # All that the kernel needs, and not more: the rest is gamma, statistics and the blocks' sums.
-    (blocks,) = plan.persistent_grid(rows, kernels.multiprocessors(0))
+    (blocks,) = plan.grid(rows)
     partials = len(totals) * blocks * cols * np.dtype(plan.accumulator).itemsize
     small = gamma.nbytes + sum(-(-k.nbytes // 32) * 32 for k in kept)  # in sectors
     assert main.dram_floor_bytes == 4 * x.nbytes + small + partials

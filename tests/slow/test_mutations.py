@@ -119,6 +119,7 @@ PROBES = {str(check): check for check in checks.grid()} | {
         for op in ("rms_norm", "layer_norm")
         for size in ("1e30", "1e-20")
     },
+    "rms_norm of 1e30 in warps": Check("rms_norm", "float32", (3, 4096), "1e30", out_of_range),
     "a cluster": Check("layer_norm", "float16", (1, 150_000), "1.0", out_of_range),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
     "rms_norm_gated of 700,000 columns": Check(
@@ -180,16 +181,16 @@ MUTATIONS = [
     ),
     (
         "missing barrier: sums of other warps are read before they are written",
-        "reduce.cuh",
-        "    __syncthreads();\n",
+        "tree.cuh",
+        "      __syncthreads();\n",
         "",
         "rms_norm_fwd float32 (3, 4096) contiguous",
     ),
     (
         "divergent barrier: only the warps that write wait",
-        "reduce.cuh",
-        "    __syncthreads();\n",
-        "    if (threadIdx.x % 32 == 0) __syncthreads();\n",
+        "tree.cuh",
+        "      __syncthreads();\n",
+        "      if (threadIdx.x % 32 == 0) __syncthreads();\n",
         "layer_norm_fwd float32 (3, 4096) contiguous",
     ),
     (
@@ -265,15 +266,15 @@ MUTATIONS = [
     (
         "missing step of the butterfly",
         "reduce.cuh",
-        "distance > 0;",
-        "distance > 1;",
+        "if constexpr (WIDTH > 1) {",
+        "if constexpr (WIDTH > 2) {",
         "rms_norm_fwd bfloat16 (3, 769) contiguous",
     ),
     (
         "shared memory read past its end",
-        "reduce.cuh",
-        "w < WARPS ? partial[i][w] : Acc(0)",
-        "partial[i][w]",
+        "tree.cuh",
+        "first + i < OF_BLOCK ? sums()[(first + i) * KINDS + kind] : 0",
+        "sums()[(first + i) * KINDS + kind]",
         "layer_norm_fwd float16 (3, 20000) contiguous",
     ),
     (
@@ -474,11 +475,32 @@ MUTATIONS = [
         "layer_norm_bwd float32 (2, 40000) backward",
     ),
     (
-        "the last block of a cluster is left out of its sums",
-        "reduce.cuh",
-        "rank < BLOCKS;",
-        "rank < BLOCKS - 1;",
+        "the first block of a cluster stands for all",
+        "tree.cuh",
+        "in_block(&of_block[kind], rank)",
+        "in_block(&of_block[kind], 0)",
         "a cluster",
+    ),
+    (
+        "of two sums a lane gives the one that it keeps",
+        "reduce.cuh",
+        "upper ? value[i] : value[i + HALF];",
+        "upper ? value[i + HALF] : value[i];",
+        "layer_norm float16 (3, 769) row-strided",
+    ),
+    (
+        "odd columns of a leaf are in the next one too",
+        "tree.cuh",
+        "even = odd = 0;",
+        "even = 0;",
+        "rms_norm_fwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "missing barrier: sums are written again while other warps read them",
+        "statistic.cuh",
+        "if constexpr (S::WARPS > 1) __syncthreads();",
+        "",
+        "rms_norm of 1e30 in warps",
     ),
     (
         "shifted rows: the ends of h are never stored",
@@ -504,8 +526,8 @@ MUTATIONS = [
     (
         "the tail is left out of the sums",
         "row.cuh",
-        "term(value[0], sums[0]); });",
-        "term(value[1], sums[0]); });",
+        "term(tail_[turn], tree.columns(0));",
+        "term(Acc(0), tree.columns(0));",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
     (

@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("423 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("439 kernels that the assembler takes seconds for", shares=30)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
@@ -62,6 +62,13 @@ HARDEST = (
         for cols in (1024, 4000, 16380, 20000)
     ]
     + [
+        # 1024 lanes, of which each has 64 registers for four packets.
+        *(("rms_norm_fwd", a, 32768, "float16", "float16", "ALIGNED", "ALIGNED") for a in ARCHS),
+        *(
+            ("rms_norm_fwd", a, cols, dtype, "float32", "ALIGNED", "ALIGNED")
+            for a in (75, 90, 120)
+            for cols, dtype in ((32768, "bfloat16"), (16384, "float32"), (8192, "float64"))
+        ),
         # Rows that keep most packets in registers, in a block that is alone on a multiprocessor.
         *(
             ("rms_norm_fwd", a, 86013, "bfloat16", "float32", "SHIFTED", "ALIGNED")
@@ -241,6 +248,7 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
     # Contiguous rows have kernels of their own, with less to keep and fewer conditions.
     levels = random.Random(f"{op} {arch} {cols} {access} {of_parameters}").choice((1, 3))
     reach = reach_of(plan, access, of_parameters, levels)
+    plan = plan.reached(reach)
     for attempt in plan.tries(reach):
         registers, local = assemble(plan.unit(reach, attempt), plan.kernel, arch)
         if local == 0:

@@ -54,7 +54,7 @@ def packets_of(cols: int, dtype: str) -> int:
 
 
 @pytest.mark.parametrize("plan_of", [rms, rms_bwd, layer_bwd])
-def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(plan_of):
+def test_what_lanes_keep_covers_the_row_and_less_than_a_leaf_more(plan_of):
     def holds(plan, cols, dtype, arch):
         split = plan.split
         packets, kept = packets_of(cols, dtype), split.packets + split.shared
@@ -63,7 +63,7 @@ def test_what_lanes_keep_covers_the_row_and_no_packet_more_than_a_turn(plan_of):
         room = SHARED_BYTES[arch] - SUMS_BYTES
         of_turn = split.lanes * getattr(plan, "shared_packet_bytes", 16)
         full = plan.shared_bytes <= room < plan.shared_bytes + of_turn
-        return (kept - 1) * lanes < packets and (packets <= kept * lanes or full)
+        return (kept - split.depth) * lanes < packets and (packets <= kept * lanes or full)
 
     assert those_that_fail(holds, plan_of) == []
 
@@ -110,14 +110,15 @@ def test_rows_up_to_the_promised_length_are_read_once_everywhere(dtype):
 @pytest.mark.parametrize(
     ("arch", "kib"),
     [
-        *((75, 56 + 72), (80, 160 + 72), (86, 96 + 72), (89, 96 + 72), (120, 96 + 72)),
-        *((90, 8 * (224 + 72)), (100, 8 * (224 + 72))),
+        *((75, 128), (80, 192), (86, 128), (89, 128), (120, 128)),
+        *((90, 8 * 264), (100, 8 * 264)),
     ],
 )
 def test_the_longest_row_that_is_read_once(arch, kib):
     longest = kib << 10
     assert kept_bytes(rms(longest // 2, "float16", arch)) >= longest
-    assert kept_bytes(rms(longest // 2 + 8, "float16", arch)) < longest
+    longer = longest * 6 // 5  # rows are kept by whole leaves, of which each N has its own
+    assert kept_bytes(rms(longer // 2, "float16", arch)) < longer
 
 
 def test_clusters_serve_rows_that_would_keep_a_second_block_off_the_multiprocessor():
@@ -145,13 +146,28 @@ def test_the_grid_covers_the_rows(rows, blocks):
 
 @pytest.mark.parametrize(
     ("rows", "blocks"),
-    [(1, 1), (9, 9), (132, 132), (1000, 132), (8 * 200, 200), (10_000, 396), (2**33, 396)],
+    [
+        (1, 1),
+        (9, 9),
+        (128, 128),
+        (1000, 128),
+        (1600, 200),
+        (4096, 256),
+        (2**14, 512),
+        (2**33, 1024),
+    ],
 )
-def test_a_backward_grid_fills_the_device_and_gives_each_block_rows(rows, blocks):
-    # 384 threads of a multiprocessor, at least eight rows for each block past one a multiprocessor.
+def test_a_backward_grid_fills_devices_and_gives_each_block_rows(rows, blocks):
     plan = layer_bwd(2048, "float32")
     assert plan.block == (128, 1)
-    assert plan.persistent_grid(rows, 132) == (blocks,)
+    assert plan.grid(rows) == (blocks,)
+
+
+@pytest.mark.parametrize("plan_of", [rms_bwd, layer_bwd])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_backward_grid_is_the_same_on_every_architecture(plan_of, dtype):
+    for cols, rows in product(SIZES, (1, 100, 5000, 10**6)):
+        assert len({plan_of(cols, dtype, arch).grid(rows) for arch in ARCHS}) == 1, (cols, rows)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +182,6 @@ def test_a_multiprocessor_has_512_threads_of_16_bit_rows_and_384_of_wider_ones(
 ):
     plan = rms_bwd(cols, dtype)
     assert plan.block == (lanes, 1)
-    assert plan.persistent_grid(10**6, 132) == (132 * blocks,)
     assert next(plan.tries(ALIGNED)).blocks == blocks
 
 
