@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are in flight. Wider rows have 384
 # threads of 168 registers, and 72 KiB in flight; 256 with the assembler of sm_120, which takes more
 # registers. By architecture: threads that an SM holds of 16-bit rows, and of others, which are also
-# the most that share a row.
+# the most that share a row, but for 16-bit rows where all arrays are aligned.
 RESIDENT_THREADS = {120: (384, 256), 121: (384, 256)}
 RESIDENT_THREADS_ELSEWHERE = (512, 384)
 # Each block writes and reads again a row of sums, so it should have more rows of data than that.
@@ -160,14 +160,18 @@ def backward(
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
     packet_bytes = 2 * PACKET_BYTES + kinds * packet_sums
     most_packets = 2 if ITEMSIZE[x] == 2 else PACKETS_IN_FLIGHT
-    share = split.backward(
-        cols,
-        x,
-        arch,
-        most_packets=most_packets,
-        most_lanes=resident,
-        lanes_of_leaf=RESIDENT_THREADS_ELSEWHERE[ITEMSIZE[x] != 2],
-        packet_bytes=packet_bytes,
+    # Rows that are shifted into place take the registers of the fewer lanes.
+    share, aligned = (
+        split.backward(
+            cols,
+            x,
+            arch,
+            most_packets=most_packets,
+            most_lanes=most_lanes,
+            lanes_of_leaf=RESIDENT_THREADS_ELSEWHERE[ITEMSIZE[x] != 2],
+            packet_bytes=packet_bytes,
+        )
+        for most_lanes in (of_wide, resident)
     )
     read = tuple(name for name in op.reads if name in of)
     weight = times_gamma(of, chosen)
@@ -197,6 +201,7 @@ def backward(
         at_once=PACKETS_IN_FLIGHT,
         shared_packet_bytes=packet_bytes,
         resident=resident,
+        if_aligned=aligned if aligned != share else None,
     )
 
 
