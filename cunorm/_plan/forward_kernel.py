@@ -49,10 +49,10 @@ def forward(
     with_residual = len(op.source.writes) > 0
     share = split.forward(cols, row, arch, residual=with_residual)
     in_registers = whole_packets(cols, row) <= share.in_registers
-    # 1024 lanes have 64 registers each, which hold four packets and gamma's.
+    # 1024 lanes have 64 registers each, which hold up to four packets and gamma's.
     has_room = family.statistic == "MeanSquare" and op.source.name == "Loaded"
     if_aligned = None
-    if has_room and set(parameters) <= {"gamma"} and "gate" not in of:
+    if has_room and set(parameters) <= {"gamma"}:
         if_aligned = split.in_registers(share, cols, row)
     return Plan(
         op.norm,
