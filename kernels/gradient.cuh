@@ -115,46 +115,33 @@ class RowGradient {
   __device__ void sum(int buffer) {
     RowSums sums(buffer);
     Values<S> x, dy;
-#pragma unroll
-    for (int turn = 0; turn < S::FIRST_TURNS; ++turn) {
-      if (turn < S::TAIL_TURNS && place_.has_tail(turn)) {
-        pairs_.tail(turn, x, dy);
-        weight_.column(place_.tail_column(turn), dy);
-        saved_.normalise(x);
-        add_columns(1, x, dy, sums);
-      }
-      if (turn < S::PACKETS) {
-        pairs_.in_register(turn, x, dy);
-        weight_.packet(turn, dy);
-        saved_.normalise(x);
-        if constexpr (KEEPS) {
-          copy(x, normal_[turn]);
-          copy(dy, weighted_[turn]);
-        }
-        if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, sums);
-      }
-      sums.end_turn(turn);
-    }
-#pragma unroll (S::HOLDS_LEAVES ? S::LEAVES : 1)
-    for (int leaf = S::PACKETS / S::DEPTH; leaf < S::LEAVES; ++leaf) {
-      if (S::IN_REGISTERS) break;
-      const int end = (leaf + 1) * S::DEPTH;
-      for (int turn = max(leaf * S::DEPTH, S::PACKETS); turn < end;) {
-        const int stop = S::end_of_batch(turn, end);
-#pragma unroll 1
-        for (; turn < stop; ++turn) {
-          if (!place_.has_packet(turn)) continue;
+    Acc total[KINDS];
+    sums.template sum<1>(
+        total,
+        [&](int turn) {
+          if (turn < S::TAIL_TURNS && place_.has_tail(turn)) {
+            pairs_.tail(turn, x, dy);
+            weight_.column(place_.tail_column(turn), dy);
+            saved_.normalise(x);
+            add_columns(1, x, dy, sums);
+          }
+          if (turn >= S::PACKETS) return;
+          pairs_.in_register(turn, x, dy);
+          weight_.packet(turn, dy);
+          saved_.normalise(x);
+          if constexpr (KEEPS) {
+            copy(x, normal_[turn]);
+            copy(dy, weighted_[turn]);
+          }
+          if (place_.has_packet(turn)) add_columns(S::VEC, x, dy, sums);
+        },
+        [&](int turn) {
+          if (!place_.has_packet(turn)) return;
           pairs_.past_registers(turn, x, dy);
           weight_.packet(turn, dy);
           saved_.normalise(x);
           add_columns(S::VEC, x, dy, sums);
-        }
-        sums.end_batch();
-      }
-      sums.end_leaf(leaf);
-    }
-    Acc total[KINDS];
-    sums.total(total);
+        });
     // A sum of what is too small for its type may be -0 or +0, by who has nothing to add: not here.
     mean_of_products_ = fma_rn(total[0], PER_COLUMN<S>, Acc(0));
     mean_of_gradient_ = fma_rn(total[KINDS - 1], PER_COLUMN<S>, Acc(0));

@@ -61,33 +61,19 @@ class Row {
   template <int SITE, int KINDS, class Term>
   __device__ void sum(Acc (&total)[KINDS], Term term) const {
     Tree<S, KINDS, SITE> tree;
-#pragma unroll
-    for (int turn = 0; turn < S::FIRST_TURNS; ++turn) {
-      if (turn < S::TAIL_TURNS && place_.has_tail(turn)) term(tail_[turn], tree.columns(0));
-      if (turn < S::PACKETS) {
-        Values<S> value;
-        in_register(turn, value);
-        add_packet(turn, value, tree, term);
-      }
-      tree.end_turn(turn);
-    }
-#pragma unroll (S::HOLDS_LEAVES ? S::LEAVES : 1)
-    for (int leaf = S::PACKETS / S::DEPTH; leaf < S::LEAVES; ++leaf) {
-      if (S::IN_REGISTERS) break;
-      const int end = (leaf + 1) * S::DEPTH;
-      for (int turn = max(leaf * S::DEPTH, S::PACKETS); turn < end;) {
-        const int stop = S::end_of_batch(turn, end);
-#pragma unroll 2
-        for (; turn < stop; ++turn) {
-          Values<S> value;
+    Values<S> value;
+    tree.template sum<2>(
+        total,
+        [&](int turn) {
+          if (turn < S::TAIL_TURNS && place_.has_tail(turn)) term(tail_[turn], tree.columns(0));
+          if (turn >= S::PACKETS) return;
+          in_register(turn, value);
+          add_packet(turn, value, tree, term);
+        },
+        [&](int turn) {
           past_registers(turn, value);
           add_packet(turn, value, tree, term);
-        }
-        tree.end_batch();
-      }
-      tree.end_leaf(leaf);
-    }
-    tree.total(total);
+        });
   }
 
   // Writes make(turn, value) of each packet to a sink, and make_column(column, value) of each

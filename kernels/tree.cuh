@@ -31,11 +31,39 @@ class Tree {
   // The sums that the i'th column of a packet is added to.
   __device__ Acc (&columns(int i))[KINDS] { return columns_[i % CHAINS]; }
 
-  // After a turn, whose number is a constant.
-  __device__ void end_turn(int turn) {
-    if (S::ends_batch(turn)) end_batch();
-    if (S::ends_leaf(turn)) end_leaf(turn / S::DEPTH);
+  // Sums over the row, the same in every lane. first(turn) adds what registers have of a turn,
+  // whose number is a constant; later(turn) adds a packet kept elsewhere, UNROLL of them at once.
+  template <int UNROLL, class First, class Later>
+  __device__ void sum(Acc (&sum)[KINDS], First first, Later later) {
+#pragma unroll
+    for (int turn = 0; turn < S::FIRST_TURNS; ++turn) {
+      first(turn);
+      if (S::ends_batch(turn)) end_batch();
+      if (S::ends_leaf(turn)) end_leaf(turn / S::DEPTH);
+    }
+#pragma unroll (S::HOLDS_LEAVES ? S::LEAVES : 1)
+    for (int leaf = S::PACKETS / S::DEPTH; leaf < S::LEAVES; ++leaf) {
+      if (S::IN_REGISTERS) break;
+      const int end = (leaf + 1) * S::DEPTH;
+      for (int turn = max(leaf * S::DEPTH, S::PACKETS); turn < end;) {
+        const int stop = S::end_of_batch(turn, end);
+#pragma unroll (UNROLL)
+        for (; turn < stop; ++turn) later(turn);
+        end_batch();
+      }
+      end_leaf(leaf);
+    }
+    total(sum);
   }
+
+ private:
+  static constexpr int CHAINS = S::DEPTH == 1 ? 1 : 2;
+  // Leaves that are held, filled up to a power of two: then the warp is a subtree.
+  static constexpr int HELD = S::HOLDS_LEAVES ? power_of_two(S::LEAVES) : 1;
+  static constexpr bool IS_SUBTREE = S::HOLDS_LEAVES && HELD == S::LEAVES;
+  static constexpr int OF_WARP = IS_SUBTREE ? 1 : S::LEAVES;
+  static constexpr int OF_BLOCK = S::WARPS * OF_WARP;
+  static constexpr unsigned LANES_OF_KIND = 32 / KINDS;  // once sums are scattered over a warp
 
   // After up to eight packets of a leaf.
   __device__ void end_batch() {
@@ -62,7 +90,7 @@ class Tree {
     for (int kind = 0; kind < KINDS; ++kind) leaf_[kind] = 0;
   }
 
-  // The sums over the row, the same in every lane.
+  // Adds up what lanes, warps and blocks have.
   __device__ void total(Acc (&sum)[KINDS]) {
     if constexpr (S::WARPS == 1) {
       static_assert(S::CLUSTER == 1, "blocks of a cluster have several warps");
@@ -81,15 +109,6 @@ class Tree {
       if constexpr (S::CLUSTER > 1) total_of_blocks(sum);
     }
   }
-
- private:
-  static constexpr int CHAINS = S::DEPTH == 1 ? 1 : 2;
-  // Leaves that are held, filled up to a power of two: then the warp is a subtree.
-  static constexpr int HELD = S::HOLDS_LEAVES ? power_of_two(S::LEAVES) : 1;
-  static constexpr bool IS_SUBTREE = S::HOLDS_LEAVES && HELD == S::LEAVES;
-  static constexpr int OF_WARP = IS_SUBTREE ? 1 : S::LEAVES;
-  static constexpr int OF_BLOCK = S::WARPS * OF_WARP;
-  static constexpr unsigned LANES_OF_KIND = 32 / KINDS;  // once sums are scattered over a warp
 
   // The sum of a warp or less. Of several kinds, lanes have that of number lane / (LANES / KINDS).
   __device__ Acc sum_of_warp() {
