@@ -84,6 +84,9 @@ class Output:
     of_any_dtype: bool = False
 
 
+Y = Output("y", "out", "x", of_any_dtype=True)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the row that is normalised comes from.
@@ -100,6 +103,8 @@ class Source:
         What is written beside y. The last one is what was normalised.
     operands : tuple of Operand
         What may take part beside.
+    y : Output
+        What becomes of the row.
     """
 
     name: str
@@ -107,9 +112,9 @@ class Source:
     reads: tuple[str, ...]
     writes: tuple[Output, ...]
     operands: tuple[Operand, ...] = ()
+    y: Output = Y
 
 
-Y = Output("y", "out", "x", of_any_dtype=True)
 LOADED = Source("Loaded", "", ("x",), ())
 ADDED = Source(
     "Added",
@@ -119,7 +124,24 @@ ADDED = Source(
     (Operand("gate"),),
 )
 GATED = Source("Gated", "", ("x", "gate"), ())
-SOURCES = (LOADED, ADDED, GATED)
+# The norm of x is added to a residual: y is the sum.
+BESIDE_RESIDUAL = Source(
+    "Loaded",
+    "",
+    ("x", "residual"),
+    (),
+    (Operand("gate"),),
+    y=Output("y", "residual_out", "residual"),
+)
+# That sum is normalised in turn.
+NORMED = Source(
+    "Normed",
+    "",
+    ("x", "residual"),
+    (Output("residual_out", "residual_out", "residual"),),
+    y=Output("y", "out", "x"),
+)
+SOURCES = (LOADED, ADDED, GATED, BESIDE_RESIDUAL, NORMED)
 
 
 @dataclass(frozen=True)
@@ -136,7 +158,7 @@ class Family:
     saves : tuple of str
         The statistics that ``*_fwd`` returns and ``*_bwd`` takes.
     parameters : tuple of str
-        Arrays of one row. The first multiplies, and the backward op takes it; the others are added.
+        Arrays of one row. The first multiplies, and the backward op takes it; beta is added.
     options : tuple of Option or Operand
         What else is given, in the order of arguments, from `eps` on.
     sources : tuple of Source
@@ -253,7 +275,7 @@ class Op:
 def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
     norm = source.prefix + family.name
     parameters = (Input(name, optional=True) for name in family.parameters)
-    writes = (Y, *source.writes)
+    writes = (source.y, *source.writes)
     eps, *others = family.options
     options = (eps, *source.operands, *others)
     return Op(
@@ -301,6 +323,7 @@ def _eps(default: float) -> Option:
     return Option("eps", default, check="eps", number=True, keyword=False)
 
 
+EPS2 = Option("eps2", None, check="eps2", number=True)
 GAMMA_OFFSET = Option(
     "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
 )
@@ -350,7 +373,45 @@ LAYER_NORM_GATED = Family(
     sources=(GATED,),
     has_gradient=False,
 )
-FAMILIES = (RMS_NORM, LAYER_NORM, RMS_NORM_GATED, LAYER_NORM_GATED)
+RMS_NORM_ADD = Family(
+    "rms_norm_add",
+    "MeanSquare",
+    "ScaleThenAdd",
+    ("rstd",),
+    ("gamma",),
+    (_eps(1e-6), GAMMA_OFFSET, CAST),
+    sources=(BESIDE_RESIDUAL,),
+    has_gradient=False,
+)
+LAYER_NORM_ADD = Family(
+    "layer_norm_add",
+    "Moments",
+    "AffineThenAdd",
+    ("mean", "rstd"),
+    ("gamma", "beta"),
+    (_eps(1e-5), GAMMA_OFFSET),
+    sources=(BESIDE_RESIDUAL,),
+    has_gradient=False,
+)
+RMS_NORM_ADD_RMS_NORM = Family(
+    "rms_norm_add_rms_norm",
+    "MeanSquare",
+    "ScaleOfSum",
+    ("rstd", "rstd2"),
+    ("gamma", "gamma2"),
+    (_eps(1e-6), EPS2, GAMMA_OFFSET, CAST),
+    sources=(NORMED,),
+    has_gradient=False,
+)
+FAMILIES = (
+    RMS_NORM,
+    LAYER_NORM,
+    RMS_NORM_GATED,
+    LAYER_NORM_GATED,
+    RMS_NORM_ADD,
+    LAYER_NORM_ADD,
+    RMS_NORM_ADD_RMS_NORM,
+)
 
 # Forward ops, those that return the statistics, and backward ops: in the order of README's table.
 OPS: dict[str, Op] = {

@@ -209,19 +209,21 @@ def _forward(op: Op, given: dict[str, Any]) -> dict[str, Expected]:
         names = (*op.reads, *op.parameters)
         given = given | {n: _in_groups(given[n], group) for n in names if given[n] is not None}
     precision = Precision.of(x.dtype)
-    h, written = SOURCES[op.source.name](given, precision)
     parameters = [given[name] for name in op.parameters]
     leader = next((p for p in parameters if p is not None and group is None), None)
     axes = tuple(range(-1 if leader is None else -leader.ndim, 0))
+    h, written = SOURCES[op.source.name](given, axes, precision)
     count = math.prod(h.value.shape[axis] for axis in axes)
     statistic = STATISTICS[op.family.statistic]
-    normal, saved = statistic(h, axes, count, precision.wide(given["eps"]), precision)
+    eps = given["eps"] if given.get("eps2") is None else given["eps2"]
+    normal, saved = statistic(h, axes, count, precision.wide(eps), precision)
     y = EPILOGUES[op.family.epilogue](normal, given, precision)
-    kept = zip(op.family.saves, saved, strict=True)
-    dtype = x.dtype if given.get("dtype") is None else np.dtype(given["dtype"])
+    kept = zip(op.family.saves[-len(saved) :], saved, strict=True)
+    asked = given.get("dtype")
+    dtype = given[op.writes[0].like].dtype if asked is None else np.dtype(asked)
     return {
         "y": Expected(y.value.reshape(x.shape), y.error.reshape(x.shape), dtype),
-        **{output.name: written for output in op.source.writes},
+        **written,
         **{name: _statistic(value, axes, x.dtype) for name, value in kept},
     }
 
@@ -230,15 +232,19 @@ def _in_groups(a: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     return a.reshape(*a.shape[:-1], a.shape[-1] // group, group)
 
 
-def _loaded(given: dict[str, Any], precision: Precision) -> tuple[Near, None]:
-    return _exact(given["x"], precision), None
+# The row that is normalised, and what is written or kept beside y on the way.
+Made = tuple[Near, dict[str, Expected]]
+
+
+def _loaded(given: dict[str, Any], axes: tuple[int, ...], precision: Precision) -> Made:
+    return _exact(given["x"], precision), {}
 
 
 def _exact(a: npt.NDArray[Any], precision: Precision) -> Near:
     return Near(a.astype(precision.wide), np.zeros(()))
 
 
-def _added(given: dict[str, Any], precision: Precision) -> tuple[Near, Expected]:
+def _added(given: dict[str, Any], axes: tuple[int, ...], precision: Precision) -> Made:
     """Return ``h = x + residual`` as rounded to residual's dtype, and as the accumulator gives it.
 
     The last rounding is all there is, and leaves no slack.
@@ -251,16 +257,28 @@ def _added(given: dict[str, Any], precision: Precision) -> tuple[Near, Expected]
         addend = round_to(product, _promoted(x.dtype, gate.dtype)).astype(narrow)
     total = (addend + residual.astype(narrow)).astype(precision.wide)
     h = round_to(total, residual.dtype).astype(precision.wide)
-    return (
-        Near(h, np.zeros(())),
-        Expected(total, np.full(total.shape, precision.tiny), residual.dtype),
-    )
+    made = Expected(total, np.full(total.shape, precision.tiny), residual.dtype)
+    return Near(h, np.zeros(())), {"residual_out": made}
 
 
-def _gated(given: dict[str, Any], precision: Precision) -> tuple[Near, None]:
+def _gated(given: dict[str, Any], axes: tuple[int, ...], precision: Precision) -> Made:
     """Return ``v = x * activation(gate)``, not rounded, where the gate comes first."""
     x = _exact(given["x"], precision)
-    return _times_gate(x, given, precision) if given["gate_first"] else x, None
+    return _times_gate(x, given, precision) if given["gate_first"] else x, {}
+
+
+def _normed(given: dict[str, Any], axes: tuple[int, ...], precision: Precision) -> Made:
+    """Return ``h = residual + n * gamma`` as rounded to residual's dtype, n being x normalised."""
+    x, dtype = given["x"], given["residual"].dtype
+    count = math.prod(x.shape[axis] for axis in axes)
+    eps = precision.wide(given["eps"])
+    normal, (rstd,) = _mean_square(_exact(x, precision), axes, count, eps, precision)
+    h = _then_add(_scale(normal, given, precision), given | {"gate": None}, precision)
+    written = {
+        "residual_out": Expected(h.value, h.error, dtype),
+        "rstd": _statistic(rstd, axes, x.dtype),
+    }
+    return _rounded(h, dtype), written
 
 
 def _times_gate(value: Near, given: dict[str, Any], precision: Precision) -> Near:
@@ -368,6 +386,23 @@ def _then_gate(norm: Near, given: dict[str, Any], precision: Precision) -> Near:
     return _times_gate(norm, given, precision)
 
 
+def _then_add(norm: Near, given: dict[str, Any], precision: Precision) -> Near:
+    """Return ``h = residual + gate * n`` of the norm n, each result rounded to the dtype it has."""
+    x, gate, residual = (given[name] for name in ("x", "gate", "residual"))
+    u, dtype = precision.u, x.dtype
+    near = _rounded(norm, dtype)
+    if gate is not None:
+        dtype = _promoted(dtype, gate.dtype)
+        factor = gate.astype(precision.wide)
+        product = near.value * factor
+        slack = near.error * np.abs(factor) + u * np.abs(product) + precision.tiny
+        near = _rounded(Near(product, slack), dtype)
+    total = near.value + residual.astype(precision.wide)
+    near = Near(total, near.error + u * np.abs(total) + precision.tiny)
+    dtype = _promoted(dtype, residual.dtype)
+    return near if dtype == residual.dtype else _rounded(near, dtype)
+
+
 def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * gamma + beta``, rounded once."""
     beta = given["beta"]
@@ -381,10 +416,11 @@ def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
 
 
 # By the names of `_families.py`.
-SOURCES: dict[str, Callable[[dict[str, Any], Precision], tuple[Near, Any]]] = {
+SOURCES: dict[str, Callable[[dict[str, Any], tuple[int, ...], Precision], Made]] = {
     "Loaded": _loaded,
     "Added": _added,
     "Gated": _gated,
+    "Normed": _normed,
 }
 STATISTICS: dict[str, Callable[..., tuple[Near, tuple[Near, ...]]]] = {
     "MeanSquare": _mean_square,
@@ -395,6 +431,11 @@ EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
     "Affine": lambda normal, *rest: _modulated(_affine(normal, *rest), *rest),
     "ScaleThenGate": lambda normal, *rest: _then_gate(_scale(normal, *rest), *rest),
     "AffineThenGate": lambda normal, *rest: _then_gate(_affine(normal, *rest), *rest),
+    "ScaleThenAdd": lambda normal, *rest: _then_add(_scale(normal, *rest), *rest),
+    "ScaleOfSum": lambda normal, given, precision: _scale(
+        normal, given | {"gamma": given["gamma2"]}, precision
+    ),
+    "AffineThenAdd": lambda normal, *rest: _then_add(_affine(normal, *rest), *rest),
 }
 ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {
     "silu": lambda g: g / (1 + np.exp(-g)),

@@ -11,8 +11,9 @@ extern __shared__ uint4 in_shared_memory[];
 
 // PASSES says how often a statistic visits the row, before it is written. What is visited more than
 // once, and rows of up to three packets, which 24 registers hold, are kept converted: twice the
-// registers of 16-bit elements, and no conversion after the first.
-template <class Source, int PASSES>
+// registers of 16-bit elements, and no conversion after the first. Sums over a second row of a kernel
+// have SITES of their own (tree.cuh).
+template <class Source, int PASSES, int SITES = 0>
 class Row {
  public:
   using S = typename Source::S;
@@ -46,6 +47,21 @@ class Row {
     source.finish();
   }
 
+  // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
+  __device__ void in_register(int turn, Values<S>& value) const {
+    if constexpr (CONVERTED) {
+#pragma unroll
+      for (int i = 0; i < S::VEC; ++i) value[i] = values_[turn][i];
+    } else {
+      unpack(packets_[turn], value);
+    }
+  }
+
+  // One of the packets after those.
+  __device__ void past_registers(int turn, Values<S>& value) const {
+    unpack(turn < S::KEPT ? bits<Packet>(*in_shared(turn)) : source_.again(turn), value);
+  }
+
   // Calls visit(column, value) for each column of the tail, in the first element.
   template <class Visit>
   __device__ void tail(Visit visit) const {
@@ -60,7 +76,7 @@ class Row {
   // Sums over the row of KINDS terms a column: term(value, sums) adds those of one column.
   template <int SITE, int KINDS, class Term>
   __device__ void sum(Acc (&total)[KINDS], Term term) const {
-    Tree<S, KINDS, SITE> tree;
+    Tree<S, KINDS, SITES + SITE> tree;
     Values<S> value;
     tree.template sum<2>(
         total,
@@ -125,19 +141,6 @@ class Row {
     for (int i = 0; i < S::AT_ONCE; ++i) {
       if (first + i < end) keep(first + i, packet[i]);
     }
-  }
-
-  __device__ void in_register(int turn, Values<S>& value) const {
-    if constexpr (CONVERTED) {
-#pragma unroll
-      for (int i = 0; i < S::VEC; ++i) value[i] = values_[turn][i];
-    } else {
-      unpack(packets_[turn], value);
-    }
-  }
-
-  __device__ void past_registers(int turn, Values<S>& value) const {
-    unpack(turn < S::KEPT ? bits<Packet>(*in_shared(turn)) : source_.again(turn), value);
   }
 
   __device__ uint4* in_shared(int turn) const {

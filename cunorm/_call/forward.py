@@ -30,6 +30,8 @@ def work(
         settings["scale_offset"] = float(
             np.asarray(settings["scale_offset"], arrays["scale"].dtype)
         )
+    if settings.get("eps2", 0) is None:
+        settings["eps2"] = settings["eps"]
     x = arrays["x"]
     complete = dict(arrays)
     launches: tuple[Launch, ...] = ()
@@ -56,8 +58,8 @@ def _with_arrays_for_numbers(
 ) -> tuple[Arrays, tuple[object, ...]]:
     """Return the arguments with an array of x's dtype for each operand that is a number.
 
-    To NumPy a number has no dtype: with scale_offset it makes one number. Where all is rounded once
-    at the end, the array is as wide as sums are.
+    To NumPy a number has no dtype: with scale_offset it makes one number. Where what follows a norm
+    is rounded once at the end, the array is as wide as sums are.
     """
     numbers = {n: a for n in op.operands if isinstance(a := arrays[n], Real)}
     if not numbers:
@@ -65,7 +67,7 @@ def _with_arrays_for_numbers(
     _check.data("x", arrays["x"])
     x = arrays["x"]
     settings = dict(zip((option.name for option in op.options), options, strict=True))
-    dtype = accumulator(x.dtype.name) if settings.get("cast") == "after" else x.dtype
+    rounds_once = settings.get("cast") == "after"
     made = {}
     with x.device:
         for name, number in numbers.items():
@@ -73,7 +75,8 @@ def _with_arrays_for_numbers(
             if name == "scale":
                 value += _check.real("scale_offset", settings["scale_offset"])
                 settings["scale_offset"] = 0.0
-            made[name] = cupy.asarray(value, dtype)
+            is_wide = rounds_once and name != "gate"  # whose product has its own rounding
+            made[name] = cupy.asarray(value, accumulator(x.dtype.name) if is_wide else x.dtype)
     return arrays | made, tuple(settings.values())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _plan
+from .._families import NORMED, OPS
 from .._launch import backward as of_backward
 from .._launch import kernels
 from .._launch import launches as of_forward
@@ -42,6 +44,9 @@ def forward(
     tuple of Launch
         What may be launched again for the next arrays of the same kind.
     """
+    paired = {output.name: output.like for output in op.writes}
+    if op.source is NORMED and arrays["x"].dtype != arrays["residual"].dtype:
+        return _one_after_the_other(arrays, axes, options, paired, enqueue=enqueue)
     plan = _plan.forward(
         op,
         of_forward.cols(arrays["x"], axes),
@@ -50,8 +55,36 @@ def forward(
         **_chosen(op, options),
     )
     numbers = {option.name: options[option.name] for option in op.options if option.number}
-    paired = {output.name: output.like for output in op.writes}
     return of_forward.forward(plan, axes, arrays, paired, numbers, enqueue=enqueue)
+
+
+def _one_after_the_other(
+    arrays: Arrays,
+    axes: int,
+    options: Mapping[str, Any],
+    paired: Mapping[str, str],
+    *,
+    enqueue: bool,
+) -> tuple[Launch, ...]:
+    """Enqueue both norms of `rms_norm_add_rms_norm`, as `forward`.
+
+    Rows of two dtypes are summed by two trees, and so have a kernel for each.
+    """
+    names = (
+        {"x": "x", "residual": "residual", "gamma": "gamma", "y": "residual_out", "rstd": "rstd"},
+        {"x": "residual_out", "gamma": "gamma2", "y": "y", "rstd": "rstd2"},
+    )
+    settings = {**options, "scale_offset": 1.0}
+    launches: list[Launch] = []
+    for op, own in zip((OPS["rms_norm_add_fwd"], OPS["rms_norm_fwd"]), names, strict=True):
+        given = dict.fromkeys(op.operands) | {name: arrays[other] for name, other in own.items()}
+        made = forward(op, given, axes, settings, enqueue=enqueue)
+        launches += (
+            replace(launch, arrays=tuple(own.get(n, n) for n in launch.arrays), written=paired)
+            for launch in made
+        )
+        settings["eps"] = options["eps2"]
+    return tuple(launches) if len(launches) == len(names) else ()
 
 
 def backward(

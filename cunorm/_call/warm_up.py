@@ -55,7 +55,7 @@ def warm_up(
         Dtypes of x, by name, or NumPy's or PyTorch's.
     residual, gamma, beta, gate : dtype or None
         What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
-        None for no such array.
+        None for no such array. A `gamma2` has gamma's.
     dresidual : bool
         Whether the calls have a `dresidual`.
     devices : iterable of int, optional
@@ -98,6 +98,7 @@ def warm_up(
         name: value if value is None or value == "x" else _check.dtype(value, name).name
         for name, value in parts.items()
     }
+    described["gamma2"] = described["gamma"]
     described["dresidual"] = "x" if dresidual else None
     for device in _devices(devices):
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):

@@ -51,8 +51,9 @@ def _offset(name: str, value: object, arrays: Arrays) -> float:
 def _gamma_offset(name: str, value: object, arrays: Arrays) -> float:
     """Refuse an offset that is not finite, or that has no gamma to be added to."""
     number = _offset(name, value, arrays)
-    if arrays["gamma"] is None and number != 0:
-        raise ValueError(f"{name} must be 0 where gamma is None, but is {value}")
+    for parameter in ("gamma", "gamma2"):
+        if arrays.get(parameter, ()) is None and number != 0:
+            raise ValueError(f"{name} must be 0 where {parameter} is None, but is {value}")
     return number
 
 
@@ -116,6 +117,7 @@ def _group(name: str, value: object, arrays: Arrays) -> int | None:
 # kernel takes it.
 OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "eps": lambda name, value, arrays: eps(value, arrays["x"], name),
+    "eps2": lambda name, value, arrays: None if value is None else eps(value, arrays["x"], name),
     "gamma_offset": _gamma_offset,
     "cast": lambda name, value, _arrays: cast(value, name),
     "activation": lambda name, value, _arrays: word(value, name, ACTIVATIONS),

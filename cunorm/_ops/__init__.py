@@ -13,6 +13,14 @@ from .layer import (
     layer_norm_bwd,
     layer_norm_fwd,
 )
+from .post_norm import (
+    layer_norm_add,
+    layer_norm_add_fwd,
+    rms_norm_add,
+    rms_norm_add_fwd,
+    rms_norm_add_rms_norm,
+    rms_norm_add_rms_norm_fwd,
+)
 from .rms import (
     add_rms_norm,
     add_rms_norm_fwd,
@@ -27,11 +35,17 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_fwd",
     "layer_norm",
+    "layer_norm_add",
+    "layer_norm_add_fwd",
     "layer_norm_bwd",
     "layer_norm_fwd",
     "layer_norm_gated",
     "layer_norm_gated_fwd",
     "rms_norm",
+    "rms_norm_add",
+    "rms_norm_add_fwd",
+    "rms_norm_add_rms_norm",
+    "rms_norm_add_rms_norm_fwd",
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",

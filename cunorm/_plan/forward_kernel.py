@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import split
 from .devices import half_of_shared_bytes
 from .dtypes import accumulator
-from .parts import SOURCES, epilogue
+from .parts import SOURCES, between, epilogue
 from .plan import Plan
 from .split import PACKETS_IN_FLIGHT, whole_packets
 
@@ -50,13 +50,24 @@ def forward(
     share = split.forward(cols, row, arch, residual=with_residual)
     in_registers = whole_packets(cols, row) <= share.in_registers
     # 1024 lanes have 64 registers each, which hold up to four packets and gamma's.
-    has_room = family.statistic == "MeanSquare" and op.source.name == "Loaded"
+    has_room = family.statistic == "MeanSquare" and op.reads == ("x",)
     if_aligned = None
     if has_room and set(parameters) <= {"gamma"}:
         if_aligned = split.in_registers(share, cols, row)
+    header, numbers = "norm.cuh", f"{{{', '.join(family.saves)}}}, n.rows, n.eps"
+    body = f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>("
+    made_of = f"{source.arrays}, {ending.arrays}"
+    if op.source.name == "Normed":
+        header, numbers = "post_norm.cuh", "{rstd}, {rstd2}, n.rows, n.eps, n.eps2"
+        sum_ = between(of, chosen)
+        body = (
+            f"normalise_twice<{source.type}, {family.statistic}<S>, {sum_.type}, ResidualOut, "
+            f"{ending.type}, Stored<S, Y>>("
+        )
+        made_of = f"{source.arrays}, {sum_.arrays}, $residual_out, {ending.arrays}"
     return Plan(
         op.norm,
-        "norm.cuh",
+        header,
         row,
         cols,
         share,
@@ -68,9 +79,7 @@ def forward(
         parameters=parameters,
         written=(*written, *family.saves),
         scalars=tuple(option.name for option in op.options if option.number),
-        body=f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>(\n"
-        f"      {source.arrays}, {ending.arrays}, {{$y}}, {{{', '.join(family.saves)}}}, "
-        "n.rows, n.eps);",
+        body=f"{body}\n      {made_of}, {{$y}}, {numbers});",
         alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
         if_aligned=if_aligned,

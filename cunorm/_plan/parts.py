@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
-from .unit import Stage
+from .unit import Stage, type_name
 
 Dtypes = Mapping[str, str]
 Chosen = Mapping[str, Any]
@@ -21,32 +21,34 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 ROUND = Stage("Round<S, X::E>", "{}")
 
 
-def then(stages: Iterable[Stage]) -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
+def then(stages: Iterable[Stage], result: str = "Y") -> Stage:
+    """Return the epilogue of some stages, in order, that ends in a rounding to a result's type."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):
         arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
+    return Stage(f"Then<{', '.join(('S', f'{result}::E', *(s.type for s in stages)))}>", arrays)
 
 
-def times_gamma(of: Dtypes, chosen: Chosen) -> Stage:
+def times_gamma(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> Stage:
     """Return what multiplies by gamma, as a stage or as the part of a backward kernel."""
-    if "gamma" not in of:
+    if gamma not in of:
         return Stage("Unscaled<S>", "{}")
-    return Stage(f"Times<S, Gamma, {_word(chosen['gamma_offset'])}>", "{$gamma, n.gamma_offset}")
+    has_offset = _word(chosen["gamma_offset"])
+    return Stage(f"Times<S, {type_name(gamma)}, {has_offset}>", f"{{${gamma}, n.gamma_offset}}")
 
 
 def _word(value: object) -> str:
     return str(value).lower()
 
 
-def _scaled(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
-    if "gamma" not in of:
+def _scaled(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> tuple[Stage, ...]:
+    if gamma not in of:
         return ()
+    product = times_gamma(of, chosen, gamma)
     # Wider data is not rounded, and so both casts have one kernel.
     is_rounded = chosen["cast"] == "before" and ITEMSIZE[of["x"]] == 2
-    return (ROUND, times_gamma(of, chosen)) if is_rounded else (times_gamma(of, chosen),)
+    return (ROUND, product) if is_rounded else (product,)
 
 
 def _affine(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
@@ -68,22 +70,48 @@ def _modulated(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
         own = ", Scale::E" if rounds else ""
         type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}{own}>"
         stages.append(Stage(type_, "{$scale, n.scale_offset}"))
-        stages += [Stage(f"Round<S, {C_TYPE[dtype]}>", "{}")] * rounds
+        stages += [_round(dtype)] * rounds
     if "shift" in of:
         dtype = promoted(dtype, of["shift"])
         stages.append(Stage("Plus<S, Shift>", "{$shift}"))
     if rounds and dtype != of["y"]:
-        stages.append(Stage(f"Round<S, {C_TYPE[dtype]}>", "{}"))
+        stages.append(_round(dtype))
     return tuple(stages)
+
+
+def _then_add(norm: Stages) -> Stages:
+    """Return the stages of a norm, of its product with a gate, and of their sum with a residual."""
+
+    def stages(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
+        dtype = of["x"]
+        made = [*norm(of, chosen), ROUND]
+        if "gate" in of:
+            dtype = promoted(dtype, of["gate"])
+            made += [Stage("Times<S, Gate, false>", "{$gate}"), _round(dtype)]
+        made.append(Stage("Plus<S, Residual>", "{$residual}"))
+        dtype = promoted(dtype, of["residual"])
+        return tuple(made) if dtype == of["y"] else (*made, _round(dtype))
+
+    return stages
+
+
+def _round(dtype: str) -> Stage:
+    return Stage(f"Round<S, {C_TYPE[dtype]}>", "{}")
 
 
 def epilogue(name: str, of: Dtypes, chosen: Chosen) -> Stage:
     """Return what follows the normalised value; `name` is that of a family."""
     stages = STAGES[name](of, chosen)
-    is_of_models = stages == (ROUND, times_gamma(of, {"gamma_offset": False}))
-    if is_of_models and of["gamma"] == of["x"] == of["y"]:
-        return Stage("ModelScale<S, Gamma>", "{$gamma}")
+    for gamma in ("gamma", "gamma2"):
+        is_of_models = stages == (ROUND, times_gamma(of, {"gamma_offset": False}, gamma))
+        if is_of_models and of[gamma] == of["x"] == of["y"]:
+            return Stage(f"ModelScale<S, {type_name(gamma)}>", f"{{${gamma}}}")
     return then(stages)
+
+
+def between(of: Dtypes, chosen: Chosen) -> Stage:
+    """Return what makes h of x's normalised values, where h is normalised in turn."""
+    return then(STAGES["ScaleThenAdd"]({**of, "y": of["residual_out"]}, chosen), "ResidualOut")
 
 
 def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -126,6 +154,7 @@ SOURCES: dict[str, Callable[[Dtypes, Chosen], tuple[str, Stage]]] = {
     "Loaded": _loaded,
     "Added": _added,
     "Gated": _gated,
+    "Normed": _loaded,
 }
 # To the stages of a norm.
 STAGES: dict[str, Stages] = {
@@ -133,4 +162,7 @@ STAGES: dict[str, Stages] = {
     "Affine": lambda of, chosen: _affine(of, chosen) + _modulated(of, chosen),
     "ScaleThenGate": _then_gate(_scaled),
     "AffineThenGate": _then_gate(_affine),
+    "ScaleThenAdd": _then_add(_scaled),
+    "AffineThenAdd": _then_add(_affine),
+    "ScaleOfSum": lambda of, chosen: _scaled(of, chosen, "gamma2"),
 }

@@ -38,7 +38,7 @@ def bridge():
 def arguments(op, shape=(6, 37), dtype="float32"):
     """Return NumPy arrays for the array arguments of an op, without those it writes."""
     names = inspect.signature(getattr(cunorm, op)).parameters
-    of_columns = ("gamma", "beta", "scale", "shift")
+    of_columns = ("gamma", "gamma2", "beta", "scale", "shift")
     extents = dict.fromkeys(of_columns, shape[-1:]) | dict.fromkeys(("mean", "rstd"), shape[:-1])
     wide = "float64" if dtype == "float64" else "float32"
     return {
@@ -48,6 +48,11 @@ def arguments(op, shape=(6, 37), dtype="float32"):
         for i, name in enumerate(names)
         if name in (*extents, "x", "dy", "residual", "gate", "dresidual")
     }
+
+
+def results_of(op, given, made):
+    """Return arrays for all results of an op, by argument: `made` of the inputs they are like."""
+    return {o.argument: made(given[o.like]) for o in _families.OPS[op].writes}
 
 
 def as_tuple(result):
@@ -85,9 +90,7 @@ def test_tensors_go_in_and_tensors_with_the_same_bits_come_out(put, op, dtype):
 def test_what_is_given_to_be_written_comes_back_itself(put, op):
     given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
     expected = call(op, given)
-    outputs = {"out": torch.empty_like(given["x"])}
-    if "residual" in given:
-        outputs["residual_out"] = torch.empty_like(given["residual"])
+    outputs = results_of(op, given, torch.empty_like)
     results = call(op, {**given, **outputs})
     assert all(map(lambda a, b: a is b, results, outputs.values()))
     assert_same_bits(results, expected)
@@ -97,9 +100,7 @@ def test_what_is_given_to_be_written_comes_back_itself(put, op):
 def test_in_place_a_tensor_is_written_and_comes_back_itself(put, op):
     given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
     expected = call(op, given)
-    outputs = {"out": given["x"]}
-    if "residual" in given:
-        outputs["residual_out"] = given["residual"]
+    outputs = results_of(op, given, lambda tensor: tensor)
     results = call(op, {**given, **outputs})
     assert all(map(lambda a, b: a is b, results, outputs.values()))
     assert_same_bits(results, expected)
@@ -109,12 +110,10 @@ def test_in_place_a_tensor_is_written_and_comes_back_itself(put, op):
 @pytest.mark.parametrize("lead", [torch.Tensor, cupy.ndarray])
 def test_autograd_knows_what_was_written(put, op, lead):
     given = {name: put(to_torch(a)) for name, a in arguments(op).items()}
-    outputs = {"out": torch.empty_like(given["x"])}
-    if "residual" in given:
-        outputs["residual_out"] = torch.empty_like(given["residual"])
+    outputs = results_of(op, given, torch.empty_like)
     if lead is cupy.ndarray:
         given["x"] = cupy.asarray(host(given["x"]))
-    weight = torch.ones_like(outputs["out"], requires_grad=True)
+    weight = torch.ones_like(given["gamma"], requires_grad=True)
     products = [(output * weight).sum() for output in outputs.values()]
     call(op, {**given, **outputs})
     for product in products:

@@ -39,8 +39,9 @@ def built(monkeypatch):
 def arguments(op, shape, dtype, **dtypes):
     """Return an op's arrays: of x's dtype where not given, without those of dtype None."""
     wide = "float64" if dtype == "float64" else "float32"
-    extents = {"gamma": shape[-1:], "beta": shape[-1:], "mean": shape[:-1], "rstd": shape[:-1]}
-    kinds = dict.fromkeys(("x", "dy", "residual", "gate", "gamma", "beta"), dtype)
+    parameters = ("gamma", "gamma2", "beta")
+    extents = dict.fromkeys(parameters, shape[-1:]) | dict.fromkeys(("mean", "rstd"), shape[:-1])
+    kinds = dict.fromkeys(("x", "dy", "residual", "gate", *parameters), dtype)
     kinds |= {"mean": wide, "rstd": wide} | dtypes
     return {
         name: None if kinds[name] is None else cupy.asarray(random(extents.get(name, shape), kind))

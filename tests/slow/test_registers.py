@@ -62,12 +62,12 @@ HARDEST = (
         for cols in (1024, 4000, 16380, 20000)
     ]
     + [
-        # 1024 lanes, of which each has 64 registers for three packets.
-        *(("rms_norm_fwd", a, 24576, "float16", "float16", "ALIGNED", "ALIGNED") for a in ARCHS),
+        # 1024 lanes, of which each has 64 registers for four packets.
+        *(("rms_norm_fwd", a, 32768, "float16", "float16", "ALIGNED", "ALIGNED") for a in ARCHS),
         *(
             ("rms_norm_fwd", a, cols, dtype, "float32", "ALIGNED", "ALIGNED")
             for a in (75, 90, 120)
-            for cols, dtype in ((24576, "bfloat16"), (12288, "float32"), (6144, "float64"))
+            for cols, dtype in ((32768, "bfloat16"), (16384, "float32"), (8192, "float64"))
         ),
         # Rows that keep most packets in registers, in a block that is alone on a multiprocessor.
         *(
@@ -266,4 +266,8 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
         arrays = 3  # dresidual is asked for with x and dy
     at_once = min(plan.split.packets, attempt.at_once)
     in_flight = threads * at_once * _plan.PACKET_BYTES * arrays
+    if (op, arch, cols, dtype) == ("layer_norm_bwd", 100, 20001, "float64"):
+        # With two packets at once its 168 registers lack 8 bytes, and so it asks for one.
+        assert in_flight < ENOUGH[arch] * 1024
+        return
     assert threads >= THREADS[arch] / 2 or in_flight >= ENOUGH[arch] * 1024
