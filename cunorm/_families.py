@@ -239,6 +239,11 @@ class Op:
         return (*inputs, *(output.name for output in self.writes))
 
     @cached_property
+    def results_given(self) -> dict[str, str]:
+        """What results that a user may give are called, by their names in the kernel."""
+        return {output.name: output.argument for output in self.writes}
+
+    @cached_property
     def rows(self) -> tuple[str, ...]:
         """Arrays of rows by their names in the kernel: what is read, then what is written."""
         written = ("dx",) if self.is_backward else tuple(output.name for output in self.writes)
@@ -434,7 +439,7 @@ BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
 # Arrays by name that every op which has them takes None for.
 _INPUTS = [a for op in OPS.values() for a in op.arguments if isinstance(a, Input)]
 OPTIONAL = {a.name for a in _INPUTS} - {a.name for a in _INPUTS if not a.optional}
-# Results that a user may give: what they are called, by their names in the kernel.
-ARGUMENTS = {output.name: output.argument for op in OPS.values() for output in op.writes}
+# What results that a user may give are called.
+RESULTS = {output.argument for op in OPS.values() for output in op.writes}
 # Ops whose rows may be those of a dask array: what they return lies as x does.
 LAZY = tuple(op.name for op in OPS.values() if op.reads == ("x",) and op.returns == (Y.name,))

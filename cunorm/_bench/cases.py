@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._families import ARGUMENTS, BACKWARD, FAMILIES, PLAIN, Op
+from .._families import BACKWARD, FAMILIES, PLAIN, Op
 from .._families import OPS as _OPS
 from .._plan import ITEMSIZE, accumulator
 
@@ -154,5 +154,5 @@ def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:
     """Call the op on `arrays(case)`: a forward op writes y, and with a residual residual_out."""
     import cunorm
 
-    named = {ARGUMENTS.get(name, name): array for name, array in given.items()}
+    named = {case.kind.results_given.get(name, name): array for name, array in given.items()}
     return getattr(cunorm, case.op)(**named)

@@ -14,7 +14,7 @@ from typing import Any
 
 import cupy
 
-from .._families import LAYER_NORM, RMS_NORM
+from .._families import ADDED, BESIDE_RESIDUAL, LAYER_NORM, NORMED, RMS_NORM
 from .._plan import accumulator
 from .cases import Case, arrays, call
 
@@ -143,21 +143,27 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     """Return y, or every gradient, by CuPy's operators, as one writes it without cunorm."""
     if case.is_backward:
         return _expressed_backward(given)
-    h = given["x"]
-    if "residual" in given:
-        h = h + given["residual"]
+    source = case.kind.source
+    h = given["x"] + given["residual"] if source is ADDED else given["x"]
+    y = _expressed_norm(case, h, given["gamma"], given.get("beta"))
+    if source in (BESIDE_RESIDUAL, NORMED):
+        y = given["residual"] + y
+    if source is NORMED:
+        return _expressed_norm(case, y, given["gamma2"], None)
+    if "gate" in given:
+        gate = given["gate"].astype(accumulator(case.dtype))
+        return (y * (gate / (1 + cupy.exp(-gate)))).astype(h.dtype)
+    return y
+
+
+def _expressed_norm(case: Case, h: Any, gamma: Any, beta: Any) -> Any:
     wide = h.astype(accumulator(case.dtype))
     family = case.kind.family
     if "mean" in family.saves:
         wide = wide - wide.mean(-1, keepdims=True)
-    eps = family.eps
-    rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + eps)
-    y = (wide * rstd).astype(h.dtype) * given["gamma"]
-    y = y + given["beta"] if "beta" in given else y
-    if "gate" in given:
-        gate = given["gate"].astype(wide.dtype)
-        return (y * (gate / (1 + cupy.exp(-gate)))).astype(h.dtype)
-    return y
+    rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + family.eps)
+    y = (wide * rstd).astype(h.dtype) * gamma
+    return y if beta is None else y + beta
 
 
 def _expressed_backward(given: dict[str, cupy.ndarray]) -> tuple[cupy.ndarray, ...]:
@@ -177,17 +183,23 @@ def _expressed_backward(given: dict[str, cupy.ndarray]) -> tuple[cupy.ndarray, .
 
 def fused(case: Case, given: dict[str, cupy.ndarray]) -> cupy.ndarray:
     """Return y by ``cupy.fuse``, which makes a kernel of each sum and of what follows it."""
-    total, squares, scale, shift, gated = _fused_functions(case.dtype)
-    h = given["x"]
-    if "residual" in given:
-        h = h + given["residual"]
-    if "beta" not in given:
-        y = scale(h, (squares(h) / case.cols)[:, None], given["gamma"])
-        return gated(y, given["gate"]) if "gate" in given else y
+    source, gated = case.kind.source, _fused_functions(case.dtype)[-1]
+    h = given["x"] + given["residual"] if source is ADDED else given["x"]
+    y = _fused_norm(case, h, given["gamma"], given.get("beta"))
+    if source in (BESIDE_RESIDUAL, NORMED):
+        y = given["residual"] + y
+    if source is NORMED:
+        return _fused_norm(case, y, given["gamma2"], None)
+    return gated(y, given["gate"]) if "gate" in given else y
+
+
+def _fused_norm(case: Case, h: Any, gamma: Any, beta: Any) -> Any:
+    total, squares, scale, shift, _ = _fused_functions(case.dtype)
+    if beta is None:
+        return scale(h, (squares(h) / case.cols)[:, None], gamma)
     mean = (total(h) / case.cols)[:, None]
     variance = (squares(h - mean.astype(h.dtype)) / case.cols)[:, None]
-    y = shift(h, mean, variance, given["gamma"], given["beta"])
-    return gated(y, given["gate"]) if "gate" in given else y
+    return shift(h, mean, variance, gamma, beta)
 
 
 @cache

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._families import ARGUMENTS, LAZY, OPTIONAL
+from .._families import LAZY, OPTIONAL, RESULTS
 from .._plan import ITEMSIZE, accumulator
 from .described import Described
 
 if TYPE_CHECKING:
     import cupy
-
-RESULTS = tuple(ARGUMENTS.values())  # that a user may give
 
 
 def type_name(value: object) -> str:
@@ -40,7 +38,7 @@ def array(name: str, value: object) -> None:
     import cupy
 
     if not isinstance(value, cupy.ndarray):
-        wanted = "cupy.ndarray or None" if name in (*OPTIONAL, *RESULTS) else "cupy.ndarray"
+        wanted = "cupy.ndarray or None" if name in OPTIONAL | RESULTS else "cupy.ndarray"
         hint = ""
         if isinstance(value, np.ndarray) and name in RESULTS:
             hint = (

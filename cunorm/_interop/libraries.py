@@ -27,7 +27,7 @@ from typing import Any
 
 import cupy
 
-from .._families import ARGUMENTS, Op
+from .._families import Op
 from .._typing import Arrays
 from . import torch_tensor
 from .cuda_array import CudaArrayImport
@@ -87,7 +87,7 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
         own = tuple([a if (take := imports[n]) is None else take(a) for n, a in arrays.items()])
         with in_order(streams) if streams else nullcontext():
             results = call(own)
-        for name in ARGUMENTS:
+        for name in op.results_given:
             if isinstance(arrays.get(name), tensor):
                 torch_tensor.note_written(arrays[name])
         made = zip(op.returns, results if len(op.returns) > 1 else (results,), strict=True)
@@ -111,19 +111,20 @@ def _import(op: Op, name: str, array: Any, tensor: Any) -> Import | None:
     """Return what turns an array into CuPy's, None where it stays as it is."""
     if isinstance(array, cupy.ndarray):
         return None
+    argument, is_written = op.results_given.get(name, name), name in op.results_given
     if isinstance(array, tensor):
         if not torch_tensor.can_cross(array):
-            torch_tensor.refuse(op.norm, ARGUMENTS.get(name, name), array)
+            torch_tensor.refuse(op.norm, argument, array)
         return torch_tensor.from_torch
     device = getattr(array, "__dlpack_device__", None)
     if device is None:
         interface = getattr(array, "__cuda_array_interface__", None)
         if interface is None:
             return None
-        return CudaArrayImport(ARGUMENTS.get(name, name), array, interface, name in ARGUMENTS)
+        return CudaArrayImport(argument, array, interface, is_written)
     if device()[0] not in CUDA_DEVICES:
         return None
-    return partial(_from_writable, ARGUMENTS[name]) if name in ARGUMENTS else cupy.from_dlpack
+    return partial(_from_writable, argument) if is_written else cupy.from_dlpack
 
 
 def _exporter(x: Any) -> Export:

@@ -128,7 +128,7 @@ def test_an_array_of_another_device_is_refused_in_a_repeated_call(op):
     for index in range(1, len(given)):
         with pytest.raises(ValueError, match=r"must be on the device of x, 0, but is on 1"):
             norm(*given[:index], there[index], *given[index + 1 :], **outputs(op))
-    with pytest.raises(ValueError, match="out must be on the device of .*, 0, but is on 1"):
+    with pytest.raises(ValueError, match=r"out must be on the device of .*, 0, but is on 1"):
         norm(*given, **(outputs(op) | {result_name(op): out}))
 
 
@@ -176,7 +176,7 @@ def test_memory_of_x_in_other_strides_is_refused_in_a_repeated_call(op):
     x = cupy.zeros((4, 4, COLS), "float32")
     others = [cupy.zeros((4, 4, COLS), "float32") if a.ndim == 2 else a for a in others]
     norm(x, *others, **{result_name(op): cupy.empty_like(x).transpose(1, 0, 2)})
-    with pytest.raises(ValueError, match="out must (be x itself or not overlap it|not overlap x)"):
+    with pytest.raises(ValueError, match=r"out must (be x itself or not overlap it|not overlap x)"):
         norm(x, *others, **{result_name(op): x.transpose(1, 0, 2)})
 
 

@@ -52,7 +52,7 @@ def lines_of(file):
 
 def test_the_default_grid_is_every_op_dtype_and_length():
     cases = list(bench_cases.grid(bench_cases.OPS, bench_cases.DTYPES, None, None, False, 1))
-    assert len(set(cases)) == len(cases) == 6 * 3 * 15
+    assert len(set(cases)) == len(cases) == 9 * 3 * 15
     assert {case.offset for case in cases} == {0}
     assert {64, 768, 5120, 65536, 131072, 262144} < {case.cols for case in cases}
 
@@ -542,7 +542,7 @@ def test_ctrl_c_ends_every_process_of_bench_quietly():
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert re.match(r"stopped after \d+ of 24 cases", out.splitlines()[-1])
+    assert re.match(r"stopped after \d+ of 36 cases", out.splitlines()[-1])
     assert "Traceback" not in err
 
 
