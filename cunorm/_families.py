@@ -207,7 +207,8 @@ class Op:
     parameters : tuple of str
         Arrays of one row that are read.
     operands : tuple of str
-        Arrays that broadcast against x.
+        Arrays that broadcast against x. A backward op returns the gradients of those that are
+        given.
     writes : tuple of Output
         Arrays of rows that are written and that a user may give.
     returns : tuple of str
@@ -227,10 +228,15 @@ class Op:
     writes: tuple[Output, ...]
     returns: tuple[str, ...]
 
-    @cached_property
-    def results(self) -> Callable[[Mapping[str, Any]], Any]:
-        """What takes the arrays that are returned out of all of a call: one, or a tuple of them."""
-        return itemgetter(*self.returns)
+    def returned(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of what is returned: gradients of operands where those are given."""
+        if not self.is_backward:
+            return self.returns
+        return (*self.returns, *(f"d{name}" for name in self.operands if given[name] is not None))
+
+    def results(self, given: Mapping[str, Any], made: Mapping[str, Any]) -> Any:
+        """Return what a call returns, of all of its arrays: one, or a tuple of them."""
+        return itemgetter(*self.returned(given))(made)
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
@@ -252,9 +258,8 @@ class Op:
     @cached_property
     def differentiable(self) -> tuple[Input | Option, ...]:
         """The arguments that the op of `cunorm.torch` takes."""
-        return tuple(
-            a for a in self.arguments if not (isinstance(a, Operand) or a in (SCALE_OFFSET, DTYPE))
-        )
+        others = (SCALE_OFFSET, DTYPE, BETA)
+        return tuple(a for a in self.arguments if not (isinstance(a, Operand) or a in others))
 
     @cached_property
     def torch_names(self) -> tuple[str, ...]:
@@ -273,7 +278,7 @@ class Op:
 
     @cached_property
     def totals(self) -> tuple[str, ...]:
-        """The sums over rows that a backward op returns, one for each parameter."""
+        """The sums over all rows that a backward op returns, one for each parameter."""
         return self.returns[1:] if self.is_backward else ()
 
 
@@ -300,7 +305,7 @@ def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
 
 
 def _backward_op(family: Family) -> Op:
-    weight = family.parameters[0]
+    weight, *biases = family.parameters
     return Op(
         name=f"{family.name}_bwd",
         norm=family.name,
@@ -313,12 +318,14 @@ def _backward_op(family: Family) -> Op:
             Input(weight, optional=True),
             *map(Input, family.saves),
             *(a for a in family.options if isinstance(a, Option) and a.backward),
+            *(BETA for _ in biases),
+            *MODULATION,
             Input("dresidual", optional=True, keyword=True),
             SUMS,
         ),
         reads=("x", "dy", "dresidual"),
         parameters=(weight,),
-        operands=(),
+        operands=tuple(a.name for a in MODULATION if isinstance(a, Operand)),
         writes=(),
         returns=("dx", *(f"d{name}" for name in family.parameters)),
     )
@@ -339,6 +346,8 @@ GROUP = Option("group", None, check="group")
 SCALE_OFFSET = Option("scale_offset", 1.0, check="scale_offset", number=True, compiled=bool)
 DTYPE = Option("dtype", None, check="dtype")
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
+# What a backward op needs for the gradient of scale alone.
+BETA = Input("beta", optional=True, keyword=True)
 MODULATION = (Operand("scale"), Operand("shift"), SCALE_OFFSET)
 
 RMS_NORM = Family(

@@ -196,7 +196,7 @@ def define(op: Op, *given: Any, **named: Any) -> Any:
         arguments.setdefault(argument.name, default)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         made = (_backward if op.is_backward else _forward)(op, arguments)
-    return op.results(made)
+    return op.results(arguments, made)
 
 
 def _forward(op: Op, given: dict[str, Any]) -> dict[str, Expected]:
@@ -451,7 +451,9 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     precision = Precision.of(x.dtype)
     wide, u, tiny = precision.wide, precision.u, precision.tiny
     data, axes, count = _normalised(x, gamma, wide)
-    upstream = dy.astype(wide)
+    given_dy = dy.astype(wide)
+    factor = _factor(given, precision)
+    upstream, upstream_error = given_dy * factor.value, np.abs(given_dy) * factor.error
     kept = {name: _beside_rows(given[name], axes, wide) for name in op.family.saves}
     r, r_error = kept["rstd"].value, kept["rstd"].error
     weight = _weight(gamma, given.get("gamma_offset", 0.0), precision)
@@ -468,7 +470,8 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     normal = centred * r
     normal_error = normal_error + u * np.abs(normal) + np.abs(centred) * r_error
     weighted = upstream * weight.value
-    weighted_error = np.abs(upstream) * weight.error + (gamma is not None) * u * np.abs(weighted)
+    weighted_error = np.abs(upstream) * weight.error + upstream_error * np.abs(weight.value)
+    weighted_error = weighted_error + (gamma is not None) * u * np.abs(weighted)
     weighted_error = weighted_error + tiny
     walk = u * (_walk(count) + 2)
     product = weighted * normal
@@ -494,13 +497,50 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
         rows = tuple(range(x.ndim - gamma.ndim))
         steps = u * _walk_of_rows(math.prod(x.shape[: len(rows)]))
         terms = upstream * normal
-        slack = np.sum(np.abs(upstream) * normal_error + tiny, rows)
+        slack = np.sum(np.abs(upstream) * normal_error + upstream_error * np.abs(normal), rows)
+        slack = slack + math.prod(x.shape[: len(rows)]) * tiny
         slack = slack + steps * np.sum(np.abs(terms), rows)
         made |= {op.totals[0]: Expected(np.sum(terms, rows), slack, gamma.dtype)}
-        slack = steps * np.sum(np.abs(upstream), rows) + tiny
+        slack = steps * np.sum(np.abs(upstream), rows) + np.sum(upstream_error, rows) + tiny
         for name in op.totals[1:]:
             made[name] = Expected(np.sum(upstream, rows), slack, gamma.dtype)
+    beta = given.get("beta")
+    biased = np.zeros(()) if beta is None else beta.astype(wide)
+    value = normal * weight.value + biased
+    error = normal_error * np.abs(weight.value) + np.abs(normal) * weight.error
+    error = error + 2 * u * (np.abs(normal * weight.value) + np.abs(biased)) + tiny
+    ones = Near(np.ones(x.shape, wide), np.zeros(()))
+    for name, times in (("scale", Near(value, error)), ("shift", ones)):
+        operand = given.get(name)
+        if operand is not None:
+            made[f"d{name}"] = _sum_to(operand, given_dy, times, precision)
     return made
+
+
+def _factor(given: dict[str, Any], precision: Precision) -> Near:
+    """Return scale + scale_offset and its error; 1 without a scale."""
+    scale = given.get("scale")
+    if scale is None:
+        return Near(np.ones((), precision.wide), np.zeros(()))
+    offset = np.asarray(given["scale_offset"], scale.dtype).astype(precision.wide)
+    factor = scale.astype(precision.wide) + offset
+    return Near(factor, 2 * precision.u * (np.abs(factor) + np.abs(offset)))
+
+
+def _sum_to(operand: npt.NDArray[Any], dy: Wide, times: Near, precision: Precision) -> Expected:
+    """Return the sum of ``dy * times`` over the axes along which an operand broadcasts."""
+    own = (1,) * (dy.ndim - operand.ndim) + operand.shape
+    axes = tuple(i for i, n in enumerate(own) if n == 1)
+
+    def total(values: Wide) -> Wide:
+        made: Wide = np.sum(values, axes, keepdims=True).reshape(operand.shape)
+        return made
+
+    # One after the other at most, and by a tree where the row is added up too.
+    steps = precision.u * math.sqrt(dy.size // operand.size + 16)
+    terms = dy * times.value
+    slack = total(np.abs(dy) * times.error + precision.tiny) + steps * total(np.abs(terms))
+    return Expected(total(terms), slack, operand.dtype)
 
 
 def _beside_rows(

@@ -155,24 +155,37 @@ struct Extent {
   long long blocks;
 };
 
-template <int COLUMNS, int SLICES, typename W, typename Acc>
-__device__ inline void add_up_blocks(W* dgamma, W* dbeta, const Acc* partial,
-                                     const Extent& extent) {
+// The sum of one column, whose rows begin at `first`, in the threads of the first warp.
+template <int COLUMNS, int SLICES, typename Acc>
+__device__ inline Acc sum_of_blocks(const Acc* first, bool exists, const Extent& extent) {
   __shared__ Acc sums[SLICES][COLUMNS];
-  const long long column = static_cast<long long>(blockIdx.x) * COLUMNS + threadIdx.x;
-  const Acc* const rows = partial + blockIdx.y * extent.blocks * extent.pitch + column;
   Acc sum = 0;
-  if (column < extent.cols) {
+  if (exists) {
 #pragma unroll 4
     for (long long b = threadIdx.y; b < extent.blocks; b += SLICES) {
-      sum = add(sum, rows[b * extent.pitch]);
+      sum = add(sum, first[b * extent.pitch]);
     }
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y > 0 || column >= extent.cols) return;
+  if (threadIdx.y > 0) return 0;
 #pragma unroll
   for (int slice = 1; slice < SLICES; ++slice) sum = add(sum, sums[slice][threadIdx.x]);
+  return sum;
+}
+
+template <typename W, typename Acc>
+__device__ inline void store_sum(W* to, Acc sum) {
   const Acc value[16 / sizeof(W)] = {sum};
-  store<false>((blockIdx.y == 0 ? dgamma : dbeta) + column, round_to<W>(value), 1);
+  store<false>(to, round_to<W>(value), 1);
+}
+
+template <int COLUMNS, int SLICES, typename W, typename Acc>
+__device__ inline void add_up_blocks(W* dgamma, W* dbeta, const Acc* partial,
+                                     const Extent& extent) {
+  const long long column = static_cast<long long>(blockIdx.x) * COLUMNS + threadIdx.x;
+  const bool exists = column < extent.cols;
+  const Acc* const first = partial + blockIdx.y * extent.blocks * extent.pitch + column;
+  const Acc sum = sum_of_blocks<COLUMNS, SLICES>(first, exists, extent);
+  if (threadIdx.y == 0 && exists) store_sum((blockIdx.y == 0 ? dgamma : dbeta) + column, sum);
 }

@@ -243,6 +243,67 @@ class RowGradient {
   Values<S> weighted_[KEEPS ? S::PACKETS : 1];
 };
 
+// The groups of ROWS rows that a block takes: one of `blocks` that share the rows from first to end.
+struct Groups {
+  long long block;
+  long long blocks;
+  long long first;
+  long long end;
+};
+
+// Of all rows.
+__device__ inline Groups all_groups(const Rows& rows) {
+  return {blockIdx.x, gridDim.x, 0, rows.count};
+}
+
+// Neighbouring rows that have one row of each operand: `rows` of them, which `blocks` blocks share.
+struct Segments {
+  long long rows;
+  long long blocks;
+};
+
+__device__ inline long long segment_of_block(const Segments& segments) {
+  return blockIdx.x / segments.blocks;
+}
+
+// Of the block's segment.
+__device__ inline Groups groups_of_segment(const Segments& segments) {
+  const long long segment = segment_of_block(segments);
+  const long long first = segment * segments.rows;
+  return {blockIdx.x - segment * segments.blocks, segments.blocks, first, first + segments.rows};
+}
+
+// The block's segment's row of an operand, whose rows are `pitch` bytes apart.
+template <typename E>
+__device__ inline const E* row_of_segment(const E* operand, long long pitch,
+                                          const Segments& segments) {
+  return bytes_after(operand, segment_of_block(segments) * pitch);
+}
+
+// A weight that is a product of two.
+template <class S, class First, class Second>
+class Both {
+ public:
+  struct Arrays {
+    typename First::Arrays first;
+    typename Second::Arrays second;
+  };
+  __device__ Both(const Arrays& arrays, const Place<S>& place)
+      : first_(arrays.first, place), second_(arrays.second, place) {}
+  __device__ void packet(int turn, Values<S>& value) const {
+    first_.packet(turn, value);
+    second_.packet(turn, value);
+  }
+  __device__ void column(int column, Values<S>& value) const {
+    first_.column(column, value);
+    second_.column(column, value);
+  }
+
+ private:
+  First first_;
+  Second second_;
+};
+
 // All rows of a block.
 template <class S, class Source, class Statistic, class Weight, class Other, class DX, class Sums>
 __device__ inline void backward(const typename Source::Arrays& from,
@@ -250,16 +311,16 @@ __device__ inline void backward(const typename Source::Arrays& from,
                                 const typename Other::Arrays& beside,
                                 const Strided<typename S::T>& dx, typename S::Acc* partial,
                                 const typename Statistic::Saved::Arrays& statistics,
-                                const Rows& rows) {
+                                const Rows& rows, const Groups& own) {
   using Saved = typename Statistic::Saved;
-  const long long groups = (rows.count + S::ROWS - 1) / S::ROWS;
-  const Place<S> first = Place<S>::of(rows);
+  const long long groups = (own.end - own.first + S::ROWS - 1) / S::ROWS;
+  const Place<S> first = Place<S>::at(rows, own.first + own.block * S::ROWS + threadIdx.y, own.end);
   const Weight weight(parameters, first);  // the same for all of the block's rows
   Sums columns(partial, first);
   int buffer = 0;
 #pragma unroll 1
-  for (long long group = blockIdx.x; group < groups; group += gridDim.x) {
-    const Place<S> here = Place<S>::of(rows, group);
+  for (long long group = own.block; group < groups; group += own.blocks) {
+    const Place<S> here = Place<S>::at(rows, own.first + group * S::ROWS + threadIdx.y, own.end);
     if (here.is_idle_warp()) break;
     __syncwarp();  // the seams of the row before are read before this one's are written
     const Source pairs(from, here);

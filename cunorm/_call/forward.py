@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import cupy
@@ -10,7 +9,7 @@ import numpy as np
 
 from .. import _check
 from .._plan import accumulator
-from . import planned, remembered
+from . import operands, planned, remembered
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -22,14 +21,10 @@ def work(
     op: Op, arrays: Arrays, options: tuple[object, ...], *, enqueue: bool = True
 ) -> tuple[Arrays, tuple[Launch, ...]]:
     """Return the arrays with those that were made, and what was launched."""
-    arrays, options = _with_arrays_for_numbers(op, arrays, options)
+    arrays, options = operands.arrays_for_numbers(op, arrays, options)
     axes, settings = _check.forward(op, arrays, options)
     _check.outputs(op, arrays, settings.get("dtype"))
-    if "scale" in op.operands and arrays["scale"] is not None and settings.get("cast") != "after":
-        # Beside an array a number has the array's dtype.
-        settings["scale_offset"] = float(
-            np.asarray(settings["scale_offset"], arrays["scale"].dtype)
-        )
+    settings |= operands.offset_as_added(op, arrays, settings)
     if settings.get("eps2", 0) is None:
         settings["eps2"] = settings["eps"]
     x = arrays["x"]
@@ -51,33 +46,6 @@ def work(
 
 
 forward = remembered.remembered(work)
-
-
-def _with_arrays_for_numbers(
-    op: Op, arrays: Arrays, options: tuple[object, ...]
-) -> tuple[Arrays, tuple[object, ...]]:
-    """Return the arguments with an array of x's dtype for each operand that is a number.
-
-    To NumPy a number has no dtype: with scale_offset it makes one number. Where what follows a norm
-    is rounded once at the end, the array is as wide as sums are.
-    """
-    numbers = {n: a for n in op.operands if isinstance(a := arrays[n], Real)}
-    if not numbers:
-        return arrays, options
-    _check.data("x", arrays["x"])
-    x = arrays["x"]
-    settings = dict(zip((option.name for option in op.options), options, strict=True))
-    rounds_once = settings.get("cast") == "after"
-    made = {}
-    with x.device:
-        for name, number in numbers.items():
-            value = _check.real(name, number)
-            if name == "scale":
-                value += _check.real("scale_offset", settings["scale_offset"])
-                settings["scale_offset"] = 0.0
-            is_wide = rounds_once and name != "gate"  # whose product has its own rounding
-            made[name] = cupy.asarray(value, accumulator(x.dtype.name) if is_wide else x.dtype)
-    return arrays | made, tuple(settings.values())
 
 
 def _in_groups(op: Op, arrays: Arrays, axes: int, group: int | None) -> tuple[Arrays, int]:

@@ -73,7 +73,7 @@ def remembered(work: Work) -> Call:
         worked_out, launches = work(op, arrays, options)
         if kind is not None and launches:
             _remember(kind, Remembered.of(op, launches, arrays, worked_out))
-        return op.results(worked_out)
+        return op.results(arrays, worked_out)
 
     if os.environ.get("CUNORM_NVTX", "0") in ("", "0"):
         return call
@@ -184,7 +184,7 @@ class Remembered:
             launches[0].device,
             tuple((launch, taker(launch.arrays)) for launch in launches),
             tuple((a.shape, a.dtype) for a in made.values()),
-            taker(op.returns),
+            taker(op.returned(given)),
             distances,
         )
 

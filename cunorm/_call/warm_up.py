@@ -15,7 +15,7 @@ import cupy
 from cupy.cuda import runtime
 
 from .. import _check
-from .._families import OPS, Input, Op
+from .._families import BETA, OPS, Input, Op
 from .._plan import accumulator
 from .._typing import Arrays
 from . import backward, forward
@@ -122,7 +122,7 @@ def _build(
         if isinstance(argument, Input):
             name = argument.name
             dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
-            if name in op.operands:
+            if name in op.operands or argument is BETA:
                 dtype = None
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype

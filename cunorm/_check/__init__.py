@@ -70,9 +70,12 @@ def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, d
     x = arrays["x"]
     data("x", x)
     like_x("dy", arrays["dy"], x)
-    axes = parameters(x, **{name: arrays[name] for name in op.parameters})
+    axes = parameters(x, **{name: arrays.get(name) for name in (*op.parameters, "beta")})
     for name in op.family.saves:
         statistic(name, arrays[name], x, axes)
+    for name in op.operands:
+        if arrays.get(name) is not None:
+            operand(name, arrays[name], x)
     settings = options(op, values, arrays)
     if arrays["dresidual"] is not None:
         like_x("dresidual", arrays["dresidual"], x)

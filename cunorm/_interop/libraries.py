@@ -90,8 +90,10 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
         for name in op.results_given:
             if isinstance(arrays.get(name), tensor):
                 torch_tensor.note_written(arrays[name])
-        made = zip(op.returns, results if len(op.returns) > 1 else (results,), strict=True)
-        return op.results({name: _returned(arrays.get(name), a, export) for name, a in made})
+        names = op.returned(arrays)
+        made = zip(names, results if len(names) > 1 else (results,), strict=True)
+        returned = {name: _returned(arrays.get(name), a, export) for name, a in made}
+        return op.results(arrays, returned)
 
     if isinstance(x, tensor):
         given = [array for array in arrays.values() if array is not None]

@@ -89,7 +89,7 @@ def backward(
         main.enqueue(arrays.values())
     launches = [main]
     if partial is not None:
-        sums = _column_sums(plan, made["dgamma"], len(made) - 1, main.grid[0])
+        sums = column_sums(plan, made["dgamma"], len(made) - 1, main.grid[0], "partial")
         if enqueue:
             sums.enqueue((*(made.get(name) for name in TOTALS), partial))
         launches.append(sums)
@@ -97,8 +97,10 @@ def backward(
     return tuple(launches) if all(arrays.get(name) is a for name, a in asked.items()) else ()
 
 
-def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int) -> Launch:
-    """Return the launch that adds up the blocks' sums of each parameter."""
+def column_sums(
+    plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, blocks: int, partial: str
+) -> Launch:
+    """Return the launch that adds up the blocks' sums of each parameter, in the array `partial`."""
     sums = _plan.column_sums(plan.row, dgamma.dtype.name)
     device = dgamma.device.id
     extent = np.array([(plan.cols, plan.pitch, blocks)], "i8,i8,i8")
@@ -109,6 +111,6 @@ def _column_sums(plan: BackwardPlan, dgamma: cupy.ndarray, parameters: int, bloc
         sums.shared_bytes,
         CNumpyArray(extent),
         device,
-        (*TOTALS, "partial"),
+        (*TOTALS, partial),
         {},
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .._plan import Plan
     from .._typing import Arrays
+    from .segments import Segments
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -161,10 +162,12 @@ def prepare(
     scalars: Mapping[str, float],
     arguments: tuple[str, ...],
     written: Mapping[str, str],
+    segments: Segments | None = None,
 ) -> Launch:
     """Return the launch of a kernel on arrays of rows that it can step through.
 
-    Operands that differ by row are among `rows`, in their shape.
+    Operands that differ by row are among `rows`, in their shape. Parameters by segment have two
+    axes.
     """
     layout = _layout(axes, *rows.values())
     strides = {
@@ -174,7 +177,7 @@ def prepare(
     reach = Reach(
         (
             *_accesses(plan, axes, rows, strides),
-            *((name, _access(plan, axes, value)) for name, value in parameters.items()),
+            *((name, _access_of_parameter(plan, a)) for name, a in parameters.items()),
         ),
         len(layout.extents),
         layout.count >= 2**32,
@@ -187,10 +190,11 @@ def prepare(
         tuple(strides[name] for name in (*plan.of_rows, *reach.by_row)),
         plan.accumulator,
         tuple(scalars[name] for name in plan.scalars),
+        () if segments is None else segments.numbers(plan, parameters),
     )
     return Launch(
         kernels.load(plan, reach, device).kernel,
-        plan.grid(layout.count),
+        plan.grid(layout.count) if segments is None else segments.grid,
         plan.block,
         plan.shared_bytes,
         CNumpyArray(numbers),
@@ -243,23 +247,28 @@ def _accesses(
         yield name, access
 
 
-def _access(
-    plan: Plan, axes: int, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None
-) -> str:
+def _access(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) -> str:
     """Return how the kernel reaches an array's packets: an `Access` of kernels/stream.cuh.
 
-    `strides` are those of an array of rows, in bytes, None for a parameter.
+    `strides` are those of its rows, in bytes.
     """
-    if a is None:
-        return "ALIGNED"
-    if strides is not None and _is_scalar(a, a.ndim - axes):
+    if _is_scalar(a, a.ndim - axes):
         return "SCALAR"
-    pack = plan.vec * int(a.itemsize)
-    starts = (a.data.ptr, *(strides or ()))
-    if all(start % min(PACKET_BYTES, pack) == 0 for start in starts):
+    if _in_packets(plan, a, strides):
         return "ALIGNED"
-    shifts = strides is not None and plan.split.lanes >= WARP and pack == PACKET_BYTES
+    shifts = plan.split.lanes >= WARP and plan.vec * a.itemsize == PACKET_BYTES
     return "SHIFTED" if shifts else "ELEMENTS"
+
+
+def _access_of_parameter(plan: Plan, a: cupy.ndarray | None) -> str:
+    pitch = () if a is None or plan.by_segment is None else a.strides[:-1]
+    return "ALIGNED" if a is None or _in_packets(plan, a, pitch) else "ELEMENTS"
+
+
+def _in_packets(plan: Plan, a: cupy.ndarray, strides: Iterable[int]) -> bool:
+    """Return whether rows start where whole packets do."""
+    pack = min(PACKET_BYTES, plan.vec * int(a.itemsize))
+    return all(start % pack == 0 for start in (a.data.ptr, *strides))
 
 
 @lru_cache(maxsize=1024)
@@ -268,6 +277,7 @@ def _numbers(
     strides: tuple[tuple[int, ...], ...],
     accumulator: str,
     scalars: tuple[float, ...],
+    segments: tuple[int, ...],
 ) -> np.ndarray:
     """Return the kernel's last argument: Numbers of its translation unit."""
     dtype = np.dtype(
@@ -275,12 +285,19 @@ def _numbers(
             ("count", np.int64),
             ("extent", np.int64, 2),
             ("strides", np.int64, (len(strides), levels.LEVELS)),
+            ("segments", np.int64, len(segments)),
             *((f"scalar{i}", accumulator) for i in range(len(scalars))),
         ],
         align=True,
     )
     unused = (0,) * (levels.LEVELS - len(extents))
     return np.array(
-        (prod(extents), (*unused, *extents)[1:], [unused + steps for steps in strides], *scalars),
+        (
+            prod(extents),
+            (*unused, *extents)[1:],
+            [unused + steps for steps in strides],
+            segments,
+            *scalars,
+        ),
         dtype,
     )

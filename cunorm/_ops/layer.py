@@ -323,6 +323,24 @@ def layer_norm_bwd(
 ) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]: ...
 
 
+@overload
+def layer_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    beta: DeviceArray | None = ...,
+    scale: Operand | None = ...,
+    shift: Operand | None = ...,
+    scale_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[Any, ...]: ...
+
+
 def layer_norm_bwd(
     dy: DeviceArray,
     x: DeviceArrayT,
@@ -331,14 +349,20 @@ def layer_norm_bwd(
     rstd: DeviceArray,
     *,
     gamma_offset: float = 0.0,
+    beta: DeviceArray | None = None,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
     dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]:
-    """Return the gradients of `layer_norm` with respect to x, gamma and beta.
+) -> tuple[Any, ...]:
+    """Return the gradients of `layer_norm` with respect to x, gamma, beta, and scale and shift.
 
     With ``g = gamma + gamma_offset`` and ``n = (x - mean) * rstd``:
     ``dx = rstd * (g * dy - mean(g * dy) - n * mean(g * dy * n)) + dresidual``, the means over the
-    normalised axes; over all rows, ``dgamma = sum(dy * n)`` and ``dbeta = sum(dy)``.
+    normalised axes; over all rows, ``dgamma = sum(dy * n)`` and ``dbeta = sum(dy)``. With a scale,
+    ``dscale = sum(dy * (g * n + beta))``, and the others are made of ``dy * (scale +
+    scale_offset)``; with a shift, ``dshift = sum(dy)``: over the axes along which those broadcast.
 
     Parameters
     ----------
@@ -346,7 +370,11 @@ def layer_norm_bwd(
         As in `rms_norm_bwd`.
     mean, rstd : cupy.ndarray, shape (...)
         What `layer_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
-    gamma_offset, dresidual, sums
+    gamma_offset
+        As in `rms_norm_bwd`.
+    beta : cupy.ndarray, optional
+        As it was given to the forward op: the gradient of scale needs it, and nothing else.
+    scale, shift, scale_offset, dresidual, sums
         As in `rms_norm_bwd`.
 
     Returns
@@ -356,6 +384,8 @@ def layer_norm_bwd(
     dgamma, dbeta : cupy.ndarray or None
         In gamma's shape and dtype; zeros where there are no rows. Both None where `gamma` is None:
         then ``dbeta`` is ``dy.sum()`` over the rows, and nothing of it comes for free here.
+    dscale, dshift : cupy.ndarray
+        In the shape and dtype of scale and of shift: those that are given, and after the others.
 
     Raises
     ------
@@ -387,5 +417,7 @@ def layer_norm_bwd(
     array([1., 2., 3., 4.], dtype=float32)
     """
     return backward(
-        OPS["layer_norm_bwd"], (dy, x, gamma, mean, rstd, dresidual), (gamma_offset, sums)
+        OPS["layer_norm_bwd"],
+        (dy, x, gamma, mean, rstd, beta, scale, shift, dresidual),
+        (gamma_offset, scale_offset, sums),
     )

@@ -340,6 +340,22 @@ def rms_norm_bwd(
 ) -> tuple[DeviceArrayT, DeviceArrayT | None]: ...
 
 
+@overload
+def rms_norm_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
+    *,
+    gamma_offset: float = ...,
+    scale: Operand | None = ...,
+    shift: Operand | None = ...,
+    scale_offset: float = ...,
+    dresidual: DeviceArray | None = ...,
+    sums: bool = ...,
+) -> tuple[Any, ...]: ...
+
+
 def rms_norm_bwd(
     dy: DeviceArray,
     x: DeviceArrayT,
@@ -347,14 +363,19 @@ def rms_norm_bwd(
     rstd: DeviceArray,
     *,
     gamma_offset: float = 0.0,
+    scale: Operand | None = None,
+    shift: Operand | None = None,
+    scale_offset: float = 1.0,
     dresidual: DeviceArray | None = None,
     sums: bool = True,
-) -> tuple[DeviceArrayT, DeviceArrayT | None]:
-    """Return the gradients of `rms_norm` with respect to x and gamma.
+) -> tuple[Any, ...]:
+    """Return the gradients of `rms_norm` with respect to x, gamma, and scale and shift.
 
     With ``g = gamma + gamma_offset`` and ``n = x * rstd``:
     ``dx = rstd * (g * dy - n * mean(g * dy * n)) + dresidual``, the mean over the normalised axes,
-    and ``dgamma = sum(dy * n)`` over all rows.
+    and ``dgamma = sum(dy * n)`` over all rows. With a scale, ``dscale = sum(dy * g * n)``, and dx
+    and dgamma are made of ``dy * (scale + scale_offset)``; with a shift, ``dshift = sum(dy)``: over
+    the axes along which those broadcast.
 
     Parameters
     ----------
@@ -367,6 +388,11 @@ def rms_norm_bwd(
     rstd : cupy.ndarray, shape (...)
         What `rms_norm_fwd` returned: float32 (float64 for float64 data), one number for each row.
     gamma_offset : float
+        As it was given to the forward op.
+    scale, shift : cupy.ndarray or float, optional
+        As they were given to the forward op; of shift the shape and dtype matter alone. A gate of
+        `rms_norm_add` is a scale here, with ``scale_offset=0``.
+    scale_offset : float
         As it was given to the forward op.
     dresidual : cupy.ndarray, optional
         The gradient that reaches x, or h, by another way, of x's shape and dtype. It is added
@@ -382,6 +408,8 @@ def rms_norm_bwd(
     dgamma : cupy.ndarray or None
         In gamma's shape and dtype; zeros where there are no rows. None where `gamma` is None, or
         `sums` is False.
+    dscale, dshift : cupy.ndarray
+        In the shape and dtype of scale and of shift: those that are given, and after the others.
 
     Raises
     ------
@@ -406,8 +434,9 @@ def rms_norm_bwd(
     B follows from the number of groups (``BackwardPlan.grid``). There are no atomics. Rows of
     padding, whose dy is 0, add nothing, whatever finite y they have. After all other rows they
     change no bit of dgamma, up to 1,024 groups; in front of others, or between them, they move
-    those to other blocks, which may change the last bits. No rounding of ``cast="before"`` is
-    differentiated. The work is enqueued on CuPy's current stream.
+    those to other blocks, which may change the last bits. With a scale or a shift, rows that have
+    one row of those are added up so, and then what they give, in turn. No rounding of
+    ``cast="before"`` is differentiated. The work is enqueued on CuPy's current stream.
 
     Examples
     --------
@@ -420,4 +449,8 @@ def rms_norm_bwd(
     >>> dx.round(3), dgamma.round(3)
     (array([[ 0.168, -0.024]], dtype=float32), array([0.2, 1.4], dtype=float32))
     """
-    return backward(OPS["rms_norm_bwd"], (dy, x, gamma, rstd, dresidual), (gamma_offset, sums))
+    return backward(
+        OPS["rms_norm_bwd"],
+        (dy, x, gamma, rstd, scale, shift, dresidual),
+        (gamma_offset, scale_offset, sums),
+    )

@@ -5,7 +5,7 @@ of which forward_kernel.py and backward_kernel.py make one; plan.py describes it
 it down.
 """
 
-from .backward_kernel import BackwardPlan, ColumnSums, backward, column_sums
+from .backward_kernel import BackwardPlan, ColumnSums, SegmentSums, backward, column_sums
 from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator
 from .forward_kernel import forward
@@ -23,6 +23,7 @@ __all__ = [
     "ColumnSums",
     "Plan",
     "Reach",
+    "SegmentSums",
     "Split",
     "Try",
     "accumulator",

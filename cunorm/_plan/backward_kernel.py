@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
-from .parts import times_gamma
+from .parts import weight_of
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
 from .unit import Reach, Try
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from .._families import Op
 
@@ -77,6 +77,14 @@ class BackwardPlan(Plan):
         in_rounds = min(groups // GROUPS_OF_ROUND, MOST_BLOCKS)
         return (min(groups, max(FEWEST_BLOCKS, at_once, in_rounds)),)
 
+    def blocks_of_segment(self, segments: int, rows: int) -> int:
+        """Return how many blocks share the rows of each of so many segments of `rows` rows.
+
+        All together they are as many as of rows without segments, where a segment has more groups.
+        """
+        (blocks,) = self.grid(segments * rows)
+        return min(-(-rows // self.split.rows), -(-blocks // segments))
+
 
 @dataclass(frozen=True)
 class ColumnSums:
@@ -119,6 +127,70 @@ class ColumnSums:
         )
 
 
+@dataclass(frozen=True)
+class SegmentSums:
+    """The kernel that adds up what the blocks of each segment of rows leave.
+
+    Attributes
+    ----------
+    sums : str
+        The dtype of what is added up.
+    kinds : int
+        How many sums of a column there are.
+    dtypes : tuple of (str, str)
+        The dtypes of dscale, dshift, gamma, beta and scale, those that are there.
+    """
+
+    sums: str
+    kinds: int
+    dtypes: tuple[tuple[str, str], ...]
+    kernel = "segment_sums"
+    block = (SUM_COLUMNS, SUM_SLICES)
+    shared_bytes = 0
+
+    def summary(self, reach: Reach, attempt: Try) -> str:
+        """Return what it is for in a line, for the log."""
+        return " ".join(f"{name}={dtype}" for name, dtype in (*self.dtypes, ("partial", self.sums)))
+
+    def grid(self, cols: int, segments: int) -> tuple[int]:
+        """Return the grid that covers `cols` columns of each segment."""
+        return (-(-cols // SUM_COLUMNS) * segments,)
+
+    def tries(self, reach: Reach) -> Iterator[Try]:
+        """Yield what the kernel is to be built with."""
+        yield Try(1, 1)
+
+    def unit(self, reach: Reach, attempt: Try) -> str:
+        """Return the translation unit."""
+        columns, slices = self.block
+        acc, of = C_TYPE[self.sums], dict(self.dtypes)
+        dscale, dshift, gamma, beta, scale = (
+            C_TYPE[of.get(name, self.sums)]
+            for name in ("dscale", "dshift", "gamma", "beta", "scale")
+        )
+        return (
+            '#include "segment_sums.cuh"\n\n'
+            "struct Numbers {\n  Extent extent;\n  long long scale_pitch;\n"
+            f"  {acc} gamma_offset, scale_offset;\n}};\n\n"
+            f'extern "C" __global__ void __launch_bounds__({columns * slices})\n'
+            f"segment_sums({dscale}* dscale, {dshift}* dshift, {acc}* shares, "
+            f"const {acc}* partial, const {gamma}* gamma, const {beta}* beta, "
+            f"const {scale}* scale, const Numbers n) {{\n"
+            f"  add_up_segments<{columns}, {slices}, {self.kinds}>(\n"
+            f"      OfSegments<{dscale}, {dshift}, {acc}>{{dscale, dshift, shares}}, partial,\n"
+            f"      Factors<{gamma}, {beta}, {scale}, {acc}>{{gamma, beta, scale, n.scale_pitch, "
+            "n.gamma_offset, n.scale_offset}, n.extent);\n}\n"
+        )
+
+
+def kinds_of_sums(op: Op, of: Mapping[str, str], *, sums: bool) -> int:
+    """Return how many sums of each column are wanted: of dy * n, and of dy beside."""
+    of_parameters = sums and "gamma" in of
+    if (of_parameters and len(op.totals) > 1) or "shift" in of or {"scale", "beta"} <= of.keys():
+        return 2
+    return int(of_parameters or "scale" in of)
+
+
 @cache
 def backward(
     op: Op,
@@ -143,7 +215,8 @@ def backward(
     arch : int
         The architecture, like 90: how much shared memory a block may have.
     sums : bool
-        Whether the sums over rows are wanted; there are none without a gamma.
+        Whether the sums over all rows are wanted; there are none without a gamma. With a scale or a
+        shift there are sums of each segment of rows that have one row of those.
     **chosen
         What the kernel is compiled for beside: as of `forward`.
 
@@ -153,8 +226,10 @@ def backward(
     """
     of = dict(dtypes)
     x, family = of["x"], op.family
-    parameters = tuple(name for name in op.parameters if name in of)
-    kinds = len(op.totals) if sums and parameters else 0
+    by_segment = ("scale",) if "scale" in of else ()
+    parameters = (*(name for name in op.parameters if name in of), *by_segment)
+    kinds = kinds_of_sums(op, of, sums=sums)
+    segmented = not {"scale", "shift"}.isdisjoint(of)
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
@@ -174,11 +249,12 @@ def backward(
         for most_lanes in (of_wide, resident)
     )
     read = tuple(name for name in op.reads if name in of)
-    weight = times_gamma(of, chosen)
+    weight = weight_of(of, chosen)
     other, beside = "NoResidual<S>", "{}"
     if "dresidual" in of:
         other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"
     acc = accumulator(x)
+    groups = "groups_of_segment(n.segments)" if segmented else "all_groups(n.rows)"
     return BackwardPlan(
         op.name,
         "gradient.cuh",
@@ -192,16 +268,17 @@ def backward(
         statistics=family.saves,
         parameters=parameters,
         written=("dx", "partial"),
-        scalars=("gamma_offset",),
+        scalars=("gamma_offset", "scale_offset") if segmented else ("gamma_offset",),
         body=f"backward<S, Pairs<S, X, Dy>, {family.statistic}<S>, {weight.type}, {other}, Dx, "
         f"ColumnSums<S, Partial, {kinds}>>(\n"
         f"      {{$x, $dy}}, {weight.arrays}, {beside}, $dx, partial, "
-        f"{{{', '.join(family.saves)}}}, n.rows);",
+        f"{{{', '.join(family.saves)}}}, n.rows, {groups});",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,
         shared_packet_bytes=packet_bytes,
         resident=resident,
         if_aligned=aligned if aligned != share else None,
+        by_segment=by_segment if segmented else None,
     )
 
 

@@ -38,6 +38,18 @@ def times_gamma(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> Stage:
     return Stage(f"Times<S, {type_name(gamma)}, {has_offset}>", f"{{${gamma}, n.gamma_offset}}")
 
 
+def weight_of(of: Dtypes, chosen: Chosen) -> Stage:
+    """Return what a backward kernel multiplies dy by: gamma, scale, or both."""
+    gamma = times_gamma(of, chosen)
+    if "scale" not in of:
+        return gamma
+    type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}>"
+    scale = Stage(type_, "{$scale, n.scale_offset}")
+    if "gamma" not in of:
+        return scale
+    return Stage(f"Both<S, {gamma.type}, {scale.type}>", f"{{{gamma.arrays}, {scale.arrays}}}")
+
+
 def _word(value: object) -> str:
     return str(value).lower()
 

@@ -47,6 +47,8 @@ class Plan:
         Packets that a lane asks for before it needs the first, at first.
     if_aligned : Split or None
         How the columns are shared out instead where every array is reached in whole packets.
+    by_segment : tuple of str or None
+        The parameters that have a row for each segment of rows; None where rows have no segments.
     """
 
     kernel: str
@@ -64,6 +66,7 @@ class Plan:
     alone: bool
     at_once: int
     if_aligned: Split | None = field(default=None, kw_only=True)
+    by_segment: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     @property
     def vec(self) -> int:

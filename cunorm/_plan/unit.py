@@ -120,6 +120,11 @@ def write(plan: Plan, reach: Reach, attempt: Try) -> str:
     of_rows = strided(plan, reach)
     numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
     places = {n: f"{{{n}, n.{n}}}" if n in of_rows else f"{{{n}}}" for n in plan.arrays}
+    if plan.by_segment is not None:
+        pitches = "".join(f"\n  long long {name}_pitch;" for name in plan.by_segment)
+        numbers = f"\n  Segments segments;{pitches}{numbers}"
+        for name in plan.by_segment:
+            places[name] = f"{{row_of_segment({name}, n.{name}_pitch, n.segments)}}"
     body = Template(plan.body).substitute(places)
     cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
     return "\n".join(
