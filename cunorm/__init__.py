@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         layer_norm_bwd,
         layer_norm_fwd,
         layer_norm_gated,
+        layer_norm_gated_bwd,
         layer_norm_gated_fwd,
         rms_norm,
         rms_norm_add,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         rms_norm_bwd,
         rms_norm_fwd,
         rms_norm_gated,
+        rms_norm_gated_bwd,
         rms_norm_gated_fwd,
     )
 
@@ -55,6 +57,7 @@ __all__ = [
     "layer_norm_bwd",
     "layer_norm_fwd",
     "layer_norm_gated",
+    "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
     "rms_norm",
     "rms_norm_add",
@@ -64,6 +67,7 @@ __all__ = [
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
+    "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
     "warm_up",
 ]

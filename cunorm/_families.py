@@ -162,9 +162,11 @@ class Family:
     options : tuple of Option or Operand
         What else is given, in the order of arguments, from `eps` on.
     sources : tuple of Source
-        Where its rows may come from.
+        Where its rows may come from. The backward op is that of the first.
     has_gradient : bool
-        Whether there is a backward op, and so an op of `cunorm.torch`.
+        Whether there is a backward op.
+    is_of_tensors : bool
+        Whether `cunorm.torch` has its ops.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Family:
     options: tuple[Option | Operand, ...]
     sources: tuple[Source, ...] = (LOADED, ADDED)
     has_gradient: bool = True
+    is_of_tensors: bool = True
 
     @property
     def eps(self) -> float:
@@ -252,7 +255,7 @@ class Op:
     @cached_property
     def rows(self) -> tuple[str, ...]:
         """Arrays of rows by their names in the kernel: what is read, then what is written."""
-        written = ("dx",) if self.is_backward else tuple(output.name for output in self.writes)
+        written = self.gradients if self.is_backward else (output.name for output in self.writes)
         return (*self.reads, *written)
 
     @cached_property
@@ -279,7 +282,12 @@ class Op:
     @cached_property
     def totals(self) -> tuple[str, ...]:
         """The sums over all rows that a backward op returns, one for each parameter."""
-        return self.returns[1:] if self.is_backward else ()
+        return tuple(f"d{name}" for name in self.family.parameters) if self.is_backward else ()
+
+    @cached_property
+    def gradients(self) -> tuple[str, ...]:
+        """The arrays of rows that a backward op returns."""
+        return tuple(name for name in self.returns if name not in self.totals)
 
 
 def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
@@ -306,28 +314,33 @@ def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
 
 def _backward_op(family: Family) -> Op:
     weight, *biases = family.parameters
+    (source, *_) = family.sources
+    gate = [name for name in source.reads if name != "x"]
+    # A gate differs by row, and so nothing else stands beside the rows.
+    modulation = () if gate else MODULATION
+    dresidual = [] if gate else ["dresidual"]
     return Op(
         name=f"{family.name}_bwd",
         norm=family.name,
         family=family,
-        source=LOADED,
+        source=source,
         keeps=False,
         is_backward=True,
         arguments=(
-            *map(Input, ("dy", "x")),
+            *map(Input, ("dy", "x", *gate)),
             Input(weight, optional=True),
             *map(Input, family.saves),
             *(a for a in family.options if isinstance(a, Option) and a.backward),
             *(BETA for _ in biases),
-            *MODULATION,
-            Input("dresidual", optional=True, keyword=True),
+            *modulation,
+            *(Input(name, optional=True, keyword=True) for name in dresidual),
             SUMS,
         ),
-        reads=("x", "dy", "dresidual"),
+        reads=("x", "dy", *gate, *dresidual),
         parameters=(weight,),
-        operands=tuple(a.name for a in MODULATION if isinstance(a, Operand)),
+        operands=tuple(a.name for a in modulation if isinstance(a, Operand)),
         writes=(),
-        returns=("dx", *(f"d{name}" for name in family.parameters)),
+        returns=("dx", *(f"d{name}" for name in (*gate, *family.parameters))),
     )
 
 
@@ -340,9 +353,11 @@ GAMMA_OFFSET = Option(
     "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
 )
 CAST = Option("cast", "before", check="cast", compiled=str)
-ACTIVATION = Option("activation", "silu", check="activation", compiled=lambda word: word)
-GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool)
-GROUP = Option("group", None, check="group")
+ACTIVATION = Option(
+    "activation", "silu", check="activation", compiled=lambda word: word, backward=True
+)
+GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool, backward=True)
+GROUP = Option("group", None, check="group", backward=True)
 SCALE_OFFSET = Option("scale_offset", 1.0, check="scale_offset", number=True, compiled=bool)
 DTYPE = Option("dtype", None, check="dtype")
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
@@ -375,7 +390,7 @@ RMS_NORM_GATED = Family(
     ("gamma",),
     (_eps(1e-6), *GATING),
     sources=(GATED,),
-    has_gradient=False,
+    is_of_tensors=False,
 )
 LAYER_NORM_GATED = Family(
     "layer_norm_gated",
@@ -385,7 +400,7 @@ LAYER_NORM_GATED = Family(
     ("gamma", "beta"),
     (_eps(1e-5), *GATING),
     sources=(GATED,),
-    has_gradient=False,
+    is_of_tensors=False,
 )
 RMS_NORM_ADD = Family(
     "rms_norm_add",
@@ -396,6 +411,7 @@ RMS_NORM_ADD = Family(
     (_eps(1e-6), GAMMA_OFFSET, CAST),
     sources=(BESIDE_RESIDUAL,),
     has_gradient=False,
+    is_of_tensors=False,
 )
 LAYER_NORM_ADD = Family(
     "layer_norm_add",
@@ -406,6 +422,7 @@ LAYER_NORM_ADD = Family(
     (_eps(1e-5), GAMMA_OFFSET),
     sources=(BESIDE_RESIDUAL,),
     has_gradient=False,
+    is_of_tensors=False,
 )
 RMS_NORM_ADD_RMS_NORM = Family(
     "rms_norm_add_rms_norm",
@@ -416,6 +433,7 @@ RMS_NORM_ADD_RMS_NORM = Family(
     (_eps(1e-6), EPS2, GAMMA_OFFSET, CAST),
     sources=(NORMED,),
     has_gradient=False,
+    is_of_tensors=False,
 )
 FAMILIES = (
     RMS_NORM,

@@ -446,13 +446,25 @@ ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {
 
 def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     """Return dx, and the sums over rows in gamma's dtype: None for those without a gamma."""
-    x, dy, dresidual = (given[name] for name in ("x", "dy", "dresidual"))
+    group = given.get("group")
+    if group is not None:
+        of_groups = _backward(op, given | _groups_of(op, given, group))
+        return {name: _out_of_groups(a) for name, a in of_groups.items()}
+    x, dy, dresidual = given["x"], given["dy"], given.get("dresidual")
     (gamma,) = (given[name] for name in op.parameters)
     precision = Precision.of(x.dtype)
     wide, u, tiny = precision.wide, precision.u, precision.tiny
-    data, axes, count = _normalised(x, gamma, wide)
+    one_axis = given.get("of_groups", False)
+    data, axes, count = _normalised(x, None if one_axis else gamma, wide)
     given_dy = dy.astype(wide)
     factor = _factor(given, precision)
+    gate_first = given.get("gate_first", False)
+    data_error: Wide = np.zeros(())
+    if gate_first:
+        product = _times_gate(Near(data, data_error), given, precision)
+        data, data_error = product.value, product.error
+    elif "gate" in op.reads:
+        factor = _times_gate(factor, given, precision)
     upstream, upstream_error = given_dy * factor.value, np.abs(given_dy) * factor.error
     kept = {name: _beside_rows(given[name], axes, wide) for name in op.family.saves}
     r, r_error = kept["rstd"].value, kept["rstd"].error
@@ -463,7 +475,7 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
         return means
 
     # Each error is carried along beside its value: x - mean, n, g * dy, their means, dx.
-    centred, normal_error = data, tiny * (1 + r)
+    centred, normal_error = data, tiny * (1 + r) + data_error * r
     if "mean" in kept:
         centred = data - kept["mean"].value
         normal_error = normal_error + (u * np.abs(centred) + kept["mean"].error) * r
@@ -490,7 +502,22 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     if dresidual is not None:
         dx = dx + dresidual.astype(wide)
         slack = slack + u * np.abs(dx)
-    made: dict[str, Expected | None] = {"dx": Expected(dx, slack, x.dtype)}
+    beta = given.get("beta")
+    biased = np.zeros(()) if beta is None else beta.astype(wide)
+    value = normal * weight.value + biased
+    error = normal_error * np.abs(weight.value) + np.abs(normal) * weight.error
+    error = error + 2 * u * (np.abs(normal * weight.value) + np.abs(biased)) + tiny
+    made: dict[str, Expected | None] = {}
+    if "gate" in op.reads:
+        # What the gate has multiplied, and the gradient of what came of it.
+        first, second = (Near(x.astype(wide), np.zeros(())), Near(dx, slack))
+        if not gate_first:
+            first, second = Near(given_dy, np.zeros(())), Near(value, error)
+        made["dgate"] = _of_gate(first, second, given, precision)
+        if gate_first:
+            both = _times_gate(Near(dx, slack), given, precision)
+            dx, slack = both.value, both.error
+    made |= {"dx": Expected(dx, slack, x.dtype)}
     made |= dict.fromkeys(op.totals)
     if gamma is not None and given["sums"]:
         # The first parameter multiplies n, and the others are added.
@@ -504,17 +531,43 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
         slack = steps * np.sum(np.abs(upstream), rows) + np.sum(upstream_error, rows) + tiny
         for name in op.totals[1:]:
             made[name] = Expected(np.sum(upstream, rows), slack, gamma.dtype)
-    beta = given.get("beta")
-    biased = np.zeros(()) if beta is None else beta.astype(wide)
-    value = normal * weight.value + biased
-    error = normal_error * np.abs(weight.value) + np.abs(normal) * weight.error
-    error = error + 2 * u * (np.abs(normal * weight.value) + np.abs(biased)) + tiny
     ones = Near(np.ones(x.shape, wide), np.zeros(()))
     for name, times in (("scale", Near(value, error)), ("shift", ones)):
         operand = given.get(name)
         if operand is not None:
             made[f"d{name}"] = _sum_to(operand, given_dy, times, precision)
     return made
+
+
+def _groups_of(op: Op, given: dict[str, Any], group: int) -> dict[str, Any]:
+    """Return the arrays of a backward op, whose rows are groups of columns."""
+    names = [name for name in (*op.reads, *op.parameters, "beta") if given.get(name) is not None]
+    arrays = {name: _in_groups(given[name], group) for name in names}
+    return arrays | {"group": None, "of_groups": True}
+
+
+def _out_of_groups(made: Expected | None) -> Expected | None:
+    if made is None:
+        return None
+    shape = (*made.value.shape[:-2], -1)
+    slack = np.broadcast_to(made.slack, made.value.shape)
+    return Expected(made.value.reshape(shape), slack.reshape(shape), made.dtype)
+
+
+def _of_gate(first: Near, second: Near, given: dict[str, Any], precision: Precision) -> Expected:
+    """Return the gradient of a gate: a product of two times the slope of the activation."""
+    gate, u = given["gate"].astype(precision.wide), precision.u
+    sigmoid = 1 / (1 + np.exp(-gate))
+    slope, error = np.ones(()), np.zeros(())
+    if given["activation"] == "sigmoid":
+        slope, error = sigmoid * (1 - sigmoid), 8 * u * sigmoid
+    elif given["activation"] == "silu":
+        slope = sigmoid * (1 + gate * (1 - sigmoid))
+        error = 8 * u * sigmoid * (1 + np.abs(gate))
+    product = first.value * second.value
+    slack = (np.abs(first.value) * second.error + 2 * u * np.abs(product)) * np.abs(slope)
+    slack = slack + np.abs(product) * error + precision.tiny * (1 + np.abs(slope))
+    return Expected(product * slope, slack, given["gate"].dtype)
 
 
 def _factor(given: dict[str, Any], precision: Precision) -> Near:

@@ -95,8 +95,23 @@ class ResidualGradient {
   Packet packet_[EARLY ? S::PACKETS : 1];
 };
 
+// There is no gate.
+template <class S>
+struct NoGate {
+  struct Arrays {};
+  struct Made {};
+  __device__ NoGate(const Arrays&, const Place<S>&) {}
+  template <class... Unused>
+  __device__ void packet(Unused&&...) const {}
+  template <class... Unused>
+  __device__ void column(Unused&&...) const {}
+  template <int COUNT>
+  __device__ void write(int, int, const Made (&)[COUNT]) {}
+  __device__ void finish() {}
+};
+
 // One row of a group: its sums, dx, and what its columns give to dgamma and dbeta.
-template <class S, class Saved, class Weight, class Source, class Other, class DX>
+template <class S, class Saved, class Weight, class Source, class Other, class DX, class Gate>
 class RowGradient {
   using Acc = typename S::Acc;
   using T = typename S::T;
@@ -115,18 +130,19 @@ class RowGradient {
   __device__ void sum(int buffer) {
     RowSums sums(buffer);
     Values<S> x, dy;
+    typename Source::Beside unused;
     Acc total[KINDS];
     sums.template sum<1>(
         total,
         [&](int turn) {
           if (turn < S::TAIL_TURNS && place_.has_tail(turn)) {
-            pairs_.tail(turn, x, dy);
+            pairs_.tail(turn, x, dy, unused);
             weight_.column(place_.tail_column(turn), dy);
             saved_.normalise(x);
             add_columns(1, x, dy, sums);
           }
           if (turn >= S::PACKETS) return;
-          pairs_.in_register(turn, x, dy);
+          pairs_.in_register(turn, x, dy, unused);
           weight_.packet(turn, dy);
           saved_.normalise(x);
           if constexpr (KEEPS) {
@@ -137,7 +153,7 @@ class RowGradient {
         },
         [&](int turn) {
           if (!place_.has_packet(turn)) return;
-          pairs_.past_registers(turn, x, dy);
+          pairs_.past_registers(turn, x, dy, unused);
           weight_.packet(turn, dy);
           saved_.normalise(x);
           add_columns(S::VEC, x, dy, sums);
@@ -150,17 +166,19 @@ class RowGradient {
   // Turns come in order, and all lanes take part. What is shifted is shifted for several packets at
   // once.
   template <class Sums>
-  __device__ void write(T* dx, Other& other, Sums& columns) const {
+  __device__ void write(T* dx, Other& other, Gate& gate, Sums& columns) const {
     Writer<S, DX> out(dx, place_);
-    Values<S> x, dy, weighted, beside;
+    Values<S> x, dy, weighted, beside, value;
+    typename Source::Beside raw;
 #pragma unroll
     for (int first = 0; first < S::PACKETS; first += S::TOGETHER) {
       Pack<T, S::VEC> made[S::TOGETHER];
+      typename Gate::Made dgate[S::TOGETHER];
 #pragma unroll
       for (int i = 0; i < S::TOGETHER; ++i) {
         const int turn = first + i;
         if (turn >= S::PACKETS) continue;
-        pairs_.in_register(turn, x, dy);
+        pairs_.in_register(turn, x, dy, raw);
         if constexpr (KEEPS) {
           copy(normal_[turn], x);
           copy(weighted_[turn], weighted);
@@ -172,35 +190,45 @@ class RowGradient {
           weight_.packet(turn, weighted);
         }
         other.take(turn, beside);
-        made[i] = gradient(x, weighted, beside);
+        gradient(x, weighted, beside, value);
+        gate.packet(turn, raw, x, weight_, value, dgate[i]);
+        made[i] = round_to<T>(value);
         columns.add_in_register(turn, dy, x);
       }
       out.write(first, S::PACKETS, made);
+      gate.write(first, S::PACKETS, dgate);
     }
 #pragma unroll 1
     for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
       other.take(turn, beside);
-      pairs_.past_registers(turn, x, dy);
+      pairs_.past_registers(turn, x, dy, raw);
       copy(dy, weighted);
       weight_.packet(turn, weighted);
       saved_.normalise(x);
-      const Pack<T, S::VEC> made_now[1] = {gradient(x, weighted, beside)};
-      out.write(turn, S::TURNS, made_now);
+      gradient(x, weighted, beside, value);
+      typename Gate::Made dgate[1];
+      gate.packet(turn, raw, x, weight_, value, dgate[0]);
+      const Pack<T, S::VEC> made[1] = {round_to<T>(value)};
+      out.write(turn, S::TURNS, made);
+      gate.write(turn, S::TURNS, dgate);
       columns.add_past_registers(turn, dy, x);
     }
 #pragma unroll
     for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
       if (!place_.has_tail(turn)) continue;
       const int column = place_.tail_column(turn);
-      pairs_.tail(turn, x, dy);
+      pairs_.tail(turn, x, dy, raw);
       copy(dy, weighted);
       weight_.column(column, weighted);
       saved_.normalise(x);
       other.column(column, beside);
-      store_column(dx, column, gradient(x, weighted, beside));
+      gradient(x, weighted, beside, value);
+      gate.column(column, raw, x, weight_, value);
+      store_column(dx, column, round_to<T>(value));
       columns.add_tail(turn, dy, x);
     }
     out.finish();
+    gate.finish();
   }
 
  private:
@@ -220,17 +248,15 @@ class RowGradient {
     }
   }
 
-  // dx of one packet.
-  __device__ Pack<T, S::VEC> gradient(const Values<S>& normal, const Values<S>& weighted,
-                                      const Values<S>& beside) const {
-    Values<S> value;
+  // The gradient of what was normalised, of one packet.
+  __device__ void gradient(const Values<S>& normal, const Values<S>& weighted,
+                           const Values<S>& beside, Values<S>& value) const {
 #pragma unroll
     for (int i = 0; i < S::VEC; ++i) {
       const Acc centred = CENTERED ? sub(weighted[i], mean_of_gradient_) : weighted[i];
       const Acc inner = fma_rn(-normal[i], mean_of_products_, centred);
       value[i] = Other::combine(inner, saved_.rstd, beside[i]);
     }
-    return round_to<T>(value);
   }
 
   const Source& pairs_;
@@ -305,13 +331,15 @@ class Both {
 };
 
 // All rows of a block.
-template <class S, class Source, class Statistic, class Weight, class Other, class DX, class Sums>
+template <class S, class Source, class Statistic, class Weight, class Other, class DX, class Sums,
+          class Gate>
 __device__ inline void backward(const typename Source::Arrays& from,
                                 const typename Weight::Arrays& parameters,
                                 const typename Other::Arrays& beside,
                                 const Strided<typename S::T>& dx, typename S::Acc* partial,
                                 const typename Statistic::Saved::Arrays& statistics,
-                                const Rows& rows, const Groups& own) {
+                                const Rows& rows, const Groups& own,
+                                const typename Gate::Arrays& of_gate) {
   using Saved = typename Statistic::Saved;
   const long long groups = (own.end - own.first + S::ROWS - 1) / S::ROWS;
   const Place<S> first = Place<S>::at(rows, own.first + own.block * S::ROWS + threadIdx.y, own.end);
@@ -326,9 +354,10 @@ __device__ inline void backward(const typename Source::Arrays& from,
     const Source pairs(from, here);
     Other other(beside, here);
     const Saved saved(statistics, here);
-    RowGradient<S, Saved, Weight, Source, Other, DX> row(pairs, weight, saved, here);
+    Gate gate(of_gate, here);
+    RowGradient<S, Saved, Weight, Source, Other, DX, Gate> row(pairs, weight, saved, here);
     row.sum(buffer);
-    row.write(dx.row(here), other, columns);
+    row.write(dx.row(here), other, gate, columns);
     buffer ^= 1;
   }
   columns.finish();

@@ -28,14 +28,17 @@ class Pairs {
   __device__ Pairs(const Arrays& arrays, const Place<S>& place)
       : Pairs(arrays.x.row(place), arrays.dy.row(place), place) {}
 
+  // What else there is of a packet.
+  struct Beside {};
+
   // One of the first PACKETS packets; `turn` must be a constant once loops are unrolled.
-  __device__ void in_register(int turn, Values<S>& x, Values<S>& dy) const {
+  __device__ void in_register(int turn, Values<S>& x, Values<S>& dy, Beside&) const {
     unpack(x_packets_[turn], x);
     unpack(dy_packets_[turn], dy);
   }
 
   // One of the packets after those.
-  __device__ void past_registers(int turn, Values<S>& x, Values<S>& dy) const {
+  __device__ void past_registers(int turn, Values<S>& x, Values<S>& dy, Beside&) const {
     if (turn < S::KEPT) {
       unpack(bits<Packet>(*in_shared<S>(0, turn)), x);
       unpack(bits<Packet>(*in_shared<S>(1, turn)), dy);
@@ -46,7 +49,7 @@ class Pairs {
   }
 
   // A column of the tail, in the first element.
-  __device__ void tail(int turn, Values<S>& x, Values<S>& dy) const {
+  __device__ void tail(int turn, Values<S>& x, Values<S>& dy, Beside&) const {
     unpack(x_tail_[turn], x);
     unpack(dy_tail_[turn], dy);
   }

@@ -7,7 +7,7 @@ import cunorm.torch
 from cunorm import _families
 from cunorm._families import PLAIN, RMS_NORM, Option
 
-OPS = [op.name for op in PLAIN if op.family.has_gradient]
+OPS = [op.name for op in PLAIN if op.family.is_of_tensors]
 
 
 def names(op):

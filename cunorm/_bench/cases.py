@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import cupy
 
 OPS = tuple(op.name for family in FAMILIES for op in PLAIN if op.family is family)
-BACKWARD_OPS = tuple(op.name for op in BACKWARD.values())
+# Those of norms without a gate.
+BACKWARD_OPS = tuple(op.name for op in BACKWARD.values() if "gate" not in op.reads)
 DTYPES = ("float16", "bfloat16", "float32")
 # Heads, the models of today and what comes after them; the last two no single block can hold.
 COLS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 5120, 8192, 16384, 32768, 65536, 131072, 262144)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import cupy
+
 from .. import _plan
 from .._families import NORMED, OPS
 from .._launch import backward as of_backward
@@ -13,8 +15,6 @@ from .._launch import launches as of_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    import cupy
 
     from .._families import Op
     from .._launch.launches import Launch
@@ -89,39 +89,40 @@ def _one_after_the_other(
 
 def backward(
     op: Op, arrays: Arrays, axes: int, options: Mapping[str, Any], *, enqueue: bool
-) -> tuple[cupy.ndarray | None, tuple[Launch, ...]]:
+) -> tuple[Arrays, tuple[Launch, ...]]:
     """Enqueue the kernels of a backward op: as `forward`.
 
     Returns
     -------
-    partial : cupy.ndarray or None
-        The array that was made for the sums of columns of each block.
+    arrays : mapping of str to cupy.ndarray or None
+        The same with what was made for the sums of columns of each block.
     launches : tuple of Launch
         As of `forward`.
     """
     x = arrays["x"]
-    (weight,) = op.parameters
+    beside = ("beta",) if "gate" in op.reads else ()
     plan = _plan.backward(
         op,
         of_forward.cols(x, axes),
-        dtypes(arrays, (*op.reads, *op.parameters)),
+        dtypes({"beta": None, **arrays}, (*op.reads, *op.parameters, *beside)),
         kernels.arch(x.device.id),
         **chosen(op, options),
     )
-    made = {name: arrays[name] for name in op.returns if arrays[name] is not None}
-    partial = of_backward.partial(plan, x, made)
-    launches = of_backward.backward(
-        plan,
-        axes,
-        made,
-        partial,
-        {name: arrays[name] for name in op.reads if arrays[name] is not None},
-        arrays[weight],
-        {name: arrays[name] for name in op.family.saves},
-        options.get("gamma_offset", 0.0),
-        enqueue=enqueue,
-    )
-    return partial, launches
+    totals = [name for name in op.totals if arrays[name] is not None]
+    partial = None
+    if totals:
+        (blocks,) = plan.grid(x.size // plan.cols)
+        partial = cupy.empty((len(totals) * blocks, plan.pitch), plan.accumulator)
+    complete = {**arrays, "partial": partial}
+    scalars = {"gamma_offset": options.get("gamma_offset", 0.0)}
+    main, taken = of_backward.backward(plan, axes, complete, scalars, enqueue=enqueue)
+    launches = [main]
+    if totals:
+        sums = of_backward.column_sums(plan, arrays["dgamma"], len(totals), main.grid[0], "partial")
+        if enqueue:
+            sums.enqueue(complete.get(name) for name in sums.arrays)
+        launches.append(sums)
+    return complete, tuple(launches) if of_backward.as_given(taken, complete) else ()
 
 
 def dtypes(arrays: Arrays, names: Iterable[str]) -> tuple[tuple[str, str], ...]:

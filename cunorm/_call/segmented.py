@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 
 def backward(
-    op: Op, arrays: Arrays, axes: int, options: Mapping[str, Any], *, enqueue: bool
+    op: Op,
+    arrays: Arrays,
+    axes: int,
+    options: Mapping[str, Any],
+    operands: Mapping[str, cupy.ndarray],
+    *,
+    enqueue: bool,
 ) -> tuple[Arrays, tuple[Launch, ...]]:
     """Enqueue the kernels of a backward op with operands on the current stream.
 
@@ -39,6 +45,8 @@ def backward(
         How many trailing axes are a row.
     options : mapping of str to object
         The options by name, as the checks return them.
+    operands : mapping of str to cupy.ndarray
+        scale, shift or both.
     enqueue : bool
         Whether the kernels are to run, and not only to be built.
 
@@ -50,10 +58,8 @@ def backward(
         What may be launched again for the next arrays of the same kind.
     """
     x = arrays["x"]
-    operands = {n: arrays[n] for n in op.operands if arrays[n] is not None}
-    names = (*op.reads, *op.parameters, *op.operands, "beta")
-    arrays = {"beta": None, **arrays}
-    dtypes = planned.dtypes(arrays, names)
+    arrays = {"beta": None, "scale": None, **arrays, **operands}
+    dtypes = planned.dtypes(arrays, (*op.reads, *op.parameters, "beta", *operands))
     wanted = arrays["dgamma"] is not None
     kinds = kinds_of_sums(op, dict(dtypes), sums=wanted)
     plan = _plan.backward(
@@ -61,31 +67,31 @@ def backward(
         of_forward.cols(x, axes),
         dtypes,
         kernels.arch(x.device.id),
-        **planned.chosen(op, options),
+        **planned.chosen(op, options) | {"scale_offset": bool(options["scale_offset"])},
     )
     own = segments.of(x.shape, axes, operands.values())
     own = replace(own, blocks=plan.blocks_of_segment(own.count, own.rows))
 
     made = dict(arrays) | _sums(plan, own, operands, kinds, wanted=wanted)
     scalars = {name: options[name] for name in plan.scalars}
-    main, taken = _main(plan, own, made, scalars)
-    if enqueue:
-        main.enqueue(taken[name] for name in main.arrays)
-        if taken["dx"].data.ptr != made["dx"].data.ptr:
-            own.of_rows(made["dx"])[...] = taken["dx"]
+    main, taken = of_backward.backward(plan, axes, made, scalars, own, enqueue=enqueue)
     launches = [main]
     if kinds > 0:
-        adding = segments.sums(plan, kinds, own, made, taken["scale"], scalars)
-        given = {**made, "scale": taken["scale"], "gamma": taken["gamma"]}
+        factors: Arrays = {"gamma": taken.get("gamma"), "beta": None, "scale": taken.get("scale")}
+        if "gate" not in op.reads and made["beta"] is not None:
+            factors["beta"] = cupy.ascontiguousarray(made["beta"])
+        adding = segments.sums(plan, kinds, own, made | factors, scalars)
         if enqueue:
-            adding.enqueue(given[name] for name in adding.arrays)
+            adding.enqueue((made | factors)[name] for name in adding.arrays)
         launches.append(adding)
     if wanted:
         totals = of_backward.column_sums(plan, made["dgamma"], len(op.totals), own.count, "shares")
         if enqueue:
             totals.enqueue(made.get(name) for name in totals.arrays)
         launches.append(totals)
-    as_given = all(a is None or a.data.ptr == made[name].data.ptr for name, a in taken.items())
+    if kinds > 0:
+        taken |= factors
+    as_given = of_backward.as_given(taken, made)
     for name, operand in operands.items():
         if not own.is_whole(operand):
             made[f"d{name}"] = own.sum_to(made[f"d{name}"], operand)
@@ -117,30 +123,3 @@ def _sums(
     if wanted:
         made["shares"] = cupy.empty((kinds * own.count, plan.pitch), plan.accumulator)
     return made
-
-
-def _main(
-    plan: BackwardPlan, own: Segments, arrays: Arrays, scalars: Mapping[str, float]
-) -> tuple[Launch, Arrays]:
-    """Return the launch of the backward kernel, and the arrays that it takes."""
-    rows = {name: own.of_rows(arrays[name]) for name in plan.of_rows}
-    if not of_forward.fit(own.axes, *rows.values()):
-        rows = {
-            name: of_forward.empty_like(a) if name == "dx" else cupy.ascontiguousarray(a)
-            for name, a in rows.items()
-        }
-    parameters: Arrays = {"partial": arrays["partial"]}
-    for name, parameter in (("gamma", arrays["gamma"]), ("beta", arrays["beta"])):
-        if parameter is not None:
-            parameters[name] = cupy.ascontiguousarray(parameter)
-    scale = arrays["scale"]
-    if scale is not None:
-        parameters["scale"] = own.of_operand(scale)
-    statistics = {
-        name: cupy.ascontiguousarray(own.of_rows(arrays[name])) for name in plan.statistics
-    }
-    beside = {n: a for n, a in parameters.items() if n in plan.arrays}
-    main = of_forward.prepare(
-        plan, own.axes, rows, beside, scalars, tuple(plan.arrays), {}, segments=own
-    )
-    return main, {"gamma": None, "scale": None, **rows, **parameters, **statistics}

@@ -122,8 +122,8 @@ def _build(
         if isinstance(argument, Input):
             name = argument.name
             dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
-            if name in op.operands or argument is BETA:
-                dtype = None
+            if name in op.operands or (argument is BETA and op.operands):
+                dtype = None  # operands, and what their gradients alone need
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extent, own)
@@ -134,7 +134,7 @@ def _build(
 
 def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of an array beside x: of rows, of one row, or of one number a row."""
-    if name in op.parameters:
+    if name in (*op.parameters, BETA.name):
         return shape[-1:]
     return shape[:-1] if name in op.family.saves else shape
 

@@ -71,13 +71,17 @@ def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, d
     data("x", x)
     like_x("dy", arrays["dy"], x)
     axes = parameters(x, **{name: arrays.get(name) for name in (*op.parameters, "beta")})
+    if "gate" in op.reads:
+        addend("gate", arrays["gate"], x)
+    settings = options(op, values, arrays)
+    group = settings.get("group")
+    rows = x.shape[: x.ndim - axes] if group is None else (*x.shape[:-1], x.shape[-1] // group)
     for name in op.family.saves:
-        statistic(name, arrays[name], x, axes)
+        statistic(name, arrays[name], x, rows)
     for name in op.operands:
         if arrays.get(name) is not None:
             operand(name, arrays[name], x)
-    settings = options(op, values, arrays)
-    if arrays["dresidual"] is not None:
+    if arrays.get("dresidual") is not None:
         like_x("dresidual", arrays["dresidual"], x)
     return axes, settings
 

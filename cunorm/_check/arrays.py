@@ -182,10 +182,10 @@ def like_x(name: str, value: Any, x: cupy.ndarray) -> None:
     same_device(name, value, x)
 
 
-def statistic(name: str, value: Any, x: cupy.ndarray, axes: int) -> None:
+def statistic(name: str, value: Any, x: cupy.ndarray, shape: tuple[int, ...]) -> None:
     """Refuse a mean or rstd that is not one number a row, as the forward op returns it."""
     array(name, value)
-    dtype, shape = accumulator(x.dtype.name), x.shape[: x.ndim - axes]
+    dtype = accumulator(x.dtype.name)
     if value.dtype.name != dtype:
         raise TypeError(
             f"{name} must be {dtype} where x is {x.dtype.name}, but is {value.dtype.name}"

@@ -10,41 +10,29 @@ from cupy.cuda.function import CNumpyArray
 
 from .. import _plan
 from . import kernels
-from .launches import Launch, fit, prepare
+from .launches import Launch, empty_like, fit, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._plan import BackwardPlan
+    from .._typing import Arrays
+    from .segments import Segments
 
 # What there is one of for each column, and one row of for each block.
 TOTALS = ("dgamma", "dbeta")
 
 
-def partial(
-    plan: BackwardPlan, x: cupy.ndarray, made: Mapping[str, cupy.ndarray]
-) -> cupy.ndarray | None:
-    """Return an array for the blocks' sums of columns; None where there are none."""
-    totals = len(made) - 1
-    if totals == 0:
-        return None
-    (blocks,) = plan.grid(x.size // plan.cols)
-    return cupy.empty((totals * blocks, plan.pitch), plan.accumulator)
-
-
 def backward(
     plan: BackwardPlan,
     axes: int,
-    made: Mapping[str, cupy.ndarray],
-    partial: cupy.ndarray | None,
-    read: Mapping[str, cupy.ndarray],
-    gamma: cupy.ndarray | None,
-    statistics: Mapping[str, cupy.ndarray],
-    gamma_offset: float,
+    arrays: Arrays,
+    scalars: Mapping[str, float],
+    segments: Segments | None = None,
     *,
     enqueue: bool,
-) -> tuple[Launch, ...]:
-    """Enqueue a backward kernel on the current stream, and the sums of what its blocks leave.
+) -> tuple[Launch, Arrays]:
+    """Enqueue a backward kernel on the current stream.
 
     Parameters
     ----------
@@ -52,49 +40,64 @@ def backward(
         The kernel.
     axes : int
         How many trailing axes are a row.
-    made : mapping of str to cupy.ndarray
-        dx, and dgamma and dbeta where they are wanted. x has at least one row of at least one
-        column.
-    partial : cupy.ndarray or None
-        What `partial` returned.
-    read : mapping of str to cupy.ndarray
-        The arrays of rows that are read, in the order of the kernel's arguments.
-    gamma : cupy.ndarray or None
-        The parameter.
-    statistics : mapping of str to cupy.ndarray
-        mean and rstd, as far as the kernel takes them.
-    gamma_offset : float
-        Added to gamma.
+    arrays : mapping of str to cupy.ndarray or None
+        At least those of the kernel, by their names there. x has at least one row of at least one
+        column, and what is written is C-contiguous.
+    scalars : mapping of str to float
+        The numbers of the kernel's last argument.
+    segments : Segments or None
+        How rows are shared out, where operands stand beside them.
     enqueue : bool
-        Whether the kernels are to run. If not, they are built alone; the arrays fit as they lie
-        then.
+        Whether the kernel is to run. If not, it is built alone; the arrays fit as they lie then.
 
     Returns
     -------
-    tuple of Launch
-        What was launched, for the next arrays of the same kind; nothing where arrays were copied.
+    launch : Launch
+        What was launched.
+    taken : mapping of str to cupy.ndarray or None
+        The arrays that it took: others than were given where those had to be copied.
     """
-    rows = {"dx": made["dx"], **read}
+    in_order = _as_it_is if segments is None else segments.of_rows
+    rows = {name: in_order(arrays[name]) for name in plan.of_rows}
     if not fit(axes, *rows.values()):
-        rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
-    parameters: dict[str, cupy.ndarray | None] = {}
-    if gamma is not None:
-        parameters["gamma"] = cupy.ascontiguousarray(gamma)
-    parameters["partial"] = partial
-    kept = {name: cupy.ascontiguousarray(a) for name, a in statistics.items()}
-    arrays = {"dx": made["dx"], "partial": partial, **rows, **parameters, **kept}
-    scalars = {"gamma_offset": gamma_offset}
-    main = prepare(plan, axes, rows, parameters, scalars, tuple(arrays), {})
+        rows = {
+            name: empty_like(a)
+            if name in plan.written and not a.flags.c_contiguous
+            else cupy.ascontiguousarray(a)
+            for name, a in rows.items()
+        }
+    of_segments = plan.by_segment or ()
+    parameters: Arrays = {
+        name: cupy.ascontiguousarray(arrays[name])
+        if segments is None or name not in of_segments
+        else segments.of_operand(arrays[name])
+        for name in plan.parameters
+    }
+    parameters["partial"] = arrays["partial"]
+    statistics = {name: in_order(arrays[name]) for name in plan.statistics}
+    taken = {
+        **rows,
+        **parameters,
+        **{name: cupy.ascontiguousarray(a) for name, a in statistics.items()},
+    }
+    launch = prepare(
+        plan, axes, rows, parameters, scalars, tuple(plan.arrays), {}, segments=segments
+    )
     if enqueue:
-        main.enqueue(arrays.values())
-    launches = [main]
-    if partial is not None:
-        sums = column_sums(plan, made["dgamma"], len(made) - 1, main.grid[0], "partial")
-        if enqueue:
-            sums.enqueue((*(made.get(name) for name in TOTALS), partial))
-        launches.append(sums)
-    asked = {**read, **statistics, "gamma": gamma}
-    return tuple(launches) if all(arrays.get(name) is a for name, a in asked.items()) else ()
+        launch.enqueue(taken[name] for name in plan.arrays)
+        for name in plan.of_rows:
+            if name in plan.written and taken[name].data.ptr != arrays[name].data.ptr:
+                in_order(arrays[name])[...] = taken[name]
+    return launch, taken
+
+
+def _as_it_is(a: cupy.ndarray) -> cupy.ndarray:
+    return a
+
+
+def as_given(taken: Arrays, arrays: Arrays) -> bool:
+    """Return whether nothing that a launch took is a copy."""
+    return all(a is None or a.data.ptr == arrays[name].data.ptr for name, a in taken.items())
 
 
 def column_sums(

@@ -125,7 +125,6 @@ def sums(
     kinds: int,
     segments: Segments,
     arrays: Arrays,
-    scale: cupy.ndarray | None,
     scalars: Mapping[str, float],
 ) -> Launch:
     """Return the launch that adds up what the blocks of each segment have left.
@@ -139,10 +138,8 @@ def sums(
     segments : Segments
         How it shared out the rows.
     arrays : mapping of str to cupy.ndarray or None
-        partial; gamma, beta and scale as far as they are given; dscale, dshift and shares as far as
-        they are wanted.
-    scale : cupy.ndarray or None
-        What `Segments.of_operand` returned.
+        partial; gamma, beta and scale as far as they take part, the last as `Segments.of_operand`
+        returns it; dscale, dshift and shares as far as they are wanted.
     scalars : mapping of str to float
         gamma_offset and scale_offset.
     """
@@ -151,7 +148,7 @@ def sums(
     kernel = _plan.SegmentSums(
         plan.accumulator, kinds, tuple((name, a.dtype.name) for name, a in given if a is not None)
     )
-    acc = plan.accumulator
+    acc, scale = plan.accumulator, arrays["scale"]
     numbers = np.array(
         (
             (plan.cols, plan.pitch, segments.blocks),

@@ -2,8 +2,10 @@
 
 from .gated import (
     layer_norm_gated,
+    layer_norm_gated_bwd,
     layer_norm_gated_fwd,
     rms_norm_gated,
+    rms_norm_gated_bwd,
     rms_norm_gated_fwd,
 )
 from .layer import (
@@ -40,6 +42,7 @@ __all__ = [
     "layer_norm_bwd",
     "layer_norm_fwd",
     "layer_norm_gated",
+    "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
     "rms_norm",
     "rms_norm_add",
@@ -49,5 +52,6 @@ __all__ = [
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
+    "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
 ]

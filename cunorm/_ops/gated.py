@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-any-return"
-"""Norms that a gate multiplies."""
+"""Norms that a gate multiplies, and their gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .._call.backward import backward
 from .._call.forward import forward
 from .._families import OPS
 from .._typing import Activation, Cast, DeviceArray, DeviceArrayT
@@ -267,3 +268,148 @@ def layer_norm_gated_fwd(
     """
     options = (eps, activation, gate_first, group, gamma_offset, cast, dtype)
     return forward(OPS["layer_norm_gated_fwd"], (x, gate, gamma, beta, out), options)
+
+
+def rms_norm_gated_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gate: DeviceArray,
+    gamma: DeviceArray | None,
+    rstd: DeviceArray,
+    *,
+    activation: Activation = "silu",
+    gate_first: bool = False,
+    group: int | None = None,
+    gamma_offset: float = 0.0,
+    sums: bool = True,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT | None]:
+    """Return the gradients of `rms_norm_gated` with respect to x, the gate and gamma.
+
+    With ``s = activation(gate)``, ``g = gamma + gamma_offset`` and ``n = x * rstd``: dx is that of
+    `rms_norm_bwd` for ``dy * s``, ``dgate = dy * g * n * s'`` and ``dgamma = sum(dy * s * n)``.
+    Where the gate comes first, dv is that of `rms_norm_bwd` for ``v = x * s``, ``dx = dv * s`` and
+    ``dgate = dv * x * s'``.
+
+    Parameters
+    ----------
+    dy : cupy.ndarray, shape (..., N)
+        The gradient with respect to y, of x's shape and dtype, laid out in any way.
+    x, gate, gamma
+        As they were given to the forward op.
+    rstd : cupy.ndarray, shape (...) or (..., N / group)
+        What `rms_norm_gated_fwd` returned: float32 (float64 for float64 data).
+    activation, gate_first, group, gamma_offset
+        As they were given to the forward op.
+    sums : bool
+        Whether dgamma is wanted: False where gamma is frozen.
+
+    Returns
+    -------
+    dx : cupy.ndarray, shape (..., N)
+        In x's dtype, C-contiguous.
+    dgate : cupy.ndarray, shape (..., N)
+        In gate's dtype, C-contiguous.
+    dgamma : cupy.ndarray or None
+        In gamma's shape and dtype; zeros where there are no rows. None where `gamma` is None, or
+        `sums` is False.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype.
+    ValueError
+        For a wrong shape, device or value.
+
+    See Also
+    --------
+    rms_norm_gated_fwd : What gives rstd.
+    rms_norm_bwd : Without a gate, and how sums are added up.
+    layer_norm_gated_bwd : The same of `layer_norm_gated`.
+
+    Notes
+    -----
+    One kernel, and one for the sums: x, dy and the gate are read once, dx and dgate written once.
+    Of a row that is longer than what registers hold, the gate is read twice. No rounding of
+    ``cast="before"`` is differentiated.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 7.0]], dtype="float32")
+    >>> gate, gamma = cupy.zeros_like(x), cupy.ones(2, "float32")
+    >>> y, rstd = cunorm.rms_norm_gated_fwd(x, gate, gamma)
+    >>> dx, dgate, dgamma = cunorm.rms_norm_gated_bwd(cupy.ones_like(y), x, gate, gamma, rstd)
+    >>> dgate.round(3)
+    array([[0.1, 0.7]], dtype=float32)
+    """
+    options = (activation, gate_first, group, gamma_offset, sums)
+    return backward(OPS["rms_norm_gated_bwd"], (dy, x, gate, gamma, rstd), options)
+
+
+def layer_norm_gated_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gate: DeviceArray,
+    gamma: DeviceArray | None,
+    mean: DeviceArray,
+    rstd: DeviceArray,
+    *,
+    activation: Activation = "silu",
+    gate_first: bool = False,
+    group: int | None = None,
+    gamma_offset: float = 0.0,
+    beta: DeviceArray | None = None,
+    sums: bool = True,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT | None, DeviceArrayT | None]:
+    """Return the gradients of `layer_norm_gated` with respect to x, the gate, gamma and beta.
+
+    As `rms_norm_gated_bwd`, of ``n = (x - mean) * rstd``; where the gate follows, ``dgate = dy * (g
+    * n + beta) * s'``, and ``dbeta = sum(dy * s)``.
+
+    Parameters
+    ----------
+    dy, x, gate, gamma
+        As in `rms_norm_gated_bwd`.
+    mean, rstd : cupy.ndarray, shape (...) or (..., N / group)
+        What `layer_norm_gated_fwd` returned: float32 (float64 for float64 data).
+    activation, gate_first, group, gamma_offset
+        As they were given to the forward op.
+    beta : cupy.ndarray, optional
+        As it was given to the forward op: the gradient of the gate needs it.
+    sums : bool
+        Whether dgamma and dbeta are wanted: False where they are frozen.
+
+    Returns
+    -------
+    dx : cupy.ndarray, shape (..., N)
+        In x's dtype, C-contiguous.
+    dgate : cupy.ndarray, shape (..., N)
+        In gate's dtype, C-contiguous.
+    dgamma, dbeta : cupy.ndarray or None
+        In gamma's shape and dtype. Both None where `gamma` is None, or `sums` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm_gated_bwd`.
+
+    See Also
+    --------
+    layer_norm_gated_fwd : What gives mean and rstd.
+    layer_norm_bwd : Without a gate.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[1.0, 3.0]], dtype="float32")
+    >>> gate, gamma = cupy.zeros_like(x), cupy.ones(2, "float32")
+    >>> y, mean, rstd = cunorm.layer_norm_gated_fwd(x, gate, gamma)
+    >>> dy = cupy.ones_like(y)
+    >>> dx, dgate, dgamma, dbeta = cunorm.layer_norm_gated_bwd(dy, x, gate, gamma, mean, rstd)
+    >>> dgate.round(3)
+    array([[-0.5,  0.5]], dtype=float32)
+    """
+    options = (activation, gate_first, group, gamma_offset, sums)
+    return backward(OPS["layer_norm_gated_bwd"], (dy, x, gate, gamma, mean, rstd, beta), options)

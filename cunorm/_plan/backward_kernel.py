@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
-from .parts import weight_of
+from .parts import gate_of, weight_of
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
-from .unit import Reach, Try
+from .unit import Reach, Stage, Try
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -226,10 +226,13 @@ def backward(
     """
     of = dict(dtypes)
     x, family = of["x"], op.family
-    by_segment = ("scale",) if "scale" in of else ()
-    parameters = (*(name for name in op.parameters if name in of), *by_segment)
-    kinds = kinds_of_sums(op, of, sums=sums)
     segmented = not {"scale", "shift"}.isdisjoint(of)
+    is_gated = "gate" in of
+    # The gradient of a gate that follows takes y without it.
+    bias = ("beta",) if is_gated and "beta" in of and not chosen["gate_first"] else ()
+    by_segment = (*(("scale",) if "scale" in of else ()), *bias)
+    parameters = tuple(name for name in (*op.parameters, "scale", *bias) if name in of)
+    kinds = kinds_of_sums(op, of, sums=sums)
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
@@ -254,25 +257,28 @@ def backward(
     if "dresidual" in of:
         other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"
     acc = accumulator(x)
+    source, gate = Stage("Pairs<S, X, Dy>", "{$x, $dy}"), Stage("NoGate<S>", "{}")
+    if is_gated:
+        source, gate = gate_of(of, chosen)
     groups = "groups_of_segment(n.segments)" if segmented else "all_groups(n.rows)"
     return BackwardPlan(
         op.name,
-        "gradient.cuh",
+        "gate_gradient.cuh" if is_gated else "gradient.cuh",
         x,
         cols,
         share,
-        arrays={"dx": x, "partial": acc}
+        arrays={"dx": x, **({"dgate": of["gate"]} if is_gated else {}), "partial": acc}
         | {name: of[name] for name in (*read, *parameters)}
         | dict.fromkeys(family.saves, acc),
-        of_rows=("dx", *read),
+        of_rows=(*op.gradients, *read),
         statistics=family.saves,
         parameters=parameters,
-        written=("dx", "partial"),
+        written=(*op.gradients, "partial"),
         scalars=("gamma_offset", "scale_offset") if segmented else ("gamma_offset",),
-        body=f"backward<S, Pairs<S, X, Dy>, {family.statistic}<S>, {weight.type}, {other}, Dx, "
-        f"ColumnSums<S, Partial, {kinds}>>(\n"
-        f"      {{$x, $dy}}, {weight.arrays}, {beside}, $dx, partial, "
-        f"{{{', '.join(family.saves)}}}, n.rows, {groups});",
+        body=f"backward<S, {source.type}, {family.statistic}<S>, {weight.type}, {other}, Dx, "
+        f"ColumnSums<S, Partial, {kinds}>, {gate.type}>(\n"
+        f"      {source.arrays}, {weight.arrays}, {beside}, $dx, partial, "
+        f"{{{', '.join(family.saves)}}}, n.rows, {groups}, {gate.arrays});",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,
         shared_packet_bytes=packet_bytes,

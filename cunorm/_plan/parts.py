@@ -50,6 +50,22 @@ def weight_of(of: Dtypes, chosen: Chosen) -> Stage:
     return Stage(f"Both<S, {gamma.type}, {scale.type}>", f"{{{gamma.arrays}, {scale.arrays}}}")
 
 
+def gate_of(of: Dtypes, chosen: Chosen) -> tuple[Stage, Stage]:
+    """Return what a backward kernel of a gated norm reads its rows by, and what makes dgate."""
+    activation = ACTIVATIONS[chosen["activation"]]
+    first = _word(chosen["gate_first"])
+    bias, beta = "Unscaled<S>", "{}"
+    if "beta" in of and not chosen["gate_first"]:
+        bias, beta = "Plus<S, Beta>", "{$beta}"
+    return (
+        Stage(f"GatedPairs<S, X, Dy, Gate, {activation}, {first}>", "{{$x, $dy}, $gate}"),
+        Stage(
+            f"GateGradient<S, {bias}, Dgate, {activation}, SlopeOf{activation}, {first}>",
+            f"{{$dgate, {beta}}}",
+        ),
+    )
+
+
 def _word(value: object) -> str:
     return str(value).lower()
 

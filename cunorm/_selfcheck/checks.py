@@ -195,15 +195,16 @@ def _forward(op: Op, check: Check) -> Outcome:
 def _backward(op: Op, check: Check) -> Outcome:
     """Run a backward op on random data and the forward op's statistics."""
     rng = np.random.default_rng(zlib.crc32(str(check).encode()))
-    dy, x, gamma = (
+    rows = 2 + ("gate" in op.reads)  # dy, x and a gate
+    given = [
         (rng.standard_normal(shape) * 2 + 0.25).astype(DTYPES[check.dtype])
-        for shape in (check.shape, check.shape, check.shape[-1:])
-    )
-    on_device = [cupy.asarray(a) for a in (dy, x, gamma)]
+        for shape in (*[check.shape] * rows, check.shape[-1:])
+    ]
+    on_device = [cupy.asarray(a) for a in given]
     forward = getattr(cunorm, f"{op.family.name}_fwd")
     statistics = forward(*on_device[1:])[1:]
     outputs = getattr(cunorm, check.op)(*on_device, *statistics)
-    expected = getattr(_reference, check.op)(dy, x, gamma, *map(cupy.asnumpy, statistics))
+    expected = getattr(_reference, check.op)(*given, *map(cupy.asnumpy, statistics))
     faults: list[str] = []
     errors = [
         _compare(name, actual, want, faults)

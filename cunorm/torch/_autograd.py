@@ -101,9 +101,11 @@ def _refuse(op: str, *_: object) -> None:
 
 
 for _op in OPS.values():
+    if not _op.family.is_of_tensors:
+        continue
     if _op.is_backward:
         OPERATORS[_op.name].register_autograd(partial(_refuse, _op.norm))
-    elif _op.keeps and _op.family.has_gradient:
+    elif _op.keeps:
         OPERATORS[_op.name].register_autograd(
             partial(_gradients, _op), setup_context=partial(_save, _op)
         )

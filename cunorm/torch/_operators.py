@@ -119,7 +119,7 @@ def _like(x: Tensor) -> Tensor:
 # By the name of the op, and for those in place with an underscore after it.
 OPERATORS: dict[str, CustomOpDef] = {}
 for _op in OPS.values():
-    if not _op.family.has_gradient:
+    if not _op.family.is_of_tensors:
         continue
     if _op.keeps or _op.is_backward:
         OPERATORS[_op.name] = _defined(_op)
