@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         add_layer_norm_fwd,
         add_rms_norm,
         add_rms_norm_fwd,
+        combine_moments,
         layer_norm,
         layer_norm_add,
         layer_norm_add_fwd,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         rms_norm_gated,
         rms_norm_gated_bwd,
         rms_norm_gated_fwd,
+        row_sums,
     )
 
 __version__ = "0.1.0"
@@ -51,6 +53,7 @@ __all__ = [
     "add_layer_norm_fwd",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "combine_moments",
     "layer_norm",
     "layer_norm_add",
     "layer_norm_add_fwd",
@@ -69,6 +72,7 @@ __all__ = [
     "rms_norm_gated",
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
+    "row_sums",
     "warm_up",
 ]
 

@@ -167,6 +167,8 @@ class Family:
         Whether there is a backward op.
     is_of_tensors : bool
         Whether `cunorm.torch` has its ops.
+    given : tuple of Input or Option
+        What may stand for the sums over a row: an array, and the number of columns that it is of.
     """
 
     name: str
@@ -178,6 +180,7 @@ class Family:
     sources: tuple[Source, ...] = (LOADED, ADDED)
     has_gradient: bool = True
     is_of_tensors: bool = True
+    given: tuple[Input | Option, ...] = ()
 
     @property
     def eps(self) -> float:
@@ -261,13 +264,18 @@ class Op:
     @cached_property
     def differentiable(self) -> tuple[Input | Option, ...]:
         """The arguments that the op of `cunorm.torch` takes."""
-        others = (SCALE_OFFSET, DTYPE, BETA)
+        others = (SCALE_OFFSET, DTYPE, BETA, *self.family.given)
         return tuple(a for a in self.arguments if not (isinstance(a, Operand) or a in others))
 
     @cached_property
     def torch_names(self) -> tuple[str, ...]:
         """The names of those."""
         return tuple(a.name for a in self.differentiable)
+
+    @cached_property
+    def sums(self) -> tuple[str, ...]:
+        """What may be given in place of the sums over a row."""
+        return tuple(a.name for a in self.arguments if a in self.family.given[:1])
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -295,7 +303,8 @@ def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
     parameters = (Input(name, optional=True) for name in family.parameters)
     writes = (source.y, *source.writes)
     eps, *others = family.options
-    options = (eps, *source.operands, *others)
+    given = family.given if source is LOADED else ()
+    options = (eps, *source.operands, *others, *given)
     return Op(
         name=norm + "_fwd" * keeps,
         norm=norm,
@@ -360,6 +369,7 @@ GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool, back
 GROUP = Option("group", None, check="group", backward=True)
 SCALE_OFFSET = Option("scale_offset", 1.0, check="scale_offset", number=True, compiled=bool)
 DTYPE = Option("dtype", None, check="dtype")
+COUNT = Option("count", None, check="count", number=True)
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
 # What a backward op needs for the gradient of scale alone.
 BETA = Input("beta", optional=True, keyword=True)
@@ -372,6 +382,7 @@ RMS_NORM = Family(
     ("rstd",),
     ("gamma",),
     (_eps(1e-6), GAMMA_OFFSET, CAST, *MODULATION, DTYPE),
+    given=(Input("squares", optional=True, keyword=True), COUNT),
 )
 LAYER_NORM = Family(
     "layer_norm",
@@ -380,6 +391,7 @@ LAYER_NORM = Family(
     ("mean", "rstd"),
     ("gamma", "beta"),
     (_eps(1e-5), GAMMA_OFFSET, *MODULATION, DTYPE),
+    given=(Input("moments", optional=True, keyword=True), COUNT),
 )
 GATING = (ACTIVATION, GATE_FIRST, GROUP, GAMMA_OFFSET, CAST, DTYPE)
 RMS_NORM_GATED = Family(

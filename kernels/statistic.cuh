@@ -79,12 +79,20 @@ struct MeanSquare {
   // mean(x^2) + eps, of scale * x where SCALED.
   template <bool SCALED, class Row>
   __device__ static Acc sum(const Row& row, Acc eps, Acc scale) {
+    return fma_rn(squares<SCALED>(row, scale), PER_COLUMN<S>,
+                  SCALED ? mul(mul(eps, scale), scale) : eps);
+  }
+
+ public:
+  // The sum of x^2, of scale * x where SCALED.
+  template <bool SCALED, class Row>
+  __device__ static Acc squares(const Row& row, Acc scale) {
     Acc squares[1];
     row.template sum<0>(squares, [&](Acc v, Acc(&sum)[1]) {
       const Acc scaled = SCALED ? mul(v, scale) : v;
       sum[0] = fma_rn(scaled, scaled, sum[0]);
     });
-    return fma_rn(squares[0], PER_COLUMN<S>, SCALED ? mul(mul(eps, scale), scale) : eps);
+    return squares[0];
   }
 };
 
@@ -160,9 +168,15 @@ struct Moments {
   };
 
  private:
-  // Makes center and correction, of scale * x where SCALED, and returns var + eps.
   template <bool SCALED, class Row>
   __device__ Acc sum(const Row& row, Acc eps, Acc scale) {
+    return add(variance<SCALED>(row, scale), SCALED ? mul(mul(eps, scale), scale) : eps);
+  }
+
+ public:
+  // Makes center and correction, of scale * x where SCALED, and returns the biased variance.
+  template <bool SCALED, class Row>
+  __device__ Acc variance(const Row& row, Acc scale) {
     const auto scaled = [&](Acc v) { return SCALED ? mul(v, scale) : v; };
 
     Acc total[1];
@@ -179,7 +193,6 @@ struct Moments {
     const Acc square = mul(about[1], PER_COLUMN<S>);
     const Acc subtrahend = mul(correction, correction);
     // A comparison that lets NaN through, which max would not.
-    const Acc variance = subtrahend > square ? Acc(0) : sub(square, subtrahend);
-    return add(variance, SCALED ? mul(mul(eps, scale), scale) : eps);
+    return subtrahend > square ? Acc(0) : sub(square, subtrahend);
   }
 };

@@ -50,7 +50,7 @@ def forward(
     plan = _plan.forward(
         op,
         of_forward.cols(arrays["x"], axes),
-        dtypes(arrays, (*op.rows, *op.parameters, *op.operands)),
+        dtypes(arrays, (*op.rows, *op.parameters, *op.operands, *op.sums)),
         kernels.arch(arrays["x"].device.id),
         **chosen(op, options),
     )
@@ -74,10 +74,12 @@ def _one_after_the_other(
         {"x": "x", "residual": "residual", "gamma": "gamma", "y": "residual_out", "rstd": "rstd"},
         {"x": "residual_out", "gamma": "gamma2", "y": "y", "rstd": "rstd2"},
     )
-    settings = {**options, "scale_offset": 1.0}
+    settings = {**options, "scale_offset": 1.0, "count": 0.0}
     launches: list[Launch] = []
     for op, own in zip((OPS["rms_norm_add_fwd"], OPS["rms_norm_fwd"]), names, strict=True):
-        given = dict.fromkeys(op.operands) | {name: arrays[other] for name, other in own.items()}
+        given = dict.fromkeys((*op.operands, *op.sums)) | {
+            name: arrays[other] for name, other in own.items()
+        }
         made = forward(op, given, axes, settings, enqueue=enqueue)
         launches += (
             replace(launch, arrays=tuple(own.get(n, n) for n in launch.arrays), written=paired)

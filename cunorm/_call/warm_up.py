@@ -122,7 +122,7 @@ def _build(
         if isinstance(argument, Input):
             name = argument.name
             dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
-            if name in op.operands or (argument is BETA and op.operands):
+            if name in (*op.operands, *op.sums) or (argument is BETA and op.operands):
                 dtype = None  # operands, and what their gradients alone need
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype

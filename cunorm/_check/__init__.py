@@ -24,8 +24,8 @@ from .arrays import (
     statistic,
     type_name,
 )
-from .memory import laid_out_alike, written
-from .options import CASTS, OPTIONS, cast, dtype, eps, options, real
+from .memory import laid_out_alike, sums_out, written
+from .options import CASTS, OPTIONS, cast, dtype, eps, options, real, word
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -48,7 +48,9 @@ __all__ = [
     "outputs",
     "real",
     "rows",
+    "sums_out",
     "type_name",
+    "word",
 ]
 
 
@@ -62,7 +64,11 @@ def forward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, di
     for name in op.operands:
         if arrays[name] is not None:
             operand(name, arrays[name], x)
-    return axes, options(op, values, arrays)
+    for name in op.sums:
+        if arrays.get(name) is not None:
+            numbers = () if name == "squares" else (2,)
+            statistic(name, arrays[name], x, (*x.shape[: x.ndim - axes], *numbers))
+    return axes, options(op, values, {**dict.fromkeys(op.sums), **arrays})
 
 
 def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
@@ -91,7 +97,7 @@ def outputs(op: Op, arrays: Arrays, dtype: Any = None) -> None:
 
     `dtype` is the option of that name, where the op has it.
     """
-    parameters = {name: arrays[name] for name in (*op.parameters, *op.operands)}
+    parameters = {name: arrays.get(name) for name in (*op.parameters, *op.operands, *op.sums)}
     for index, output in enumerate(op.writes):
         others = {name: arrays[name] for name in op.reads if name != output.like}
         others |= {other.argument: arrays[other.name] for other in op.writes[index + 1 :]}

@@ -73,6 +73,20 @@ def written(
             )
 
 
+def sums_out(value: Any, x: cupy.ndarray, shape: tuple[int, ...], dtype: str) -> None:
+    """Refuse an array that sums over rows cannot be written to as they come."""
+    array("out", value)
+    if value.dtype.name != dtype:
+        raise TypeError(f"out must be {dtype} where x is {x.dtype.name}, but is {value.dtype.name}")
+    if value.shape != shape:
+        raise ValueError(f"out must have the shape {shape}, but has {value.shape}")
+    same_device("out", value, x)
+    if not value.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous, but has strides {value.strides}")
+    if _overlap(value, x):
+        raise ValueError("out must not overlap x, but shares memory with it")
+
+
 def laid_out_alike(a: cupy.ndarray, b: cupy.ndarray) -> bool:
     """Return whether arrays of one shape step alike; an axis of one element has no step."""
     axes = zip(a.shape, a.strides, b.strides, strict=True)

@@ -113,6 +113,23 @@ def _group(name: str, value: object, arrays: Arrays) -> int | None:
     return int(value)
 
 
+def _count(name: str, value: object, arrays: Arrays) -> float:
+    """Return 1 / count, 0 for None; refuse what is no number of columns, or has no sums."""
+    sums = "squares" if "squares" in arrays else "moments"
+    if (value is None) != (arrays[sums] is None):
+        raise ValueError(
+            f"{name} must be given with {sums}, and only then, but {name} is {value} and {sums} is "
+            f"{'None' if arrays[sums] is None else 'given'}"
+        )
+    if value is None:
+        return 0.0
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int or None, but is a {type_name(value)}")
+    if value < 1:
+        raise ValueError(f"{name} must be a number of columns, from 1 up, but is {value}")
+    return 1 / int(value)
+
+
 # By `Option.check`: from an option's name, its value and the arrays of a call to the value as a
 # kernel takes it.
 OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
@@ -121,6 +138,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "gamma_offset": _gamma_offset,
     "cast": lambda name, value, _arrays: cast(value, name),
     "activation": lambda name, value, _arrays: word(value, name, ACTIVATIONS),
+    "count": _count,
     "dtype": lambda name, value, _arrays: None if value is None else dtype(value, name),
     "gate_first": lambda _name, value, _arrays: bool(value),
     "group": _group,

@@ -46,7 +46,7 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
     parameters = {name: arrays[name] for name in op.parameters}
     if arrays["y"] is not None:
         raise TypeError("out must be None where x is a dask array: y is made when it is computed")
-    for name in op.operands:
+    for name in (*op.operands, *op.sums):
         if arrays[name] is not None:
             raise TypeError(
                 f"{name} must be None where x is a dask array: dask's own operators do the same"
@@ -63,6 +63,7 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
     settings = _check.options(op, options, arrays)
     given = [None if p is None else _in_host_memory(p) for p in parameters.values()]
     y_dtype = settings.pop("dtype") or x.dtype
+    del settings["count"]
     meta = cupy.empty((0,) * x.ndim, y_dtype)
     return map_blocks(  # type: ignore[no-untyped-call]
         *(_of_chunk, op.name, y_dtype, x, *given),

@@ -117,8 +117,10 @@ def forward(
     if not fit(axes, *rows.values(), beside=beside.values()):
         rows |= {name: empty_like(rows[name]) for name in paired}
     shared = {n: cupy.ascontiguousarray(a) for n, a in operands.items() if n not in by_row}
+    sums = [name for name in plan.statistics if name not in plan.written]
+    given_sums = {name: cupy.ascontiguousarray(arrays[name]) for name in sums}
     launch = prepare(plan, axes, rows | beside, shared, scalars, tuple(plan.arrays), paired)
-    taken = arrays | rows | shared | beside
+    taken = arrays | rows | shared | beside | given_sums
     if enqueue:
         launch.enqueue(taken[name] for name in plan.arrays)
     for name in paired:

@@ -30,12 +30,14 @@ from .rms import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
+from .sums import combine_moments, row_sums
 
 __all__ = [
     "add_layer_norm",
     "add_layer_norm_fwd",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "combine_moments",
     "layer_norm",
     "layer_norm_add",
     "layer_norm_add_fwd",
@@ -54,4 +56,5 @@ __all__ = [
     "rms_norm_gated",
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
+    "row_sums",
 ]

@@ -22,6 +22,8 @@ def layer_norm(
     shift: Operand | None = None,
     scale_offset: float = 1.0,
     dtype: Any = None,
+    moments: DeviceArray | None = None,
+    count: int | None = None,
     out: DeviceArray | None = None,
 ) -> ArrayT:
     """Normalise rows to zero mean and unit variance.
@@ -45,6 +47,11 @@ def layer_norm(
         Added to `gamma` in float32: 1 for models that store the weight less one (LayerNorm1P).
     scale, shift, scale_offset, dtype
         As in `rms_norm`, of the norm as rounded to x's dtype.
+    moments : cupy.ndarray, shape (..., 2), optional
+        The mean and the sum of squared differences from it of each row, where `x` has a part of its
+        columns: float32 (float64 where `x` is float64), as `combine_moments` returns them.
+    count : int, optional
+        The number of columns that `moments` are of; given with them.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
 
@@ -94,8 +101,8 @@ def layer_norm(
     """
     return forward(
         OPS["layer_norm"],
-        (x, gamma, beta, scale, shift, out),
-        (eps, gamma_offset, scale_offset, dtype),
+        (x, gamma, beta, scale, shift, moments, out),
+        (eps, gamma_offset, scale_offset, dtype, count),
     )
 
 
@@ -110,13 +117,15 @@ def layer_norm_fwd(
     shift: Operand | None = None,
     scale_offset: float = 1.0,
     dtype: Any = None,
+    moments: DeviceArray | None = None,
+    count: int | None = None,
     out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT]:
     """Normalise rows to zero mean and unit variance, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, gamma, beta, eps, gamma_offset, scale, shift, scale_offset, dtype, out
+    x, gamma, beta, eps, gamma_offset, scale, shift, scale_offset, dtype, moments, count, out
         As in `layer_norm`.
 
     Returns
@@ -151,8 +160,8 @@ def layer_norm_fwd(
     """
     return forward(
         OPS["layer_norm_fwd"],
-        (x, gamma, beta, scale, shift, out),
-        (eps, gamma_offset, scale_offset, dtype),
+        (x, gamma, beta, scale, shift, moments, out),
+        (eps, gamma_offset, scale_offset, dtype, count),
     )
 
 

@@ -22,6 +22,8 @@ def rms_norm(
     shift: Operand | None = None,
     scale_offset: float = 1.0,
     dtype: Any = None,
+    squares: DeviceArray | None = None,
+    count: int | None = None,
     out: DeviceArray | None = None,
 ) -> ArrayT:
     """Normalise rows by their root mean square.
@@ -55,6 +57,11 @@ def rms_norm(
         Added to `scale`, in its dtype.
     dtype : dtype, optional
         That of y: float16, bfloat16, float32 or float64; x's, or that of `out`, if left out.
+    squares : cupy.ndarray, shape (...), optional
+        The sum of squares of each row, where `x` has a part of its columns: float32 (float64 where
+        `x` is float64), as `row_sums` returns it, added up over the parts.
+    count : int, optional
+        The number of columns that `squares` are of; given with them.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
 
@@ -75,6 +82,7 @@ def rms_norm(
     rms_norm_fwd : Return the statistics too, for `rms_norm_bwd`.
     add_rms_norm : Add a residual first.
     layer_norm : Subtract the mean too.
+    row_sums : What gives `squares`.
     cunorm.torch.rms_norm : The same of tensors, with a gradient.
 
     Notes
@@ -111,8 +119,8 @@ def rms_norm(
     """
     return forward(
         OPS["rms_norm"],
-        (x, gamma, scale, shift, out),
-        (eps, gamma_offset, cast, scale_offset, dtype),
+        (x, gamma, scale, shift, squares, out),
+        (eps, gamma_offset, cast, scale_offset, dtype, count),
     )
 
 
@@ -127,13 +135,15 @@ def rms_norm_fwd(
     shift: Operand | None = None,
     scale_offset: float = 1.0,
     dtype: Any = None,
+    squares: DeviceArray | None = None,
+    count: int | None = None,
     out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Normalise rows by their root mean square, and keep what a backward pass needs.
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast, scale, shift, scale_offset, dtype, out
+    x, gamma, eps, gamma_offset, cast, scale, shift, scale_offset, dtype, squares, count, out
         As in `rms_norm`.
 
     Returns
@@ -164,8 +174,8 @@ def rms_norm_fwd(
     """
     return forward(
         OPS["rms_norm_fwd"],
-        (x, gamma, scale, shift, out),
-        (eps, gamma_offset, cast, scale_offset, dtype),
+        (x, gamma, scale, shift, squares, out),
+        (eps, gamma_offset, cast, scale_offset, dtype, count),
     )
 
 

@@ -8,7 +8,7 @@ it down.
 from .backward_kernel import BackwardPlan, ColumnSums, SegmentSums, backward, column_sums
 from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator
-from .forward_kernel import forward
+from .forward_kernel import forward, row_sums
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
@@ -30,4 +30,5 @@ __all__ = [
     "backward",
     "column_sums",
     "forward",
+    "row_sums",
 ]

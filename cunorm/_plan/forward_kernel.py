@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from .._families import COUNT
 from . import split
 from .devices import half_of_shared_bytes
 from .dtypes import accumulator
@@ -65,6 +66,12 @@ def forward(
             f"{ending.type}, Stored<S, Y>>("
         )
         made_of = f"{source.arrays}, {sum_.arrays}, $residual_out, {ending.arrays}"
+    given = tuple(name for name in op.sums if name in of)
+    for sums in given:
+        header = "given_sums.cuh"
+        by = f"Given{sums.capitalize()}<S>"
+        body = f"normalise_by<{source.type}, {by}, {ending.type}, Stored<S, Y>>("
+        numbers = f"{numbers}, {{{sums}, n.count}}"
     return Plan(
         op.norm,
         header,
@@ -72,15 +79,38 @@ def forward(
         cols,
         share,
         arrays={name: of[name] for name in written}
-        | dict.fromkeys(family.saves, accumulator(row))
+        | dict.fromkeys((*family.saves, *given), accumulator(row))
         | {name: of[name] for name in (*op.reads, *parameters)},
         of_rows=(*written, *op.reads),
-        statistics=family.saves,
+        statistics=(*family.saves, *given),
         parameters=parameters,
         written=(*written, *family.saves),
-        scalars=tuple(option.name for option in op.options if option.number),
+        scalars=tuple(o.name for o in op.options if o.number and (given or o is not COUNT)),
         body=f"{body}\n      {made_of}, {{$y}}, {numbers});",
         alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
         if_aligned=if_aligned,
+    )
+
+
+@cache
+def row_sums(kind: str, cols: int, dtype: str, arch: int) -> Plan:
+    """Plan the sums over rows of `cols` elements: "squares" or "moments"."""
+    share = split.forward(cols, dtype, arch, residual=False)
+    part = {"squares": "Squares", "moments": "MeanAndSquares"}[kind]
+    return Plan(
+        "row_sums",
+        "given_sums.cuh",
+        dtype,
+        cols,
+        share,
+        arrays={"sums": accumulator(dtype), "x": dtype},
+        of_rows=("x",),
+        statistics=("sums",),
+        parameters=(),
+        written=("sums",),
+        scalars=(),
+        body=f"sum_rows<Loaded<S, X>, {part}<S>>({{$x}}, sums, n.rows);",
+        alone=share.shared_bytes() > half_of_shared_bytes(arch),
+        at_once=PACKETS_IN_FLIGHT,
     )
