@@ -6,7 +6,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import EVERY, bits, random
-from kinds import covering, these
+from kinds import covering, some_of, these
 
 import cunorm
 from cunorm._selfcheck.layouts import GUARD, around, place
@@ -55,10 +55,10 @@ def test_moments_are_those_of_float64(cols, dtype):
     np.testing.assert_allclose(moments[:, 1], wide.var(1) * cols, rtol=tight)
 
 
-@pytest.mark.parametrize("dtype", EVERY)
+@some_of([("bfloat16",)], "three parts, of two norms, of each other dtype", dtype=EVERY)
 def test_parts_on_several_devices_make_the_norm_of_the_whole(dtype):
-    x, gamma, beta = (random(s, dtype, seed=i) for i, s in enumerate([(5, 300), 300, 300]))
-    edges = [0, 100, 292, 300]
+    x, gamma, beta = (random(s, dtype, seed=i) for i, s in enumerate([(5, 304), 304, 304]))
+    edges = [0, 96, 288, 304]
     count = cupy.cuda.runtime.getDeviceCount()
     parts, squares, moments = [], [], []
     for rank, (first, end) in enumerate(itertools.pairwise(edges)):
@@ -76,13 +76,13 @@ def test_parts_on_several_devices_make_the_norm_of_the_whole(dtype):
     close = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-6, "float64": 1e-14}[dtype]
     for (own, weight, bias), first, end in zip(parts, edges, edges[1:], strict=False):
         with own.device:
-            sums = {"squares": cupy.asarray(total), "count": 300}
+            sums = {"squares": cupy.asarray(total), "count": 304}
             y = cunorm.rms_norm(own, weight, cast="after", **sums).get()
             wide = np.longdouble
             np.testing.assert_allclose(
                 y.astype(wide), rms[:, first:end].astype(wide), rtol=close, atol=close
             )
-            y = cunorm.layer_norm(own, weight, bias, moments=cupy.asarray(combined), count=300)
+            y = cunorm.layer_norm(own, weight, bias, moments=cupy.asarray(combined), count=304)
             np.testing.assert_allclose(
                 y.get().astype(wide), layer[:, first:end].astype(wide), rtol=close, atol=close
             )

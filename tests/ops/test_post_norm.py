@@ -24,12 +24,10 @@ POST = {
     "layout": LAYOUTS,
     "in_place": [False, True],
 }
-LONG = {"cols": [96, 769, 20_001, 70_000, 1_300_005], "gate_as": list(BROADCASTS)}
+LONG = {"cols": [7, 769, 20_001, 70_000, 1_300_005], "gate_as": list(BROADCASTS)}
 
 
 def always():
-    odd = ("columns", "contiguous", True)
-    yield "rms_norm", 769, "bfloat16", "bfloat16", None, *odd
     short = POST | {"cols": [96, 768, 4096], "layout": LAYOUTS[:1] + LAYOUTS[2:]}
     yield from covering(short.values(), "short rows")
 
@@ -75,14 +73,13 @@ TWICE = {
     "cast": ["before", "after"],
     "in_place": [False, True],
 }
-TWICE_LONG = {"cols": [7, 769, 20_001, 70_000, 1_300_005]}
+TWICE_LONG = {"cols": [7, 769, 20_001, 70_000, 1_300_005, 1_300_008]}
 
 
 def always_twice():
     odd = ((1, 1), "before", True)
     yield 771, ("float16", "float16"), "contiguous", *odd
     yield 70_000, ("bfloat16", "bfloat16"), "contiguous", *odd
-    yield 1_300_008, ("float16", "float16"), "contiguous", *odd
     whole = TWICE | {"layout": ["contiguous", "row-strided"]}
     yield from covering(whole.values(), "whole packets")
 
@@ -185,7 +182,7 @@ def test_a_repeated_call_sees_other_arrays():
 
 
 def test_a_row_has_the_same_bits_alone_as_in_a_batch():
-    x, residual = (cupy.asarray(random((5, 9, 770), "bfloat16", seed=i)) for i in range(2))
+    x, residual = (cupy.asarray(random((5, 9, 770), "float32", seed=i)) for i in range(2))
     whole = cunorm.rms_norm_add_rms_norm(x, residual)
     alone = cunorm.rms_norm_add_rms_norm(x[3, 7], residual[3, 7])
     assert [bits(a[3, 7]) for a in whole] == [bits(a) for a in alone]

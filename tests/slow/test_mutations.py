@@ -104,6 +104,42 @@ def beside(check):
     return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
 
 
+def modulated(check):
+    """The gradients of a norm whose scale and shift are those of samples."""
+    x, dy = (random(check.shape, check.dtype, seed=seed) for seed in range(2))
+    gamma, beta = (random(check.shape[-1], check.dtype, seed=seed) for seed in (2, 3))
+    scale = random((check.shape[0], 1, check.shape[-1]), check.dtype, seed=4)
+    given = [cupy.asarray(a) for a in (dy, x, gamma)]
+    kept = cunorm.layer_norm_fwd(*given[1:])[1:]
+    beside = {"scale": scale, "shift": scale, "beta": beta}
+    actual = cunorm.layer_norm_bwd(
+        *given, *kept, **{name: cupy.asarray(a) for name, a in beside.items()}
+    )
+    expected = _reference.layer_norm_bwd(dy, x, gamma, *(k.get() for k in kept), **beside)
+    off = sum((~e.accepts(a.get())).sum() for a, e in zip(actual, expected, strict=True))
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
+def given_sums(check):
+    """Norms of rows by sums that are given, which are their own."""
+    x = random(check.shape, check.dtype, shift=1)
+    row = cupy.asarray(x)
+    squares, moments = cunorm.row_sums(row), cunorm.row_sums(row, kind="moments")
+    off = 0
+    for y, expected in (
+        (
+            cunorm.rms_norm(row, squares=squares, count=check.shape[-1]),
+            _reference.rms_norm(x),
+        ),
+        (
+            cunorm.layer_norm(row, moments=moments, count=check.shape[-1]),
+            _reference.layer_norm(x),
+        ),
+    ):
+        off += (~expected.accepts(y.get())).sum()
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
 BACKWARD = [
     Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
     Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
@@ -132,7 +168,11 @@ BESIDE = [
     Check("add_rms_norm", "float16", (3, 769), "columns", beside),
     Check("add_rms_norm", "float16", (3, 20000), "rows", beside),
 ]
-PROBES |= {str(check): check for check in (*BACKWARD, *BESIDE)}
+SEVERAL = [
+    Check("layer_norm_bwd", "float32", (3, 70, 40), "modulated", modulated),
+    Check("layer_norm", "float32", (5, 96), "given sums", given_sums),
+]
+PROBES |= {str(check): check for check in (*BACKWARD, *BESIDE, *SEVERAL)}
 
 # What goes wrong, where, what stands there, what is put there, and the probe that must notice.
 MUTATIONS = [
@@ -153,7 +193,7 @@ MUTATIONS = [
     (
         "off-by-one bound: the row past the last is computed too",
         "place.cuh",
-        "row < rows.count",
+        "row < end",
         "true",
         "rms_norm_fwd float32 (37, 7) contiguous",
     ),
@@ -420,8 +460,8 @@ MUTATIONS = [
     (
         "backward: the last column of dgamma is left out",
         "column_sums.cuh",
-        "column >= extent.cols) return;",
-        "column >= extent.cols - 1) return;",
+        "exists = column < extent.cols;",
+        "exists = column < extent.cols - 1;",
         "layer_norm_bwd float16 (300, 769) backward",
     ),
     (
@@ -463,8 +503,8 @@ MUTATIONS = [
     (
         "backward: a block begins with the group after its first",
         "gradient.cuh",
-        "group = blockIdx.x; group",
-        "group = blockIdx.x + 1; group",
+        "group = own.block; group",
+        "group = own.block + 1; group",
         "rms_norm_bwd float32 (300, 1024) backward",
     ),
     (
@@ -599,6 +639,83 @@ MUTATIONS = [
         "unpack(round_to<Product>(x), x);",
         "",
         "add_rms_norm float16 (3, 769) columns",
+    ),
+    (
+        "post-norm: the second norm takes the first one's eps and sum",
+        "post_norm.cuh",
+        "Statistic::of(row, eps_of_h)",
+        "Statistic::of(x, eps_of_h)",
+        "rms_norm_add_rms_norm_fwd float32 (3, 128) contiguous",
+    ),
+    (
+        "post-norm: the second sum uses memory that the first one's is read from",
+        "post_norm.cuh",
+        "const Row<Sum, Statistic::PASSES, Statistic::PASSES> row",
+        "const Row<Sum, Statistic::PASSES> row",
+        "rms_norm_add_rms_norm_fwd float32 (3, 20000) contiguous",
+    ),
+    (
+        "post-norm: a column of the tail is not normalised",
+        "post_norm.cuh",
+        "if (own != column) return;",
+        "return;",
+        "rms_norm_add_rms_norm_fwd float32 (3, 7) contiguous",
+    ),
+    (
+        "gate: the slope of silu is that of sigmoid",
+        "gate_gradient.cuh",
+        "mul(s, fma_rn(g, sub(Acc(1), s), Acc(1)))",
+        "mul(s, sub(Acc(1), s))",
+        "rms_norm_gated_bwd float32 (3, 128) contiguous",
+    ),
+    (
+        "gate: its gradient forgets gamma",
+        "gate_gradient.cuh",
+        "weight.packet(turn, t);",
+        "",
+        "rms_norm_gated_bwd float32 (3, 4096) contiguous",
+    ),
+    (
+        "gate: a packet that registers have no room for is multiplied by the one before",
+        "gate_gradient.cuh",
+        "multiply(gate_.again(turn), x, dy, beside);",
+        "multiply(gate_.again(turn - 1), x, dy, beside);",
+        "rms_norm_gated_bwd float32 (3, 20000) contiguous",
+    ),
+    (
+        "segments: the last row of each is left out",
+        "gradient.cuh",
+        "first, first + segments.rows}",
+        "first, first + segments.rows - 1}",
+        "layer_norm_bwd float32 (3, 70, 40) modulated",
+    ),
+    (
+        "segments: all have the first one's scale",
+        "gradient.cuh",
+        "bytes_after(operand, segment_of_block(segments) * pitch)",
+        "operand",
+        "layer_norm_bwd float32 (3, 70, 40) modulated",
+    ),
+    (
+        "segments: the gradient of scale forgets beta",
+        "segment_sums.cuh",
+        "made = fma_rn(element<Acc>(with.beta + column), sum[1], made);",
+        "{}",
+        "layer_norm_bwd float32 (3, 70, 40) modulated",
+    ),
+    (
+        "given sums: each row has the moments of half a row further",
+        "given_sums.cuh",
+        "sums.moments + 2 * place.row",
+        "sums.moments + place.row",
+        "layer_norm float32 (5, 96) given sums",
+    ),
+    (
+        "given sums: the squared differences are a mean",
+        "given_sums.cuh",
+        "mul(variance, typename S::Acc(S::COLS))",
+        "variance",
+        "layer_norm float32 (5, 96) given sums",
     ),
 ]
 
