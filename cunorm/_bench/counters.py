@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from .. import simgpu
-from .._families import OPS
-from .cases import Case, arrays, call
+from .. import _families, simgpu
+from .cases import BACKWARD_OPS, OPS, Case, arrays, call
 
-# Every array of rows that some op has: each has a field of its name in `Counters`.
-ROWS = tuple(dict.fromkeys(name for op in OPS.values() for name in op.rows))
+# Every array of rows that a case has: each has a field of its name in `Counters`.
+ROWS = tuple(dict.fromkeys(n for op in (*OPS, *BACKWARD_OPS) for n in _families.OPS[op].rows))
 SECTOR = 32  # bytes that memory moves at a time
 PACKETS_OF_WARP = 32 * 16  # bytes: a packet of 16 for each lane of a warp
 # Compiling takes most of the time, and each process compiles on its own: few cases are

@@ -18,7 +18,7 @@ import numpy as np
 import cunorm
 
 from .. import _reference
-from .._families import LOADED, OPS, PLAIN, Op
+from .._families import LAYER_NORM, LOADED, OPS, PLAIN, RMS_NORM, Op
 from .._progress import counted
 from .._reference import DTYPES, Expected
 from .layouts import Array, around, place
@@ -45,6 +45,7 @@ LAYOUTS = [
 ]
 # Sizes of sums with a residual, and of gradients.
 SUM_SIZES, BACKWARD_SIZES = [7, 128, 1025, 20000], [7, 128, 769, 4096, 20000]
+OF_EVERY_NORM = ("base + 1 element", "in place, row-strided")
 # What an op must take for a layout to be one of its own.
 TAKES = {
     "no beta": "beta",
@@ -130,8 +131,11 @@ def grid() -> Iterator[Check]:
 def _has(op: Op, layout: str, dtype: str) -> bool:
     """Return whether a layout is one of an op's, and another one for data of `dtype`.
 
-    What follows the normalised value is the same whatever is normalised, and asked of x alone.
+    What follows the normalised value is the same whatever is normalised, and asked of x alone;
+    where rows lie is the same to every norm, and asked of the first ones in all its ways.
     """
+    if op.family not in (RMS_NORM, LAYER_NORM) and layout not in (*TAKES, *OF_EVERY_NORM):
+        return False
     takes = TAKES.get(layout)
     if takes is not None and takes not in (op.reads if op.source.writes else op.names):
         return False
