@@ -22,7 +22,7 @@ def work(
     op: Op, arrays: Arrays, options: tuple[object, ...], *, enqueue: bool = True
 ) -> tuple[Arrays, tuple[Launch, ...]]:
     """Return the arrays with those that were made, and what was launched."""
-    arrays, options = _with_arrays_for_numbers(op, arrays, options)
+    arrays, options = with_arrays_for_numbers(op, arrays, options)
     axes, settings = _check.forward(op, arrays, options)
     _check.outputs(op, arrays, settings.get("dtype"))
     if "scale" in op.operands and arrays["scale"] is not None and settings.get("cast") != "after":
@@ -51,7 +51,7 @@ def work(
 forward = remembered.remembered(work)
 
 
-def _with_arrays_for_numbers(
+def with_arrays_for_numbers(
     op: Op, arrays: Arrays, options: tuple[object, ...]
 ) -> tuple[Arrays, tuple[object, ...]]:
     """Return the arguments with an array of x's dtype for each operand that is a number.

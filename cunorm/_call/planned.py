@@ -45,9 +45,9 @@ def forward(
     plan = _plan.forward(
         op,
         of_forward.cols(arrays["x"], axes),
-        _dtypes(arrays, (*op.rows, *op.parameters, *op.operands)),
+        dtypes_of(arrays, (*op.rows, *op.parameters, *op.operands)),
         kernels.arch(arrays["x"].device.id),
-        **_chosen(op, options),
+        **chosen_of(op, options),
     )
     numbers = {option.name: options[option.name] for option in op.options if option.number}
     paired = {output.name: output.like for output in op.writes}
@@ -71,9 +71,9 @@ def backward(
     plan = _plan.backward(
         op,
         of_forward.cols(x, axes),
-        _dtypes(arrays, (*op.reads, *op.parameters)),
+        dtypes_of(arrays, (*op.reads, *op.parameters)),
         kernels.arch(x.device.id),
-        **_chosen(op, options),
+        **chosen_of(op, options),
     )
     made = {name: arrays[name] for name in op.returns if arrays[name] is not None}
     partial = of_backward.partial(plan, x, made)
@@ -91,12 +91,12 @@ def backward(
     return partial, launches
 
 
-def _dtypes(arrays: Arrays, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def dtypes_of(arrays: Arrays, names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Return the dtypes of the arrays that are there, by name."""
     given = ((name, arrays[name]) for name in names)
     return tuple((name, a.dtype.name) for name, a in given if a is not None)
 
 
-def _chosen(op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
+def chosen_of(op: Op, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the kernel is compiled for, of the options."""
     return {o.name: o.compiled(options[o.name]) for o in op.options if o.compiled is not None}

@@ -21,13 +21,13 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 ROUND = Stage("Round<S, X::E>", "{}")
 
 
-def then(stages: Iterable[Stage]) -> Stage:
+def then(stages: Iterable[Stage], y: str = "Y::E") -> Stage:
     """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):
         arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
+    return Stage(f"Then<{', '.join(('S', y, *(s.type for s in stages)))}>", arrays)
 
 
 def times_gamma(of: Dtypes, chosen: Chosen) -> Stage:
@@ -77,13 +77,13 @@ def _modulated(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def epilogue(name: str, of: Dtypes, chosen: Chosen) -> Stage:
-    """Return what follows the normalised value; `name` is that of a family."""
+def epilogue(name: str, of: Dtypes, chosen: Chosen, y: str = "Y::E") -> Stage:
+    """Return what follows the normalised value; `name` is that of a family, `y` the type of y."""
     stages = STAGES[name](of, chosen)
     is_of_models = stages == (ROUND, times_gamma(of, {"gamma_offset": False}))
     if is_of_models and of["gamma"] == of["x"] == of["y"]:
         return Stage("ModelScale<S, Gamma>", "{$gamma}")
-    return then(stages)
+    return then(stages, y)
 
 
 def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -133,4 +133,5 @@ STAGES: dict[str, Stages] = {
     "Affine": lambda of, chosen: _affine(of, chosen) + _modulated(of, chosen),
     "ScaleThenGate": _then_gate(_scaled),
     "AffineThenGate": _then_gate(_affine),
+    "Unchanged": lambda of, chosen: (),
 }

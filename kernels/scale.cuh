@@ -1,0 +1,157 @@
+// Scales: what the codes of a row, or of a group of its columns, are multiplied by, and where they
+// lie in memory.
+
+#pragma once
+
+#include "format.cuh"
+#include "place.cuh"
+
+// What a scale may be: `floor` and `ceiling` of the largest |y|, `minimum` of the scale itself; and
+// what is `given`, a scale for all rows or what e4m3 scales are multiplied by.
+struct Bounds {
+  float floor;
+  float minimum;
+  float ceiling;
+  float given;
+};
+
+// Each has what is stored, and y / s as a `size` and a `sign`, rounded once: NaN of NaN, and of two
+// infinities. Of s = 0 it is +0 of every number.
+
+// A number. The quotient is that of the reciprocal, corrected twice by what is left (Markstein, IBM
+// Journal of Research and Development 34, 1990). `before` keeps that in range, a power of two.
+template <class Format>
+class Float32Scale {
+ public:
+  using Stored = float;
+
+  __device__ static Float32Scale of(float largest, const Bounds& bounds) {
+    const float s = max_ieee(divide_ieee(largest, Format::LARGEST), bounds.minimum);
+    return Float32Scale(s);
+  }
+  __device__ explicit Float32Scale(float s) : stored(s) {
+    const bool is_number = s != 0 || __float_as_uint(s) != 0;
+    const bool is_finite = __float_as_uint(s) < 0x7f800000u;
+    before_ = s < 0x1p-50f ? 0x1p100f : s > 0x1p50f ? 0x1p-100f : 1;
+    divisor_ = mul_ieee(s, before_);
+    if (!is_number || !is_finite) before_ = 0, divisor_ = 1;
+    reciprocal_ = divide_ieee(1, divisor_);
+    signs_ = is_number ? ~0u : 0;
+  }
+
+  __device__ float size(float y) const {
+    constexpr float PAST = 2 * Format::LARGEST;
+    const float scaled = mul_ieee(size_of(y), before_);
+    const float bounded = scaled > PAST * divisor_ ? PAST * divisor_ : scaled;  // NaN stays
+    const float quotient = mul(bounded, reciprocal_);
+    return fma_rn(fma_rn(-quotient, divisor_, bounded), reciprocal_, quotient);
+  }
+  __device__ float sign(float y) const { return __uint_as_float(__float_as_uint(y) & signs_); }
+
+  Stored stored;
+
+ private:
+  float before_;
+  float divisor_;
+  float reciprocal_;
+  unsigned signs_;
+};
+
+// The power of two that is not less, by the byte of its exponent. 255 is NaN, and infinity's.
+template <class Format>
+class E8m0Scale {
+ public:
+  using Stored = unsigned char;
+
+  __device__ static E8m0Scale of(float largest, const Bounds&) {
+    const unsigned ratio = __float_as_uint(divide_ieee(largest, Format::LARGEST));
+    const unsigned exponent = (ratio >> 23) + ((ratio & 0x7fffffu) != 0);
+    E8m0Scale made;
+    made.stored = exponent;
+    // LARGEST is 6 or more: no finite number needs a factor below 2^-126.
+    made.factor_ = __uint_as_float(exponent == 255 ? 0x7fffffffu : (254 - exponent) << 23);
+    return made;
+  }
+
+  __device__ float size(float y) const { return mul_ieee(size_of(y), factor_); }
+  __device__ float sign(float y) const { return y; }
+
+  Stored stored;
+
+ private:
+  float factor_;
+};
+
+// A number of e4m3 beside one that all scales share.
+template <class Format>
+class E4m3Scale {
+ public:
+  using Stored = unsigned char;
+
+  __device__ static E4m3Scale of(float largest, const Bounds& bounds) {
+    const float ratio = mul_ieee(divide_ieee(largest, Format::LARGEST), bounds.given);
+    E4m3Scale made;
+    made.stored = code_of_size<E4m3>(min_ieee(ratio, E4m3::LARGEST));
+    made.factor_ = made.stored == 0 ? 0 : divide_ieee(bounds.given, number_of<E4m3>(made.stored));
+    return made;
+  }
+
+  __device__ float size(float y) const { return mul_ieee(size_of(y), factor_); }
+  __device__ float sign(float y) const { return stored == 0 ? 0 : y; }
+
+  Stored stored;
+
+ private:
+  float factor_;
+};
+
+// How the scales of `rows` rows of GROUPS groups lie: ROWS in C order; COLUMNS one column after the
+// other, each of them filled up to four rows; PACKED the same of words, which have four groups of a
+// row each; SWIZZLED in tiles of 128 rows and four groups. What fills them up is zero.
+enum ScaleLayout { ROWS, COLUMNS, PACKED, SWIZZLED };
+
+template <class S, typename E, ScaleLayout LAYOUT, int GROUPS>
+class Scales {
+ public:
+  __device__ Scales(void* first, long long rows, const Place<S>& place)
+      : first_(static_cast<E*>(first)), rows_(rows), place_(place) {}
+
+  __device__ void store(int group, E scale) const { first_[at(place_.row, group)] = scale; }
+
+  // Zero past the groups of this row, and past the last row.
+  __device__ void fill_up() const {
+    if (LAYOUT == ROWS || !place_.exists) return;
+    for (int group = GROUPS + place_.lane; group < FILLED; group += S::ROW_LANES) store(group, 0);
+    if (place_.row != rows_ - 1) return;
+    constexpr int UNIT = LAYOUT == COLUMNS ? 1 : 4, UNITS = FILLED / UNIT;
+    const int units = static_cast<int>(filled_rows() - rows_) * UNITS;
+    for (int i = place_.lane; i < units; i += S::ROW_LANES) {
+      E* const unit = first_ + at(rows_ + i / UNITS, i % UNITS * UNIT);
+      if constexpr (LAYOUT == COLUMNS) {
+        *unit = 0;
+      } else {
+        *reinterpret_cast<unsigned*>(unit) = 0;
+      }
+    }
+  }
+
+ private:
+  static constexpr int WORDS = (GROUPS + 3) / 4;
+  static constexpr int FILLED = LAYOUT == ROWS || LAYOUT == COLUMNS ? GROUPS : 4 * WORDS;
+
+  __device__ long long filled_rows() const {
+    constexpr int TILE = LAYOUT == SWIZZLED ? 128 : 4;
+    return (rows_ + TILE - 1) / TILE * TILE;
+  }
+
+  __device__ long long at(long long row, int group) const {
+    if constexpr (LAYOUT == ROWS) return row * GROUPS + group;
+    if constexpr (LAYOUT == COLUMNS) return group * filled_rows() + row;
+    if constexpr (LAYOUT == PACKED) return (group / 4 * filled_rows() + row) * 4 + group % 4;
+    return (row / 128 * WORDS + group / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4;
+  }
+
+  E* first_;
+  long long rows_;
+  const Place<S>& place_;
+};
