@@ -22,40 +22,56 @@ if TYPE_CHECKING:
     from ._ops import (
         add_layer_norm,
         add_layer_norm_fwd,
+        add_layer_norm_quant,
         add_rms_norm,
         add_rms_norm_fwd,
+        add_rms_norm_quant,
+        dequantize,
         layer_norm,
         layer_norm_bwd,
         layer_norm_fwd,
         layer_norm_gated,
         layer_norm_gated_fwd,
+        layer_norm_quant,
+        quantize,
         rms_norm,
         rms_norm_bwd,
         rms_norm_fwd,
         rms_norm_gated,
         rms_norm_gated_fwd,
+        rms_norm_quant,
     )
+    from ._quant import Quant
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Quant",
     "add_layer_norm",
     "add_layer_norm_fwd",
+    "add_layer_norm_quant",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "add_rms_norm_quant",
+    "dequantize",
     "layer_norm",
     "layer_norm_bwd",
     "layer_norm_fwd",
     "layer_norm_gated",
     "layer_norm_gated_fwd",
+    "layer_norm_quant",
+    "quantize",
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
     "rms_norm_gated_fwd",
+    "rms_norm_quant",
     "warm_up",
 ]
 
+# Where public names are that are no ops.
+_HOMES = {"Quant": "._quant", "warm_up": "._call.warm_up"}
 # Attributes without an import of their own. Not in __all__: a star is not to import PyTorch.
 _MODULES = ("simgpu", "torch")
 
@@ -67,7 +83,7 @@ if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            home = import_module("._call.warm_up" if name == "warm_up" else "._ops", __name__)
+            home = import_module(_HOMES.get(name, "._ops"), __name__)
         except ModuleNotFoundError as error:
             if error.name != "cupy":
                 raise

@@ -427,6 +427,25 @@ OPS: dict[str, Op] = {
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
 
+# And back: x has the codes.
+DEQUANTIZE = Op(
+    name="dequantize",
+    norm="dequantize",
+    family=Family("dequantize", "", "", (), (), (), has_gradient=False),
+    source=LOADED,
+    keeps=False,
+    is_backward=False,
+    arguments=(
+        *map(Input, ("x", "factors")),
+        *(replace(option, keyword=False) for option in (QUANT, DTYPE)),
+    ),
+    reads=("x", "factors"),
+    parameters=(),
+    operands=(),
+    writes=(),
+    returns=("y",),
+)
+
 # Arrays by name that every op which has them takes None for.
 _INPUTS = [a for op in OPS.values() for a in op.arguments if isinstance(a, Input)]
 OPTIONAL = {a.name for a in _INPUTS} - {a.name for a in _INPUTS if not a.optional}

@@ -101,12 +101,13 @@ class Quant:
         _word("format", self.format, tuple(LARGEST))
         _word("scale", self.scale, SCALES)
         _word("layout", self.layout, LAYOUTS)
-        if self.group is not None:
-            if isinstance(self.group, bool) or not isinstance(self.group, Integral):
-                raise TypeError(f"group must be an int or None, but is a {_type_name(self.group)}")
-            if self.group not in GROUPS:
-                raise ValueError(f"group must be 16, 32, 64, 128 or None, but is {self.group}")
-            object.__setattr__(self, "group", int(self.group))
+        group: Any = self.group
+        if group is not None:
+            if isinstance(group, bool) or not isinstance(group, Integral):
+                raise TypeError(f"group must be an int or None, but is a {_type_name(group)}")
+            if group not in GROUPS:
+                raise ValueError(f"group must be 16, 32, 64, 128 or None, but is {group}")
+            object.__setattr__(self, "group", int(group))
         for name in ("floor", "minimum"):
             self._keep(name, zero=True)
         for name in ("ceiling", "static", "global_scale"):
@@ -127,10 +128,13 @@ class Quant:
 
     def _refuse_what_does_not_go_together(self) -> None:
         if self.layout == "packed" and self.scale != "e8m0":
-            raise ValueError(f"scale must be 'e8m0' where layout is 'packed', but is {self.scale!r}")
+            raise ValueError(
+                f"scale must be 'e8m0' where layout is 'packed', but is {self.scale!r}"
+            )
         if self.layout == "swizzled" and self.scale == "float32":
-            raise ValueError("scale must be 'e8m0' or 'e4m3' where layout is 'swizzled', but is "
-                             "'float32'")  # fmt: skip
+            raise ValueError(
+                "scale must be 'e8m0' or 'e4m3' where layout is 'swizzled', but is 'float32'"
+            )
         if self.minimum != 0 and self.scale != "float32":
             raise ValueError(
                 f"minimum must be 0 where scale is {self.scale!r}, but is {self.minimum}"
@@ -158,7 +162,7 @@ class Quant:
 
     @classmethod
     def fp8_row(cls) -> Quant:
-        """Return e4m3 codes with a scale a row, at least 1 / (448 * 512): as FBGEMM's and vLLM's."""
+        """Return e4m3 codes with a scale a row, at least 1 / (448 * 512): as vLLM's."""
         return cls("e4m3", minimum=1 / (448 * 512))
 
     @classmethod
@@ -261,7 +265,7 @@ def from_buffer(quant: Quant, buffer: Any, lead: Sequence[int]) -> Any:
     if quant.layout not in ("columns", "packed"):
         return buffer
     table = buffer.T[: prod(lead)]
-    # To split an axis copies nothing; a reshape to the same shape may give an axis of 1 other steps.
+    # To split an axis copies nothing. To the same shape it may give an axis of 1 another stride.
     return table if len(lead) == 1 else table.reshape((*lead, buffer.shape[0]))
 
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return"
 """What quantised results mean: the definition, in NumPy's float32 and the formats of ml_dtypes.
 
 Every bit is defined, so that kernels are held to it without a tolerance: of y as a kernel rounded
@@ -60,7 +61,7 @@ def dequantize(q: Array, scale: Array, quant: Quant, dtype: Any) -> Array:
 
 
 def _scaled(data: Array, quant: Quant) -> tuple[Array, Array]:
-    """Return the scales as they are stored, and what is rounded to codes, of [row, group, column]."""
+    """Return scales as they are stored, and what is rounded to codes, of [row, group, column]."""
     if quant.static is not None:
         given = np.float32(quant.static)
         return given.reshape(1, 1), data / given
@@ -97,7 +98,7 @@ def _codes(quotient: Array, quant: Quant) -> Array:
 
 
 def _laid_out(stored: Array, quant: Quant, shape: tuple[int, ...]) -> Array:
-    """Return the memory of scales, [row, group] in their layout, with zeros where it is filled up."""
+    """Return the memory of scales that are [row, group], with zeros where it is filled up."""
     if quant.layout == "rows":
         return stored.reshape(buffer_shape(quant, shape))
     rows, of_row = stored.shape

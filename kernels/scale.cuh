@@ -110,6 +110,13 @@ class E4m3Scale {
 // row each; SWIZZLED in tiles of 128 rows and four groups. What fills them up is zero.
 enum ScaleLayout { ROWS, COLUMNS, PACKED, SWIZZLED };
 
+// Where a scale lies among those of tiles, of which a group's number is the last.
+template <int GROUPS>
+__device__ inline long long swizzled(long long row, int group) {
+  constexpr int WORDS = (GROUPS + 3) / 4;
+  return (row / 128 * WORDS + group / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4;
+}
+
 template <class S, typename E, ScaleLayout LAYOUT, int GROUPS>
 class Scales {
  public:
@@ -136,8 +143,8 @@ class Scales {
   }
 
  private:
-  static constexpr int WORDS = (GROUPS + 3) / 4;
-  static constexpr int FILLED = LAYOUT == ROWS || LAYOUT == COLUMNS ? GROUPS : 4 * WORDS;
+  static constexpr int FILLED =
+      LAYOUT == ROWS || LAYOUT == COLUMNS ? GROUPS : (GROUPS + 3) / 4 * 4;
 
   __device__ long long filled_rows() const {
     constexpr int TILE = LAYOUT == SWIZZLED ? 128 : 4;
@@ -148,7 +155,7 @@ class Scales {
     if constexpr (LAYOUT == ROWS) return row * GROUPS + group;
     if constexpr (LAYOUT == COLUMNS) return group * filled_rows() + row;
     if constexpr (LAYOUT == PACKED) return (group / 4 * filled_rows() + row) * 4 + group % 4;
-    return (row / 128 * WORDS + group / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4;
+    return swizzled<GROUPS>(row, group);
   }
 
   E* first_;

@@ -36,7 +36,9 @@ def rows(name: str, x: Any, quant: Quant) -> None:
     cols, group = x.shape[-1], quant.group or CODES_OF_BYTE[quant.format]
     if cols % group:
         of = f"group={group}" if quant.group else f"format={quant.format!r}"
-        raise ValueError(f"{name} must have a multiple of {group} columns with {of}, but has {cols}")
+        raise ValueError(
+            f"{name} must have a multiple of {group} columns with {of}, but has {cols}"
+        )
 
 
 def one_axis(arrays: Arrays, parameters: tuple[str, ...]) -> None:
@@ -69,6 +71,24 @@ def outputs(op: Op, arrays: Arrays, quant: Quant, x: cupy.ndarray) -> None:
             written(output.argument, value, output.like, like, like.dtype, **others)
 
 
+def codes_and_scales(q: Any, scale: Any, quant: Quant) -> tuple[int, ...]:
+    """Check what is to become numbers, and return their shape."""
+    array("q", q)
+    array("scale", scale)
+    if q.ndim == 0:
+        raise ValueError("q must have at least one axis, but is 0-dimensional")
+    shape = (*q.shape[:-1], int(q.shape[-1]) * CODES_OF_BYTE[quant.format])
+    _is("q", q, codes_dtype(quant), q.shape)
+    if shape[-1] % (quant.group or 1):
+        raise ValueError(
+            f"q must have codes of a multiple of {quant.group} columns with group={quant.group}, "
+            f"but has those of {shape[-1]}"
+        )
+    _is("scale", scale, scales_dtype(quant), scales_shape(quant, shape))
+    same_device("scale", scale, q, "q")
+    return shape
+
+
 def buffer(scales: cupy.ndarray, quant: Quant, shape: tuple[int, ...]) -> cupy.ndarray:
     """Return the memory that scales are written to, with what fills it up."""
     import cupy
@@ -81,14 +101,14 @@ def _without(memory: Arrays, *names: str) -> Arrays:
 
 
 def _codes(q: cupy.ndarray, quant: Quant, x: cupy.ndarray) -> None:
-    _is("out", q, codes_dtype(quant), codes_shape(quant, x.shape), quant)
+    _is("out", q, codes_dtype(quant), codes_shape(quant, x.shape))
     same_device("out", q, x)
     not_on_itself("out", q)
 
 
 def _scales(scales: cupy.ndarray, quant: Quant, x: cupy.ndarray) -> None:
     shape = scales_shape(quant, x.shape)
-    _is("scale_out", scales, scales_dtype(quant), shape, quant)
+    _is("scale_out", scales, scales_dtype(quant), shape)
     same_device("scale_out", scales, x)
     steps = tuple(step * scales.itemsize for step in strides(quant, x.shape))
     if scales.size and not laid_out_alike(scales, _Steps(steps)):
@@ -117,7 +137,7 @@ class _Steps:
         self.strides = strides
 
 
-def _is(name: str, value: Any, dtype: str, shape: tuple[int, ...], quant: Quant) -> None:
+def _is(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
     if value.dtype != np.dtype(dtype):
         raise TypeError(f"{name} must be {dtype} with this quant, but is {value.dtype.name}")
     if value.shape != shape:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from .._plan import ColumnSums, Plan, Reach, Try
+    from .._plan import ColumnSums, Dequantised, Plan, Reach, Try
 
 _log = logging.getLogger("cunorm")
 
@@ -55,7 +55,7 @@ def arch(device: int) -> int:
 
 
 @cache
-def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
+def load(plan: Plan | ColumnSums | Dequantised, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     One that the assembler has no registers for is built again, until nothing of it is left in local
@@ -63,7 +63,7 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
 
     Parameters
     ----------
-    plan : Plan or ColumnSums
+    plan : Plan, ColumnSums or Dequantised
         Which kernel, and what it is specialised for.
     reach : Reach
         What depends on the arrays of a call: their alignment, the levels of their rows.
@@ -88,7 +88,7 @@ def load(plan: Plan | ColumnSums, reach: Reach, device: int) -> cupy.RawKernel:
     return kernel
 
 
-def _compiled(plan: Plan | ColumnSums, reach: Reach, attempt: Try) -> cupy.RawKernel:
+def _compiled(plan: Plan | ColumnSums | Dequantised, reach: Reach, attempt: Try) -> cupy.RawKernel:
     import cupy
 
     kernels = folder()

@@ -13,6 +13,14 @@ from .layer import (
     layer_norm_bwd,
     layer_norm_fwd,
 )
+from .quant import (
+    add_layer_norm_quant,
+    add_rms_norm_quant,
+    dequantize,
+    layer_norm_quant,
+    quantize,
+    rms_norm_quant,
+)
 from .rms import (
     add_rms_norm,
     add_rms_norm_fwd,
@@ -24,16 +32,22 @@ from .rms import (
 __all__ = [
     "add_layer_norm",
     "add_layer_norm_fwd",
+    "add_layer_norm_quant",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "add_rms_norm_quant",
+    "dequantize",
     "layer_norm",
     "layer_norm_bwd",
     "layer_norm_fwd",
     "layer_norm_gated",
     "layer_norm_gated_fwd",
+    "layer_norm_quant",
+    "quantize",
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
     "rms_norm_gated_fwd",
+    "rms_norm_quant",
 ]

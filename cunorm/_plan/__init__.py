@@ -10,7 +10,7 @@ from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator
 from .forward_kernel import forward
 from .plan import Plan
-from .quant_kernel import quantised
+from .quant_kernel import Dequantised, quantised
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
 
@@ -22,6 +22,7 @@ __all__ = [
     "WARP",
     "BackwardPlan",
     "ColumnSums",
+    "Dequantised",
     "Plan",
     "Reach",
     "Split",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from . import split
 from .devices import half_of_shared_bytes
-from .dtypes import ITEMSIZE
+from .dtypes import C_TYPE, ITEMSIZE
 from .parts import SOURCES, epilogue
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, THREADS_OF_SHARED_BLOCK, WARP, Split
 from .split import whole_packets as packets_of
+from .unit import Try
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._families import Op
     from .._quant import Quant
+    from .unit import Reach
 
 # What the kernels call them.
 FORMATS = {"e4m3": "E4m3", "e5m2": "E5m2", "e2m1": "E2m1", "int8": "Int8"}
@@ -98,3 +103,50 @@ def in_whole_groups(share: Split, cols: int, dtype: str, group: int | None) -> S
     if group is None or share.lanes * PACKET_BYTES // ITEMSIZE[dtype] % group == 0:
         return share
     return Split(WARP, 1, 1, 0, THREADS_OF_SHARED_BLOCK // WARP, share.depth)
+
+
+@dataclass(frozen=True)
+class Dequantised:
+    """The kernel that makes numbers of codes.
+
+    Attributes
+    ----------
+    quant : Quant
+        The scheme of the codes.
+    cols : int
+        N, the columns of a row.
+    y : str
+        The dtype of the numbers.
+    """
+
+    quant: Quant
+    cols: int
+    y: str
+    kernel = "dequantize"
+    block = (256,)
+    shared_bytes = 0
+
+    def summary(self, reach: Reach, attempt: Try) -> str:
+        """Return what it is for in a line, for the log."""
+        return f"cols={self.cols} y={self.y} {self.quant}"
+
+    def grid(self, rows: int) -> tuple[int]:
+        """Return the grid that covers `rows` rows."""
+        return (min(rows, 2**31 - 1),)
+
+    def tries(self, reach: Reach) -> Iterator[Try]:
+        """Yield what the kernel is to be built with."""
+        yield Try(1, 1)
+
+    def unit(self, reach: Reach, attempt: Try) -> str:
+        """Return the translation unit."""
+        quant, y = self.quant, C_TYPE[self.y]
+        code = FORMATS[quant.format]
+        return (
+            '#include "dequantise.cuh"\n\n'
+            f'extern "C" __global__ void __launch_bounds__({self.block[0]})\n'
+            f"dequantize({y}* y, const unsigned char* q, const void* scales, "
+            "const ScaleStrides strides) {\n"
+            f"  dequantise<{code}, {SCALES[quant.scale]}<{code}>, {quant.layout.upper()}, "
+            f"{self.cols}, {quant.group or 0}>(y, q, scales, strides);\n}}\n"
+        )
