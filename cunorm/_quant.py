@@ -39,7 +39,7 @@ class Quant:
 
     All of that is float32, each result rounded to nearest even. What is past Q becomes Q. NaN is
     ignored in A, and stays NaN (0x7F) in e4m3 and e5m2; in int8 it becomes 0, in e2m1 6. Where s is
-    0, numbers become 0.
+    0, finite numbers become 0.
 
     Parameters
     ----------

@@ -53,9 +53,9 @@ def dequantize(q: Array, scale: Array, quant: Quant, dtype: Any) -> Array:
     """Return the numbers that codes stand for, times their scales: in float32, then as `dtype`."""
     numbers = _numbers(q, quant)
     rows, of_row = prod(numbers.shape[:-1]), groups(quant, numbers.shape[-1])
-    factors = _factors(_gathered(scale, quant, rows, of_row), quant)
     parts = numbers.reshape(rows, of_row, -1 if numbers.size else 0)
     with np.errstate(all="ignore"):
+        factors = _factors(_gathered(scale, quant, rows, of_row), quant)
         made: Array = (parts * factors[..., None]).reshape(numbers.shape).astype(dtype)
     return made
 
@@ -70,6 +70,7 @@ def _scaled(data: Array, quant: Quant) -> tuple[Array, Array]:
     if quant.ceiling is not None:
         largest = np.minimum(largest, np.float32(quant.ceiling))
     ratio = largest / np.float32(LARGEST[quant.format])
+    nothing = np.abs(data) * np.float32(0)  # of s = 0: +0, but NaN of what is not finite
     if quant.scale == "e8m0":
         bits = ratio.view(np.uint32)
         stored = ((bits >> 23) + (bits << 9 != 0)).astype(np.uint8)
@@ -78,12 +79,10 @@ def _scaled(data: Array, quant: Quant) -> tuple[Array, Array]:
         given = np.float32(quant.global_scale)
         s = np.minimum(ratio * given, np.float32(448)).astype(E4M3)
         stored, s = s.view(np.uint8), s.astype(np.float32)
-        quotient = data * np.where(s == 0, np.float32(0), given / s)
-        quotient = np.where((s == 0) & (quotient == 0), np.float32(0), quotient)
+        quotient = np.where(s == 0, nothing, data * (given / s))
     else:
         stored = np.maximum(ratio, np.float32(quant.minimum))
-        # 0 / 0 is no number, but a number has the code 0.
-        quotient = np.where(stored == 0, np.where(np.isnan(data), data, 0), data / stored)
+        quotient = np.where(stored == 0, nothing, data / stored)
     return stored[..., 0], quotient
 
 

@@ -16,7 +16,7 @@ struct Bounds {
 };
 
 // Each has what is stored, and y / s as a `size` and a `sign`, rounded once: NaN of NaN, and of two
-// infinities. Of s = 0 it is +0 of every number.
+// infinities. Of s = 0 it is +0, and NaN where y is not finite.
 
 // A number. The quotient is that of the reciprocal, corrected twice by what is left (Markstein, IBM
 // Journal of Research and Development 34, 1990). `before` keeps that in range, a power of two.

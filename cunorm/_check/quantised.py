@@ -33,7 +33,8 @@ def rows(name: str, x: Any, quant: Quant) -> None:
     """Refuse rows that cannot be quantised so; `x` is checked already."""
     if x.dtype.name == "float64":
         raise TypeError(f"{name} must be float16, bfloat16 or float32 with quant, but is float64")
-    cols, group = x.shape[-1], quant.group or CODES_OF_BYTE[quant.format]
+    # A packet has up to 8 columns: codes that share a byte come from one.
+    cols, group = x.shape[-1], quant.group or (8 if CODES_OF_BYTE[quant.format] > 1 else 1)
     if cols % group:
         of = f"group={group}" if quant.group else f"format={quant.format!r}"
         raise ValueError(
