@@ -128,15 +128,21 @@ def layer_norm_quant(
         As in `rms_norm_quant`.
     gamma, beta : cupy.ndarray, optional
         The weight and the bias, of shape (N,): float16, bfloat16 or float32.
-    eps, gamma_offset
+    eps
         As in `layer_norm`.
-    quant, out, scale_out, y_out
+    quant
+        As in `rms_norm_quant`.
+    gamma_offset
+        As in `layer_norm`.
+    out, scale_out, y_out
         As in `rms_norm_quant`.
 
     Returns
     -------
-    q, scale : cupy.ndarray
-        As of `rms_norm_quant`.
+    q : cupy.ndarray, shape (..., N), or (..., N / 2) of e2m1
+        The codes, as of `rms_norm_quant`.
+    scale : cupy.ndarray
+        The scales, as of `rms_norm_quant`.
 
     Raises
     ------
@@ -189,9 +195,13 @@ def add_rms_norm_quant(
     ----------
     x
         As in `rms_norm_quant`.
-    residual, gate
+    residual
         As in `add_rms_norm`.
-    gamma, eps, quant, gamma_offset, cast, out, scale_out, y_out
+    gamma, eps
+        As in `rms_norm_quant`.
+    gate
+        As in `add_rms_norm`.
+    quant, gamma_offset, cast, out, scale_out, y_out
         As in `rms_norm_quant`.
     residual_out : cupy.ndarray, optional
         Where h is written: `residual` itself, or memory of its shape and dtype that overlaps no
@@ -199,8 +209,10 @@ def add_rms_norm_quant(
 
     Returns
     -------
-    q, scale : cupy.ndarray
-        As of `rms_norm_quant`.
+    q : cupy.ndarray, shape (..., N), or (..., N / 2) of e2m1
+        The codes, as of `rms_norm_quant`.
+    scale : cupy.ndarray
+        The scales, as of `rms_norm_quant`.
     residual_out : cupy.ndarray, shape (..., N)
         h in residual's dtype; `residual_out` where it was given.
 
@@ -258,18 +270,22 @@ def add_layer_norm_quant(
     ----------
     x
         As in `rms_norm_quant`.
-    residual, gate
+    residual
         As in `add_layer_norm`.
-    gamma, beta, eps, gamma_offset
+    gamma, beta, eps
         As in `layer_norm_quant`.
-    quant, out, scale_out, y_out
-        As in `rms_norm_quant`.
+    gate
+        As in `add_layer_norm`.
+    quant, gamma_offset, out, scale_out, y_out
+        As in `layer_norm_quant`.
     residual_out
         As in `add_rms_norm_quant`.
 
     Returns
     -------
-    q, scale, residual_out : cupy.ndarray
+    q, scale : cupy.ndarray
+        As of `rms_norm_quant`.
+    residual_out : cupy.ndarray, shape (..., N)
         As of `add_rms_norm_quant`.
 
     Raises
@@ -321,8 +337,10 @@ def quantize(
 
     Returns
     -------
-    q, scale : cupy.ndarray
-        As of `rms_norm_quant`.
+    q : cupy.ndarray, shape (..., N), or (..., N / 2) of e2m1
+        The codes, as of `rms_norm_quant`.
+    scale : cupy.ndarray
+        The scales, as of `rms_norm_quant`.
 
     Raises
     ------
