@@ -13,6 +13,7 @@ import numpy as np
 # The largest number of each format, and how many codes a byte holds.
 LARGEST = {"e4m3": 448.0, "e5m2": 57344.0, "int8": 127.0, "e2m1": 6.0}
 CODES_OF_BYTE = {"e4m3": 1, "e5m2": 1, "int8": 1, "e2m1": 2}
+CODES = ("uint8", "int8", "uint32")  # dtypes that codes have, and scales of few bits
 SCALES = ("float32", "e8m0", "e4m3")
 LAYOUTS = ("rows", "columns", "packed", "swizzled")
 # Groups are whole lanes' and lie in one turn of a warp: 32 lanes have 128 neighbouring columns of

@@ -122,7 +122,13 @@ def _scales(scales: cupy.ndarray, quant: Quant, x: cupy.ndarray) -> None:
             f"scale_out must start on {WORD_BYTES} bytes where layout is 'swizzled', "
             f"but is at {scales.data.ptr:#x}"
         )
-    needed = prod(buffer_shape(quant, x.shape)) * scales.itemsize
+    if quant.layout in ("columns", "packed"):
+        _has_room(scales, quant, x.shape)
+
+
+def _has_room(scales: cupy.ndarray, quant: Quant, shape: tuple[int, ...]) -> None:
+    """Refuse scales whose last column cannot be filled up, past what the array shows."""
+    needed = prod(buffer_shape(quant, shape)) * scales.itemsize
     room = scales.data.mem.ptr + scales.data.mem.size - scales.data.ptr
     if room < needed:
         raise ValueError(

@@ -9,7 +9,7 @@ from arrays import EVERY, NARROW, bits, random
 from kinds import covering, some_of, these
 
 import cunorm
-from cunorm import Quant, _quant_reference
+from cunorm import Quant, _quant_reference, simgpu
 from cunorm._quant import buffer_shape, codes_dtype, codes_shape, scales_dtype, strides
 from cunorm._reference import DTYPES
 from cunorm._selfcheck.layouts import GUARD, around, place
@@ -351,6 +351,45 @@ def test_a_row_has_the_same_bits_alone_in_a_batch_and_on_every_run(scheme):
         assert [bits(a) for a in again] == [bits(q), bits(scale)]
     alone, _ = cunorm.rms_norm_quant(x[7, 3], quant=quant)
     assert bits(alone) == bits(q[7, 3])
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("scheme", ["fp8 row", "fp8 static", "mxfp8", "mxfp4", "deepseek"])
+@pytest.mark.parametrize("cols", [4096, 20_480])
+def test_rows_are_read_once_and_codes_written_once(scheme, cols):
+    quant = SCHEMES[scheme]
+    x, residual = (cupy.asarray(random((16, cols), "bfloat16", seed=seed)) for seed in range(2))
+    made = [a.copy() for a in cunorm.add_rms_norm_quant(x, residual, quant=quant)[::2]]
+    with simgpu.profile(registers=False) as profile:
+        cunorm.add_rms_norm_quant(x, residual, quant=quant, out=made[0], residual_out=made[1])
+    (launch,) = profile.launches
+    arrays = {array.address: array for array in launch.arrays}
+    read = [arrays[a.data.ptr].loads for a in (x, residual)]
+    written = [arrays[a.data.ptr].stores for a in made]
+    for traffic, a in zip(read + written, (x, residual, *made), strict=True):
+        assert traffic.bytes == a.nbytes
+        assert traffic.requested_per_distinct == 1
+
+
+def test_a_captured_call_is_replayed_on_new_rows():
+    quant = Quant.mxfp8()
+    x, q, scale = (
+        cupy.zeros((5, 256), "float16"),
+        cupy.empty((5, 256), "u1"),
+        cupy.empty(1024, "u1"),
+    )
+    cunorm.rms_norm_quant(x, quant=quant, out=q, scale_out=scale)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        stream.begin_capture()
+        cunorm.rms_norm_quant(x, quant=quant, out=q, scale_out=scale)
+        graph = stream.end_capture()
+    x[...] = cupy.asarray(random(x.shape, "float16"))
+    cupy.cuda.get_current_stream().synchronize()
+    graph.launch(stream)
+    stream.synchronize()
+    assert_is_definition(q, scale, cunorm.rms_norm(x).get(), quant)
 
 
 def test_a_repeated_call_sees_other_arrays():
