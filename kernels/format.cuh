@@ -1,8 +1,8 @@
 // Formats of few bits: the codes of numbers and the numbers of codes, rounded to nearest even.
 //
-// All is integer arithmetic, or exact: the same bits on every architecture. Of 4-bit numbers and of
-// powers of two the targets that CuPy compiles for have no conversions, of 8-bit numbers they have
-// from sm_89 on.
+// All is exact: the same bits on every architecture. Conversions to floats of 8 bits are the
+// hardware's from sm_89 on, and integer arithmetic elsewhere, as they are everywhere for 4 bits and
+// for powers of two: the targets that CuPy compiles for have none of those.
 
 #pragma once
 
@@ -85,6 +85,28 @@ __device__ inline unsigned code_of(float size, float sign) {
   const unsigned negative = Format::IS_FLOAT ? code | 1u << (Format::BITS - 1) : 0x100 - code;
   const unsigned with_sign = is_negative ? negative : code;
   return size == size ? with_sign & ((1u << Format::BITS) - 1) : Format::NOT_A_NUMBER;
+}
+
+// The codes of two numbers, the first one's in the low bits.
+template <class Format>
+__device__ inline unsigned codes_of(const float (&size)[2], const float (&sign)[2]) {
+#if __CUDA_ARCH__ >= 890
+  if constexpr (Format::IS_FLOAT && Format::BITS == 8) {
+    float number[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      number[i] = __uint_as_float(__float_as_uint(size[i]) | (__float_as_uint(sign[i]) & 1u << 31));
+    }
+    unsigned short codes;
+    if constexpr (Format::MANTISSA == 3) {
+      asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(number[1]), "f"(number[0]));
+    } else {
+      asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(number[1]), "f"(number[0]));
+    }
+    return codes;
+  }
+#endif
+  return code_of<Format>(size[0], sign[0]) | code_of<Format>(size[1], sign[1]) << Format::BITS;
 }
 
 // The number of a code.

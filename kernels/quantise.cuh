@@ -198,8 +198,10 @@ class Quantised {
     constexpr int CODES_OF_WORD = 32 / Format::BITS;
     unsigned word[2] = {};
 #pragma unroll
-    for (int i = 0; i < S::VEC; ++i) {
-      word[i / CODES_OF_WORD] |= code(y[i]) << i % CODES_OF_WORD * Format::BITS;
+    for (int i = 0; i < S::VEC; i += 2) {
+      const unsigned two = codes_of<Format>({scale_.size(y[i]), scale_.size(y[i + 1])},
+                                            {scale_.sign(y[i]), scale_.sign(y[i + 1])});
+      word[i / CODES_OF_WORD] |= two << i % CODES_OF_WORD * Format::BITS;
     }
     unsigned char* const to = row_ + static_cast<size_t>(packet) * BYTES;
     if constexpr (Q::ACCESS != ALIGNED) {

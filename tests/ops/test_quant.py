@@ -1,6 +1,11 @@
 """Quantised norms: codes and scales of the kernel's own y, as defined, without a tolerance."""
 
+import contextlib
+import io
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import cupy
 import numpy as np
@@ -390,6 +395,37 @@ def test_a_captured_call_is_replayed_on_new_rows():
     graph.launch(stream)
     stream.synchronize()
     assert_is_definition(q, scale, cunorm.rms_norm(x).get(), quant)
+
+
+# Quantises rows of every kind with every scheme, and prints a digest of all bits.
+PROGRAM = """
+import hashlib, sys
+sys.path[:0] = sys.argv[1:]
+import cupy, cunorm
+from arrays import bits
+from test_quant import LIMITED, SCHEMES, extreme
+for dtype in ("float16", "float32"):
+    y = cupy.asarray(extreme(dtype))
+    for name, quant in (SCHEMES | LIMITED).items():
+        digest = hashlib.sha256(b"".join(map(bits, cunorm.rms_norm_quant(y, quant=quant))))
+        print(dtype, name, digest.hexdigest())
+"""
+
+
+@pytest.mark.simgpu
+@pytest.mark.slow("two processes, each of which compiles and runs 56 kernels", shares=3)
+@pytest.mark.parametrize("arch", ["sm_75", "sm_89"])
+def test_architectures_with_and_without_conversions_have_the_same_bits(arch):
+    """From sm_89 on there are instructions for 8 bits; this process has a device that has them."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "cunorm.simgpu", "--arch", arch, "-c", PROGRAM]
+    run = subprocess.run(
+        [*command, str(here), str(here.parent)], capture_output=True, text=True, check=True
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as told, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", str(here), str(here.parent)])
+        exec(PROGRAM, {})
+    assert run.stdout == told.getvalue()
 
 
 def test_a_repeated_call_sees_other_arrays():
