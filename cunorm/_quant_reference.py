@@ -107,7 +107,7 @@ def _laid_out(stored: Array, quant: Quant, shape: tuple[int, ...]) -> Array:
         return padded.T.copy()
     if quant.layout == "packed":
         return np.ascontiguousarray(padded).view("<u4").T.copy()
-    tiles = padded.reshape(-1, 4, 32, padded.shape[1] // 4, 4)
+    tiles = padded.reshape(padded.shape[0] // 128, 4, 32, padded.shape[1] // 4, 4)
     return tiles.transpose(0, 3, 2, 1, 4).reshape(-1)
 
 
@@ -117,7 +117,7 @@ def _gathered(scale: Array, quant: Quant, rows: int, of_row: int) -> Array:
         return scale.reshape(1, 1)
     if quant.layout == "swizzled":
         words = -(-of_row // 4)
-        tiles = scale.reshape(-1, words, 32, 4, 4).transpose(0, 3, 2, 1, 4)
+        tiles = scale.reshape(-(-rows // 128), words, 32, 4, 4).transpose(0, 3, 2, 1, 4)
         return tiles.reshape(tiles.shape[0] * 128, words * 4)[:rows, :of_row]
     table = scale.reshape(rows, scale.shape[-1])
     if quant.layout == "packed":

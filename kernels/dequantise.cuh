@@ -18,18 +18,18 @@ struct ScaleStrides {
   float given;
 };
 
-template <class Format>
-__device__ inline float factor_of(Float32Scale<Format>*, float stored, float) {
+template <class Format, bool ANY>
+__device__ inline float factor_of(Float32Scale<Format, ANY>*, float stored, float) {
   return stored;
 }
-template <class Format>
-__device__ inline float factor_of(E8m0Scale<Format>*, unsigned char stored, float) {
+template <class Format, bool ANY>
+__device__ inline float factor_of(E8m0Scale<Format, ANY>*, unsigned char stored, float) {
   const unsigned subnormal = 1u << 22, not_a_number = 0x7fffffffu;
   const unsigned bits = stored == 0 ? subnormal : static_cast<unsigned>(stored) << 23;
   return __uint_as_float(stored == 255 ? not_a_number : bits);
 }
-template <class Format>
-__device__ inline float factor_of(E4m3Scale<Format>*, unsigned char stored, float given) {
+template <class Format, bool ANY>
+__device__ inline float factor_of(E4m3Scale<Format, ANY>*, unsigned char stored, float given) {
   return divide_ieee(number_of<E4m3>(stored), given);
 }
 

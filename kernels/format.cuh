@@ -32,99 +32,109 @@ __device__ inline float min_ieee(float a, float b) {
   return least;
 }
 __device__ inline float size_of(float a) {
-  return __uint_as_float(__float_as_uint(a) & 0x7fffffffu);
+  float size;
+  asm("abs.f32 %0, %1;" : "=f"(size) : "f"(a));
+  return size;
 }
 
-// A float format's numbers are evenly spaced up to SMALLEST, the first of full MANTISSA, as int8's
-// all are: adding ALIGNING, about which float32 has that spacing, rounds to them.
+// A float format's numbers are evenly spaced up to SMALLEST, the first of full MANTISSA: adding
+// ALIGNING, about which float32 has that spacing, rounds to them.
 struct E4m3 {
-  static constexpr bool IS_FLOAT = true;
   static constexpr int BITS = 8, MANTISSA = 3, BIAS = 7;
   static constexpr float LARGEST = 448, SMALLEST = 0x1p-6f, ALIGNING = 0x1p14f;
   static constexpr unsigned NOT_A_NUMBER = 0x7f, FIRST_SPECIAL = 0x7f;
 };
 struct E5m2 {
-  static constexpr bool IS_FLOAT = true;
   static constexpr int BITS = 8, MANTISSA = 2, BIAS = 15;
   static constexpr float LARGEST = 57344, SMALLEST = 0x1p-14f, ALIGNING = 0x1p7f;
   static constexpr unsigned NOT_A_NUMBER = 0x7f, FIRST_SPECIAL = 0x7c;  // which is infinity
 };
 struct E2m1 {
-  static constexpr bool IS_FLOAT = true;
   static constexpr int BITS = 4, MANTISSA = 1, BIAS = 1;
   static constexpr float LARGEST = 6, SMALLEST = 1, ALIGNING = 0x1p22f;
   static constexpr unsigned NOT_A_NUMBER = 7, FIRST_SPECIAL = 8;
 };
 struct Int8 {
-  static constexpr bool IS_FLOAT = false;
   static constexpr int BITS = 8;
-  static constexpr float LARGEST = 127, ALIGNING = 0x1p23f;
-  static constexpr unsigned NOT_A_NUMBER = 0;
+  static constexpr float LARGEST = 127;
 };
 
 // The code of a number from 0 to LARGEST.
 template <class Format>
 __device__ inline unsigned code_of_size(float size) {
+  constexpr int DROPPED = 23 - Format::MANTISSA;
   const unsigned even =
       __float_as_uint(add(size, Format::ALIGNING)) - __float_as_uint(Format::ALIGNING);
-  if constexpr (Format::IS_FLOAT) {
-    constexpr int DROPPED = 23 - Format::MANTISSA;
-    const unsigned bits = __float_as_uint(size);
-    const unsigned below_half = (1u << (DROPPED - 1)) - 1;
-    const unsigned rounded = (bits + below_half + (bits >> DROPPED & 1)) >> DROPPED;
-    return size < Format::SMALLEST ? even : rounded - ((127 - Format::BIAS) << Format::MANTISSA);
-  }
-  return even;
+  const unsigned bits = __float_as_uint(size);
+  const unsigned below_half = (1u << (DROPPED - 1)) - 1;
+  const unsigned rounded = (bits + below_half + (bits >> DROPPED & 1)) >> DROPPED;
+  return size < Format::SMALLEST ? even : rounded - ((127 - Format::BIAS) << Format::MANTISSA);
 }
 
-// The code of a number of any size, whose sign is that of `sign`: what is past LARGEST becomes that.
+// Codes of any number: past LARGEST they are that of LARGEST, with its sign. NaN has no sign here.
 template <class Format>
-__device__ inline unsigned code_of(float size, float sign) {
-  const unsigned code = code_of_size<Format>(min_ieee(size, Format::LARGEST));
-  const bool is_negative = __float_as_int(sign) < 0;
-  const unsigned negative = Format::IS_FLOAT ? code | 1u << (Format::BITS - 1) : 0x100 - code;
-  const unsigned with_sign = is_negative ? negative : code;
-  return size == size ? with_sign & ((1u << Format::BITS) - 1) : Format::NOT_A_NUMBER;
-}
+struct Codes {
+  __device__ static unsigned of(float number) {
+    const unsigned code = code_of_size<Format>(min_ieee(size_of(number), Format::LARGEST));
+    const unsigned sign = __float_as_uint(number) >> 31 << (Format::BITS - 1);
+    return number == number ? code | sign : Format::NOT_A_NUMBER;
+  }
+};
+
+// The numbers are 0 to 4 halves, then 2 to 4, then 4 and 6: of three straight lines, the first two
+// of which are steeper, the lowest one counts. About 2^23 a float is its last bits. NaN becomes 7.
+template <>
+struct Codes<E2m1> {
+  __device__ static unsigned of(float number) {
+    const float size = size_of(number);
+    const float halves = fma_rn(size, 2, 0x1p23f);
+    const float ones = add(size, 0x1p23f + 2);
+    const float twos = fma_rn(size, 0.5f, 0x1p23f + 4);
+    const float code = min_ieee(min_ieee(halves, ones), min_ieee(twos, 0x1p23f + 7));
+    return (__float_as_uint(code) & 7) | (__float_as_uint(number) >> 28 & 8);
+  }
+};
+
+// The conversion makes 0 of NaN.
+template <>
+struct Codes<Int8> {
+  __device__ static unsigned of(float number) {
+    const int code = max(-127, min(127, __float2int_rn(number)));
+    return static_cast<unsigned>(code) & 0xff;
+  }
+};
 
 // The codes of two numbers, the first one's in the low bits.
 template <class Format>
-__device__ inline unsigned codes_of(const float (&size)[2], const float (&sign)[2]) {
+__device__ inline unsigned codes_of(float first, float second) {
 #if __CUDA_ARCH__ >= 890
-  if constexpr (Format::IS_FLOAT && Format::BITS == 8) {
-    float number[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      number[i] = __uint_as_float(__float_as_uint(size[i]) | (__float_as_uint(sign[i]) & 1u << 31));
-    }
-    unsigned short codes;
-    if constexpr (Format::MANTISSA == 3) {
-      asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(number[1]), "f"(number[0]));
-    } else {
-      asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(number[1]), "f"(number[0]));
-    }
+  unsigned short codes;
+  if constexpr (Format::LARGEST == E4m3::LARGEST) {
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(second), "f"(first));
+    return codes;
+  } else if constexpr (Format::LARGEST == E5m2::LARGEST) {
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(second), "f"(first));
     return codes;
   }
 #endif
-  return code_of<Format>(size[0], sign[0]) | code_of<Format>(size[1], sign[1]) << Format::BITS;
+  return Codes<Format>::of(first) | Codes<Format>::of(second) << Format::BITS;
 }
 
 // The number of a code.
 template <class Format>
 __device__ inline float number_of(unsigned code) {
-  if constexpr (!Format::IS_FLOAT) {
-    return static_cast<signed char>(code);
-  } else {
-    constexpr int LAST = 23 - Format::MANTISSA;
-    const unsigned size = code & ((1u << (Format::BITS - 1)) - 1);
-    const float even = mul(static_cast<float>(size), Format::ALIGNING * 0x1p-23f);
-    const float full = __uint_as_float((size << LAST) + ((127u - Format::BIAS) << 23));
-    float number = size >> Format::MANTISSA ? full : even;
-    if (size == Format::FIRST_SPECIAL && Format::FIRST_SPECIAL < Format::NOT_A_NUMBER) {
-      number = __uint_as_float(0x7f800000u);
-    } else if (size >= Format::FIRST_SPECIAL) {
-      number = __uint_as_float(0x7fffffffu);
-    }
-    return code >> (Format::BITS - 1) ? -number : number;
+  constexpr int LAST = 23 - Format::MANTISSA;
+  const unsigned size = code & ((1u << (Format::BITS - 1)) - 1);
+  const float even = mul(static_cast<float>(size), Format::ALIGNING * 0x1p-23f);
+  const float full = __uint_as_float((size << LAST) + ((127u - Format::BIAS) << 23));
+  float number = size >> Format::MANTISSA ? full : even;
+  if (size >= Format::FIRST_SPECIAL) {
+    const bool is_infinite = size == Format::FIRST_SPECIAL && size < Format::NOT_A_NUMBER;
+    number = __uint_as_float(is_infinite ? 0x7f800000u : 0x7fffffffu);
   }
+  return code >> (Format::BITS - 1) ? -number : number;
+}
+template <>
+__device__ inline float number_of<Int8>(unsigned code) {
+  return static_cast<signed char>(code);
 }

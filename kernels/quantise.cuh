@@ -177,7 +177,7 @@ class Quantised {
     beside_.column(column, packet);
     float y[S::VEC];
     unpack(packet, y);
-    row_[column] = code(y[0]);
+    row_[column] = Codes<Format>::of(scale_.quotient(y[0]));
   }
   __device__ void finish() { beside_.finish(); }
 
@@ -190,17 +190,12 @@ class Quantised {
     return Scale::of(bounded, bounds_);
   }
 
-  __device__ unsigned code(float y) const {
-    return code_of<Format>(scale_.size(y), scale_.sign(y));
-  }
-
   __device__ void store(int packet, const float (&y)[S::VEC]) const {
     constexpr int CODES_OF_WORD = 32 / Format::BITS;
     unsigned word[2] = {};
 #pragma unroll
     for (int i = 0; i < S::VEC; i += 2) {
-      const unsigned two = codes_of<Format>({scale_.size(y[i]), scale_.size(y[i + 1])},
-                                            {scale_.sign(y[i]), scale_.sign(y[i + 1])});
+      const unsigned two = codes_of<Format>(scale_.quotient(y[i]), scale_.quotient(y[i + 1]));
       word[i / CODES_OF_WORD] |= two << i % CODES_OF_WORD * Format::BITS;
     }
     unsigned char* const to = row_ + static_cast<size_t>(packet) * BYTES;

@@ -15,12 +15,13 @@ struct Bounds {
   float given;
 };
 
-// Each has what is stored, and y / s as a `size` and a `sign`, rounded once: NaN of NaN, and of two
-// infinities. Of s = 0 it is +0, and NaN where y is not finite.
+// Each has what is stored, and `quotient` is y / s, rounded once: NaN, without a sign, of NaN and of
+// two infinities. Of s = 0 it is +0, and NaN where y is not finite.
 
-// A number. The quotient is that of the reciprocal, corrected twice by what is left (Markstein, IBM
-// Journal of Research and Development 34, 1990). `before` keeps that in range, a power of two.
-template <class Format>
+// A number. The quotient is that of the reciprocal, corrected by what is left of y (Markstein, IBM
+// Journal of Research and Development 34, 1990). `before`, a power of two, keeps that in range, and
+// so does a bound where y MAY_EXCEED what s was made for.
+template <class Format, bool MAY_EXCEED>
 class Float32Scale {
  public:
   using Stored = float;
@@ -30,35 +31,39 @@ class Float32Scale {
     return Float32Scale(s);
   }
   __device__ explicit Float32Scale(float s) : stored(s) {
-    const bool is_number = s != 0 || __float_as_uint(s) != 0;
-    const bool is_finite = __float_as_uint(s) < 0x7f800000u;
+    const unsigned bits = __float_as_uint(s);  // a subnormal number is 0 to comparisons
     before_ = s < 0x1p-50f ? 0x1p100f : s > 0x1p50f ? 0x1p-100f : 1;
-    divisor_ = mul_ieee(s, before_);
-    if (!is_number || !is_finite) before_ = 0, divisor_ = 1;
-    reciprocal_ = divide_ieee(1, divisor_);
-    signs_ = is_number ? ~0u : 0;
+    float divisor = mul_ieee(s, before_);
+    if (bits == 0 || bits >= 0x7f800000u) before_ = 0, divisor = 1;
+    minus_divisor_ = -divisor;
+    reciprocal_ = divide_ieee(1, divisor);
+    most_ = 2 * Format::LARGEST * divisor;
+    signs_ = bits == 0 ? 0 : 1u << 31;
   }
 
-  __device__ float size(float y) const {
-    constexpr float PAST = 2 * Format::LARGEST;
-    const float scaled = mul_ieee(size_of(y), before_);
-    const float bounded = scaled > PAST * divisor_ ? PAST * divisor_ : scaled;  // NaN stays
-    const float quotient = mul(bounded, reciprocal_);
-    return fma_rn(fma_rn(-quotient, divisor_, bounded), reciprocal_, quotient);
+  __device__ float quotient(float y) const {
+    float scaled = mul_ieee(y, before_);
+    if constexpr (MAY_EXCEED) {  // NaN stays
+      scaled = scaled > most_ ? most_ : scaled < -most_ ? -most_ : scaled;
+    }
+    const float near = mul(scaled, reciprocal_);
+    const float quotient = fma_rn(fma_rn(near, minus_divisor_, scaled), reciprocal_, near);
+    // A sum of zeros is +0, whatever sign y has.
+    return __uint_as_float(__float_as_uint(quotient) | (__float_as_uint(scaled) & signs_));
   }
-  __device__ float sign(float y) const { return __uint_as_float(__float_as_uint(y) & signs_); }
 
   Stored stored;
 
  private:
   float before_;
-  float divisor_;
+  float minus_divisor_;
   float reciprocal_;
+  float most_;
   unsigned signs_;
 };
 
 // The power of two that is not less, by the byte of its exponent. 255 is NaN, and infinity's.
-template <class Format>
+template <class Format, bool>
 class E8m0Scale {
  public:
   using Stored = unsigned char;
@@ -73,8 +78,7 @@ class E8m0Scale {
     return made;
   }
 
-  __device__ float size(float y) const { return mul_ieee(size_of(y), factor_); }
-  __device__ float sign(float y) const { return y; }
+  __device__ float quotient(float y) const { return mul_ieee(y, factor_); }
 
   Stored stored;
 
@@ -83,7 +87,7 @@ class E8m0Scale {
 };
 
 // A number of e4m3 beside one that all scales share.
-template <class Format>
+template <class Format, bool>
 class E4m3Scale {
  public:
   using Stored = unsigned char;
@@ -93,16 +97,19 @@ class E4m3Scale {
     E4m3Scale made;
     made.stored = code_of_size<E4m3>(min_ieee(ratio, E4m3::LARGEST));
     made.factor_ = made.stored == 0 ? 0 : divide_ieee(bounds.given, number_of<E4m3>(made.stored));
+    made.kept_ = made.stored == 0 ? ~(1u << 31) : ~0u;
     return made;
   }
 
-  __device__ float size(float y) const { return mul_ieee(size_of(y), factor_); }
-  __device__ float sign(float y) const { return stored == 0 ? 0 : y; }
+  __device__ float quotient(float y) const {
+    return mul_ieee(__uint_as_float(__float_as_uint(y) & kept_), factor_);
+  }
 
   Stored stored;
 
  private:
   float factor_;
+  unsigned kept_;
 };
 
 // How the scales of `rows` rows of GROUPS groups lie: ROWS in C order; COLUMNS one column after the

@@ -65,7 +65,7 @@ def quantised(
     in_registers = packets_of(cols, row) <= share.in_registers
     beside, y = ("Stored<S, YOut>", "{$y_out}") if "y_out" in of else ("Dropped<S, X::E>", "{}")
     sink = (
-        f"Quantised<S, {FORMATS[quant.format]}, {SCALES[quant.scale]}<{FORMATS[quant.format]}>, "
+        f"Quantised<S, {FORMATS[quant.format]}, {scale_type(quant)}, "
         f"{quant.layout.upper()}, {quant.group or 0}, {str(quant.static is not None).lower()}, "
         f"Q, X::E, {beside}>"
     )
@@ -92,6 +92,12 @@ def quantised(
         alone=share.shared_bytes() > half_of_shared_bytes(arch),
         at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
     )
+
+
+def scale_type(quant: Quant) -> str:
+    """Return the type of scales, which says whether rows may have more than they are made for."""
+    may_exceed = quant.static is not None or quant.ceiling is not None
+    return f"{SCALES[quant.scale]}<{FORMATS[quant.format]}, {str(may_exceed).lower()}>"
 
 
 def in_whole_groups(share: Split, cols: int, dtype: str, group: int | None) -> Split:
@@ -141,12 +147,11 @@ class Dequantised:
     def unit(self, reach: Reach, attempt: Try) -> str:
         """Return the translation unit."""
         quant, y = self.quant, C_TYPE[self.y]
-        code = FORMATS[quant.format]
         return (
             '#include "dequantise.cuh"\n\n'
             f'extern "C" __global__ void __launch_bounds__({self.block[0]})\n'
             f"dequantize({y}* y, const unsigned char* q, const void* scales, "
             "const ScaleStrides strides) {\n"
-            f"  dequantise<{code}, {SCALES[quant.scale]}<{code}>, {quant.layout.upper()}, "
+            f"  dequantise<{FORMATS[quant.format]}, {scale_type(quant)}, {quant.layout.upper()}, "
             f"{self.cols}, {quant.group or 0}>(y, q, scales, strides);\n}}\n"
         )
