@@ -87,7 +87,7 @@ template <>
 struct Codes<E2m1> {
   __device__ static unsigned of(float number) {
     const float size = size_of(number);
-    const float halves = fma_rn(size, 2, 0x1p23f);
+    const float halves = fma_rn(size, 2.0f, 0x1p23f);
     const float ones = add(size, 0x1p23f + 2);
     const float twos = fma_rn(size, 0.5f, 0x1p23f + 4);
     const float code = min_ieee(min_ieee(halves, ones), min_ieee(twos, 0x1p23f + 7));

@@ -97,7 +97,8 @@ def _launched(
     twins = {output.name: output.like for output in op.writes}
     paired = {name: twins[name] for name in plan.of_rows if name in twins}
     made = launches.forward(plan, 1, arrays, paired, numbers, enqueue=enqueue)
-    return tuple(replace(one, written={**one.written, "scales": "x"}) for one in made)
+    # They may overwrite nothing, and so have no twin.
+    return tuple(replace(one, written={**one.written, "scales": ""}) for one in made)
 
 
 def _write_scales_of_nothing(scales: cupy.ndarray, quant: Quant, shape: tuple[int, ...]) -> None:

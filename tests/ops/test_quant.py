@@ -303,6 +303,28 @@ def test_codes_may_be_written_anywhere_and_y_beside_them(scheme, dtype):
     assert_is_definition(q, scale, y.get(), quant)
 
 
+def test_arrays_that_step_otherwise_are_copied():
+    quant = Quant.mxfp8()
+    table = cupy.asarray(random((2, 3, 4, 5, 128), "float16"))
+    x = table.transpose(3, 2, 1, 0, 4)[:, ::2, :, :, ::2]
+    y = cunorm.rms_norm(x).get()
+    for layout in ("contiguous", "transposed"):
+        whole, q = place(np.zeros(x.shape, np.uint8), layout)
+        assert_is_definition(*cunorm.rms_norm_quant(x, quant=quant, out=q), y, quant)
+        assert (around(whole, x.shape, layout) == GUARD).all()
+
+
+@pytest.mark.parametrize("quant", [Quant.fp8_static(2), Quant.fp8_row()])
+def test_scales_may_not_overwrite_what_is_read_on_any_call(quant):
+    x = cupy.asarray(random((5, 1), "float32"))
+    scale = cupy.empty((5, 1) if quant.static is None else (), "float32")
+    for _ in range(2):
+        made = cunorm.quantize(x, quant, scale_out=scale)
+        assert_is_definition(*made, x.get(), quant)
+    with pytest.raises(ValueError, match="scale_out must not overlap x"):
+        cunorm.rms_norm_quant(x, quant=quant, scale_out=x if quant.static is None else x[0, 0])
+
+
 @pytest.mark.slow("a row that fills shared memory on any device")
 @pytest.mark.parametrize("dtype", ["float16"])
 def test_y_may_be_written_over_rows_that_are_read_again(dtype):
