@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from ._ops import (
         add_layer_norm,
         add_layer_norm_fwd,
+        add_layer_norm_quant,
         add_rms_norm,
         add_rms_norm_fwd,
+        add_rms_norm_quant,
         combine_moments,
+        dequantize,
         layer_norm,
         layer_norm_add,
         layer_norm_add_fwd,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
         layer_norm_gated,
         layer_norm_gated_bwd,
         layer_norm_gated_fwd,
+        layer_norm_quant,
+        quantize,
         rms_norm,
         rms_norm_add,
         rms_norm_add_fwd,
@@ -43,17 +48,23 @@ if TYPE_CHECKING:
         rms_norm_gated,
         rms_norm_gated_bwd,
         rms_norm_gated_fwd,
+        rms_norm_quant,
         row_sums,
     )
+    from ._quant import Quant
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Quant",
     "add_layer_norm",
     "add_layer_norm_fwd",
+    "add_layer_norm_quant",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "add_rms_norm_quant",
     "combine_moments",
+    "dequantize",
     "layer_norm",
     "layer_norm_add",
     "layer_norm_add_fwd",
@@ -62,6 +73,8 @@ __all__ = [
     "layer_norm_gated",
     "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
+    "layer_norm_quant",
+    "quantize",
     "rms_norm",
     "rms_norm_add",
     "rms_norm_add_fwd",
@@ -72,10 +85,13 @@ __all__ = [
     "rms_norm_gated",
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
+    "rms_norm_quant",
     "row_sums",
     "warm_up",
 ]
 
+# Where public names are that are no ops.
+_HOMES = {"Quant": "._quant", "warm_up": "._call.warm_up"}
 # Attributes without an import of their own. Not in __all__: a star is not to import PyTorch.
 _MODULES = ("simgpu", "torch")
 
@@ -87,7 +103,7 @@ if not TYPE_CHECKING:  # To a type checker, a module that has it has every name.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            home = import_module("._call.warm_up" if name == "warm_up" else "._ops", __name__)
+            home = import_module(_HOMES.get(name, "._ops"), __name__)
         except ModuleNotFoundError as error:
             if error.name != "cupy":
                 raise

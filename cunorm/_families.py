@@ -8,8 +8,9 @@ nowhere. Pure: neither cupy nor numpy is imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import Parameter
 from operator import itemgetter
 from typing import Any
 
@@ -23,7 +24,8 @@ class Option:
     name : str
         What users call it.
     default : float, str, bool or None
-        What holds where it is left out; its type is that of PyTorch's operator.
+        What holds where it is left out; its type is that of PyTorch's operator. `Parameter.empty`
+        of what is not left out.
     check : str
         What `_check.OPTIONS` refuses a wrong value by.
     number : bool
@@ -115,6 +117,9 @@ class Source:
     y: Output = Y
 
 
+# Of an op that quantises y: codes, their scales, and y where it is asked for too.
+CODES = (Output("q", "out", "x"), Output("scales", "scale_out", "x"))
+Y_BESIDE = Output("y_out", "y_out", "x")
 LOADED = Source("Loaded", "", ("x",), ())
 ADDED = Source(
     "Added",
@@ -373,6 +378,7 @@ COUNT = Option("count", None, check="count", number=True)
 SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
 # What a backward op needs for the gradient of scale alone.
 BETA = Input("beta", optional=True, keyword=True)
+QUANT = Option("quant", Parameter.empty, check="quant", compiled=lambda quant: quant)
 MODULATION = (Operand("scale"), Operand("shift"), SCALE_OFFSET)
 
 RMS_NORM = Family(
@@ -456,6 +462,59 @@ FAMILIES = (
     LAYER_NORM_ADD,
     RMS_NORM_ADD_RMS_NORM,
 )
+RMS_NORM_QUANT = Family(
+    "rms_norm_quant",
+    "MeanSquare",
+    "Scale",
+    (),
+    ("gamma",),
+    (_eps(1e-6), QUANT, GAMMA_OFFSET, CAST),
+    has_gradient=False,
+    is_of_tensors=False,
+)
+LAYER_NORM_QUANT = Family(
+    "layer_norm_quant",
+    "Moments",
+    "Affine",
+    (),
+    ("gamma", "beta"),
+    (_eps(1e-5), QUANT, GAMMA_OFFSET),
+    has_gradient=False,
+    is_of_tensors=False,
+)
+
+
+def _quantised_op(family: Family, source: Source) -> Op:
+    op = _forward_op(family, source, keeps=False)
+    writes = (*CODES, Y_BESIDE, *source.writes)
+    returned = (*CODES, *source.writes)
+    return replace(op, writes=writes, returns=tuple(output.name for output in returned))
+
+
+# Ops that return codes, and their scales.
+QUANTISED: dict[str, Op] = {
+    op.name: op
+    for op in (
+        _quantised_op(family, source)
+        for source in (LOADED, ADDED)
+        for family in (RMS_NORM_QUANT, LAYER_NORM_QUANT)
+    )
+}
+# Of y itself, without a norm.
+QUANTIZE = Op(
+    name="quantize",
+    norm="quantize",
+    family=Family("quantize", "Unnormalised", "Unchanged", (), (), (), has_gradient=False),
+    source=LOADED,
+    keeps=False,
+    is_backward=False,
+    arguments=(Input("x"), replace(QUANT, keyword=False)),
+    reads=("x",),
+    parameters=(),
+    operands=(),
+    writes=CODES,
+    returns=tuple(output.name for output in CODES),
+)
 
 # Forward ops, those that return the statistics, and backward ops: in the order of README's table.
 OPS: dict[str, Op] = {
@@ -475,10 +534,29 @@ OPS: dict[str, Op] = {
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
 
+# And back: x has the codes.
+DEQUANTIZE = Op(
+    name="dequantize",
+    norm="dequantize",
+    family=Family("dequantize", "", "", (), (), (), has_gradient=False),
+    source=LOADED,
+    keeps=False,
+    is_backward=False,
+    arguments=(
+        *map(Input, ("x", "factors")),
+        *(replace(option, keyword=False) for option in (QUANT, DTYPE)),
+    ),
+    reads=("x", "factors"),
+    parameters=(),
+    operands=(),
+    writes=(),
+    returns=("y",),
+)
+
 # Arrays by name that every op which has them takes None for.
 _INPUTS = [a for op in OPS.values() for a in op.arguments if isinstance(a, Input)]
 OPTIONAL = {a.name for a in _INPUTS} - {a.name for a in _INPUTS if not a.optional}
 # What results that a user may give are called.
-RESULTS = {output.argument for op in OPS.values() for output in op.writes}
+RESULTS = {output.argument for op in (*OPS.values(), *QUANTISED.values()) for output in op.writes}
 # Ops whose rows may be those of a dask array: what they return lies as x does.
 LAZY = tuple(op.name for op in OPS.values() if op.reads == ("x",) and op.returns == (Y.name,))

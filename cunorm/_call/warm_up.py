@@ -15,11 +15,12 @@ import cupy
 from cupy.cuda import runtime
 
 from .. import _check
-from .._families import BETA, OPS, Input, Op
+from .._families import BETA, OPS, QUANTISED, Input, Op
 from .._plan import accumulator
 from .._typing import Arrays
-from . import backward, forward
+from . import backward, forward, quantised
 
+EVERY = OPS | QUANTISED
 # What CuPy's own allocations start on.
 ALIGNMENT = 512
 
@@ -61,8 +62,8 @@ def warm_up(
     devices : iterable of int, optional
         Ids of devices; the current one if left out.
     **options
-        What else the calls are given by name: ``cast="after"``, ``sums=False``. Each `gamma_offset`
-        that is not 0 has the same kernels.
+        What else the calls are given by name: ``cast="after"``, ``sums=False``, `quant`. Each
+        `gamma_offset` that is not 0 has the same kernels, and so have schemes of other numbers.
 
     Raises
     ------
@@ -87,11 +88,11 @@ def warm_up(
     >>> import cunorm
     >>> cunorm.warm_up("add_rms_norm", [(1, 4096)], ["float16", "bfloat16"], gamma="float32")
     """
-    if op not in OPS:
-        raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, but is {op!r}")
+    if op not in EVERY:
+        raise ValueError(f"op must be one of {', '.join(sorted(EVERY))}, but is {op!r}")
     parts = {"residual": residual, "gamma": gamma, "beta": beta, "gate": gate}
     others = [name for name, value in parts.items() if value != "x"]
-    _refuse_what_is_not_taken(OPS[op], others + ["dresidual"] * dresidual, options)
+    _refuse_what_is_not_taken(EVERY[op], others + ["dresidual"] * dresidual, options)
     extents = [_shape(shape) for shape in _several("shapes", shapes)]
     names = [_check.dtype(dtype, "dtypes").name for dtype in _several("dtypes", dtypes)]
     described = {
@@ -104,7 +105,7 @@ def warm_up(
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
             for shape in extents:
                 for x in names:
-                    _build(OPS[op], shape, x, described, options)
+                    _build(EVERY[op], shape, x, described, options)
 
 
 def _build(
@@ -127,7 +128,8 @@ def _build(
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extent, own)
-    work = backward.work if op.is_backward else forward.work
+    of_forward = quantised.work if op.name in QUANTISED else forward.work
+    work = backward.work if op.is_backward else of_forward
     values = tuple(options.get(option.name, option.default) for option in op.options)
     work(op, arrays, values, enqueue=False)
 

@@ -4,7 +4,7 @@ Types and dtypes raise TypeError; shapes, layouts and values raise ValueError. A
 argument, what it must be and what it was. All checks come before anything is written.
 
 arrays.py checks one array, options.py one option, memory.py where results may lie. An op's checks,
-of all that it is given, are here.
+of all that it is given, are here; quantised.py has those of ops that return codes.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from .._launch.levels import steps_on_itself
 from .arrays import array, rows, same_device
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import cupy
 
 
@@ -53,11 +55,7 @@ def written(
             f"{name} must have the shape of {twin}, {like.shape}, but has {value.shape}"
         )
     same_device(name, value, like, twin)
-    if steps_on_itself(value.shape, tuple(s // value.itemsize for s in value.strides)):
-        raise ValueError(
-            f"{name} must not overlap itself, but has strides {value.strides} "
-            f"for shape {value.shape}"
-        )
+    not_on_itself(name, value)
     is_same = value.dtype == like.dtype and _is_same(value, like)
     if not is_same and _overlap(value, like):
         raise ValueError(
@@ -65,6 +63,20 @@ def written(
             f"{name} is at {value.data.ptr:#x} with strides {value.strides}, "
             f"{twin} at {like.data.ptr:#x} with strides {like.strides}"
         )
+    apart(name, value, others)
+
+
+def not_on_itself(name: str, value: cupy.ndarray) -> None:
+    """Refuse an array of which two elements may be one."""
+    if steps_on_itself(value.shape, tuple(s // value.itemsize for s in value.strides)):
+        raise ValueError(
+            f"{name} must not overlap itself, but has strides {value.strides} "
+            f"for shape {value.shape}"
+        )
+
+
+def apart(name: str, value: cupy.ndarray, others: Mapping[str, cupy.ndarray | None]) -> None:
+    """Refuse an array that shares memory with another one."""
     for other, memory in others.items():
         if memory is not None and _overlap(value, memory):
             raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._families import Op
 from .._plan import ITEMSIZE, accumulator
+from .._quant import Quant
 from .arrays import type_name
 
 if TYPE_CHECKING:
@@ -130,6 +131,13 @@ def _count(name: str, value: object, arrays: Arrays) -> float:
     return 1 / int(value)
 
 
+def _quant(name: str, value: object, _arrays: Arrays) -> Quant:
+    """Refuse what does not say how to quantise."""
+    if not isinstance(value, Quant):
+        raise TypeError(f"{name} must be a cunorm.Quant, but is a {type_name(value)}")
+    return value
+
+
 # By `Option.check`: from an option's name, its value and the arrays of a call to the value as a
 # kernel takes it.
 OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
@@ -143,6 +151,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "gate_first": lambda _name, value, _arrays: bool(value),
     "group": _group,
     "scale_offset": _offset,
+    "quant": _quant,
     "sums": lambda _name, value, _arrays: bool(value),
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 from cupy.cuda import runtime
 
 from .._plan import ITEMSIZE
+from .._quant import CODES
 from .streams import Handle, ordered
 
 # Takes what turns arrays that CuPy made into another library's, and returns what an op returns.
@@ -109,7 +110,9 @@ def _dtype(dtype: np.dtype[Any]) -> Any:
 @cache
 def _dtypes() -> frozenset[Any]:
     """Return the dtypes of the ops. Beside them are some that DLPack or CuPy has no words for."""
-    return frozenset(getattr(sys.modules["torch"], name) for name in ITEMSIZE)
+    torch = sys.modules["torch"]
+    # An older PyTorch has no uint32.
+    return frozenset(getattr(torch, n) for n in (*ITEMSIZE, *CODES) if hasattr(torch, n))
 
 
 def run(work: Work, x: Any, has_cupy: bool) -> Any:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import cupy
 
-    from .._plan import ColumnSums, Plan, Reach, SegmentSums, Try
+    from .._plan import ColumnSums, Dequantised, Plan, Reach, SegmentSums, Try
+
+    Kernel = Plan | ColumnSums | SegmentSums | Dequantised
 
 _log = logging.getLogger("cunorm")
 
@@ -55,7 +57,7 @@ def arch(device: int) -> int:
 
 
 @cache
-def load(plan: Plan | ColumnSums | SegmentSums, reach: Reach, device: int) -> cupy.RawKernel:
+def load(plan: Kernel, reach: Reach, device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     One that the assembler has no registers for is built again, until nothing of it is left in local
@@ -63,7 +65,7 @@ def load(plan: Plan | ColumnSums | SegmentSums, reach: Reach, device: int) -> cu
 
     Parameters
     ----------
-    plan : Plan, ColumnSums or SegmentSums
+    plan : Plan, ColumnSums, SegmentSums or Dequantised
         Which kernel, and what it is specialised for.
     reach : Reach
         What depends on the arrays of a call: their alignment, the levels of their rows.
@@ -88,7 +90,7 @@ def load(plan: Plan | ColumnSums | SegmentSums, reach: Reach, device: int) -> cu
     return kernel
 
 
-def _compiled(plan: Plan | ColumnSums | SegmentSums, reach: Reach, attempt: Try) -> cupy.RawKernel:
+def _compiled(plan: Kernel, reach: Reach, attempt: Try) -> cupy.RawKernel:
     import cupy
 
     kernels = folder()

@@ -23,6 +23,14 @@ from .post_norm import (
     rms_norm_add_rms_norm,
     rms_norm_add_rms_norm_fwd,
 )
+from .quant import (
+    add_layer_norm_quant,
+    add_rms_norm_quant,
+    dequantize,
+    layer_norm_quant,
+    quantize,
+    rms_norm_quant,
+)
 from .rms import (
     add_rms_norm,
     add_rms_norm_fwd,
@@ -35,9 +43,12 @@ from .sums import combine_moments, row_sums
 __all__ = [
     "add_layer_norm",
     "add_layer_norm_fwd",
+    "add_layer_norm_quant",
     "add_rms_norm",
     "add_rms_norm_fwd",
+    "add_rms_norm_quant",
     "combine_moments",
+    "dequantize",
     "layer_norm",
     "layer_norm_add",
     "layer_norm_add_fwd",
@@ -46,6 +57,8 @@ __all__ = [
     "layer_norm_gated",
     "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
+    "layer_norm_quant",
+    "quantize",
     "rms_norm",
     "rms_norm_add",
     "rms_norm_add_fwd",
@@ -56,5 +69,6 @@ __all__ = [
     "rms_norm_gated",
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
+    "rms_norm_quant",
     "row_sums",
 ]

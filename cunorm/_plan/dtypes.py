@@ -1,4 +1,4 @@
-"""The four dtypes, by their names in NumPy and ml_dtypes."""
+"""The four dtypes, by their names in NumPy and ml_dtypes, and in C with those of codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ C_TYPE = {
     "bfloat16": "__nv_bfloat16",
     "float32": "float",
     "float64": "double",
+    "uint8": "unsigned char",
+    "int8": "signed char",
 }
 
 

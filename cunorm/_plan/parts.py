@@ -21,13 +21,13 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 ROUND = Stage("Round<S, X::E>", "{}")
 
 
-def then(stages: Iterable[Stage], result: str = "Y") -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to a result's type."""
+def then(stages: Iterable[Stage], y: str = "Y::E") -> Stage:
+    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):
         arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', f'{result}::E', *(s.type for s in stages)))}>", arrays)
+    return Stage(f"Then<{', '.join(('S', y, *(s.type for s in stages)))}>", arrays)
 
 
 def times_gamma(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> Stage:
@@ -127,19 +127,19 @@ def _round(dtype: str) -> Stage:
     return Stage(f"Round<S, {C_TYPE[dtype]}>", "{}")
 
 
-def epilogue(name: str, of: Dtypes, chosen: Chosen) -> Stage:
-    """Return what follows the normalised value; `name` is that of a family."""
+def epilogue(name: str, of: Dtypes, chosen: Chosen, y: str = "Y::E") -> Stage:
+    """Return what follows the normalised value; `name` is that of a family, `y` the type of y."""
     stages = STAGES[name](of, chosen)
     for gamma in ("gamma", "gamma2"):
         is_of_models = stages == (ROUND, times_gamma(of, {"gamma_offset": False}, gamma))
         if is_of_models and of[gamma] == of["x"] == of["y"]:
             return Stage(f"ModelScale<S, {type_name(gamma)}>", f"{{${gamma}}}")
-    return then(stages)
+    return then(stages, y)
 
 
 def between(of: Dtypes, chosen: Chosen) -> Stage:
     """Return what makes h of x's normalised values, where h is normalised in turn."""
-    return then(STAGES["ScaleThenAdd"]({**of, "y": of["residual_out"]}, chosen), "ResidualOut")
+    return then(STAGES["ScaleThenAdd"]({**of, "y": of["residual_out"]}, chosen), "ResidualOut::E")
 
 
 def _loaded(of: Dtypes, chosen: Chosen) -> tuple[str, Stage]:
@@ -193,4 +193,5 @@ STAGES: dict[str, Stages] = {
     "ScaleThenAdd": _then_add(_scaled),
     "AffineThenAdd": _then_add(_affine),
     "ScaleOfSum": lambda of, chosen: _scaled(of, chosen, "gamma2"),
+    "Unchanged": lambda of, chosen: (),
 }

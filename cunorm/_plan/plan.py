@@ -99,7 +99,8 @@ class Plan:
         1024 have 64, enough for three converted packets of an aligned row (`CONVERTED` in row.cuh).
         """
         streamed = (*self.of_rows, *self.parameters)
-        wide = any(ITEMSIZE[self.arrays[n]] > ITEMSIZE[self.row] for n in streamed)
+        # Codes, a byte or less, are none of the four dtypes.
+        wide = any(ITEMSIZE.get(self.arrays[n], 1) > ITEMSIZE[self.row] for n in streamed)
         by_element = any(access != "ALIGNED" for n, access in reach.access if n in self.parameters)
         if self.alone:
             return self.split.lanes

@@ -93,6 +93,20 @@ def test_what_makes_another_kernel_can_be_said(built, op, options, call):
     assert built == []
 
 
+@pytest.mark.parametrize("norm", ["rms_norm", "layer_norm"])
+def test_quantised_ops_are_warmed_up_for_schemes_of_any_numbers(built, norm):
+    x, gamma = (cupy.asarray(random(shape, "float16")) for shape in ((6, 72), 72))
+    cunorm.warm_up(f"{norm}_quant", [(6, 72)], ["float16"], quant=cunorm.Quant.fp8_static(2))
+    cunorm.warm_up(f"add_{norm}_quant", [(6, 72)], ["float16"], quant=cunorm.Quant.int8_row())
+    assert len(built) == 2
+    parameters = (gamma,) if norm == "rms_norm" else (gamma, gamma)
+    getattr(cunorm, f"{norm}_quant")(x, *parameters, quant=cunorm.Quant.fp8_static(3))
+    getattr(cunorm, f"add_{norm}_quant")(x, x, *parameters, quant=cunorm.Quant("int8", floor=1))
+    assert len(built) == 2
+    with pytest.raises(TypeError, match=r"^quant must be a cunorm\.Quant"):
+        cunorm.warm_up(f"{norm}_quant", [(6, 72)], ["float16"])
+
+
 # Packets of 4 lanes, shared memory, a cluster, and rows that are read twice.
 @pytest.mark.parametrize("cols", [8, 4096, 40_000, 1_300_000])
 def test_rows_of_any_length_are_warmed_up_without_memory_for_them(built, monkeypatch, cols):

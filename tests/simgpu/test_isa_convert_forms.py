@@ -155,3 +155,55 @@ def test_two_integers_pack_saturated(to):
     clip = lambda value: max(low, min(high, value)) & 0xFFFF  # noqa: E731
     wanted = [clip(a) << 16 | clip(b) for a, b in zip(values, others, strict=True)]
     compare(f"pack.{to}", to, got.tolist(), wanted, values)
+
+
+# Bits of the fraction, the bias, and the code of the largest number.
+EIGHT_BITS = {"e4m3": (3, 7, 0x7E), "e5m2": (2, 15, 0x7B)}
+
+
+def eight_bit_numbers(kind):
+    """Return the numbers from 0 up, each at the place of its code."""
+    fraction, bias, last = EIGHT_BITS[kind]
+    least = Fraction(2) ** (1 - bias - fraction)
+    return [
+        least * (code if code < 1 << fraction else (code & (1 << fraction) - 1 | 1 << fraction))
+        * 2 ** max((code >> fraction) - 1, 0)
+        for code in range(last + 1)
+    ]  # fmt: skip
+
+
+def near_numbers_of(kind):
+    """Return float32 bits: those numbers, the ties between them, and all next to them."""
+    form, numbers = FORMATS["f32"], eight_bit_numbers(kind)
+    ties = [(a + b) / 2 for a, b in itertools.pairwise(numbers)]
+    past = [numbers[-1] * (1 + Fraction(i, 64)) for i in range(9)]
+    at = [form.round(value) for value in (*numbers, *ties, *past)]
+    near = {max(0, bits + step) for bits in at for step in (-1, 0, 1)}
+    positive = sorted(near | {bits & form.sign - 1 for bits in floats("f32")})
+    return positive + [bits | form.sign for bits in positive]
+
+
+@pytest.mark.parametrize("relu", ["", ".relu"])
+@pytest.mark.parametrize("kind", EIGHT_BITS)
+def test_pairs_of_8_bits(kind, relu):
+    form, numbers = FORMATS["f32"], eight_bit_numbers(kind)
+    assert max(numbers) == (448 if kind == "e4m3" else 57344)
+
+    def rounded(operand):
+        value = form.value(operand)
+        if value != value:
+            return 0x7F
+        if relu and operand & form.sign:
+            return 0
+        size = min(abs(value), numbers[-1])
+        above = next(code for code, number in enumerate(numbers) if number >= size)
+        below = max(above - 1, 0)
+        code = min(above, below, key=lambda c: (abs(numbers[c] - size), c & 1))
+        return code | (0x80 if operand & form.sign else 0)
+
+    values = near_numbers_of(kind)
+    others = values[7:] + values[:7]
+    operands = [(np.array(each, np.uint32), "f32") for each in (values, others)]
+    got = execute(f"cvt.rn.satfinite{relu}.{kind}x2.f32", ["b16"], *operands)
+    wanted = [rounded(a) << 8 | rounded(b) for a, b in zip(values, others, strict=True)]
+    assert got.tolist() == wanted

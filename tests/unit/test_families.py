@@ -10,9 +10,12 @@ import torch
 import cunorm
 import cunorm.torch
 from cunorm import _check
-from cunorm._families import BACKWARD, FAMILIES, LAZY, OPS, Input
+from cunorm._families import BACKWARD, FAMILIES, LAZY, OPS, QUANTISED, Input
 
-ops = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+EVERY = OPS | QUANTISED
+every_op = pytest.mark.parametrize("op", EVERY.values(), ids=EVERY)
+# What else is public: schemes of quantised ops, and what is no norm.
+BESIDE = ["Quant", "combine_moments", "dequantize", "quantize", "row_sums", "warm_up"]
 POSITIONAL, KEYWORD = (
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
     inspect.Parameter.KEYWORD_ONLY,
@@ -47,12 +50,12 @@ def signature(op, results=True, arguments=None):
     return parameters
 
 
-@ops
+@every_op
 def test_a_public_function_has_the_signature_of_its_family(op):
     assert described(getattr(cunorm, op.name)) == signature(op)
 
 
-@ops
+@every_op
 def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
     def caught(*call):
         calls.append(call)
@@ -60,7 +63,8 @@ def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
 
     calls = []
     function = getattr(cunorm, op.name)
-    monkeypatch.setitem(function.__globals__, "backward" if op.is_backward else "forward", caught)
+    made_by = "backward" if op.is_backward else "quantised" if op.name in QUANTISED else "forward"
+    monkeypatch.setitem(function.__globals__, made_by, caught)
     given = {name: object() for name, *_ in signature(op)}
     function(**given)
     ((called, arrays, options),) = calls
@@ -72,8 +76,7 @@ def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
 
 
 def test_the_public_names_are_those_of_the_families():
-    others = ["combine_moments", "row_sums", "warm_up"]
-    assert sorted([*OPS, *others]) == cunorm.__all__
+    assert sorted([*EVERY, *BESIDE]) == cunorm.__all__
 
 
 FORWARD = [
@@ -116,7 +119,7 @@ def test_operators_have_the_schemas_that_saved_programs_name():
 
 
 def test_every_option_has_a_check_and_every_family_a_backward_op():
-    assert {option.check for op in OPS.values() for option in op.options} == set(_check.OPTIONS)
+    assert {option.check for op in EVERY.values() for option in op.options} == set(_check.OPTIONS)
     assert list(BACKWARD) == [family for family in FAMILIES if family.has_gradient]
     assert LAZY == ("rms_norm", "layer_norm")
 

@@ -165,6 +165,32 @@ def _pack(to: str, source: str, mode: str, relu: str | None, sat: str | None = N
     return Pure(convert, (to,), (source, source))
 
 
+# Bits of the fraction, bias, and the largest number of the 8-bit formats.
+EIGHT_BITS = {"e4m3x2": (3, 7, 448.0), "e5m2x2": (2, 15, 57344.0)}
+NAN_OF_8_BITS = np.uint16(0x7F)
+
+
+@form("cvt rn satfinite [relu] e4m3x2|e5m2x2:to f32:source", "convert", since=89)
+def _pack_eight_bits(rn: str, satfinite: str, to: str, source: str, relu: str | None) -> Pure:
+    fraction, bias, largest = EIGHT_BITS[to]
+
+    def code(a: Array) -> Array:
+        if relu:
+            a = np.where((a > 0) | np.isnan(a), a, np.float32(0))
+        size = np.minimum(np.abs(a), largest).astype(np.float64)
+        # Of 0 frexp says 0, where all numbers below the normal ones have one power.
+        power = np.where(size < 2.0 ** (1 - bias), 1 - bias, np.frexp(size)[1] - 1)
+        steps = np.rint(np.ldexp(size, fraction - power))  # a carry runs into the exponent
+        codes = np.where(np.isnan(a), 0, steps + np.ldexp(1.0, fraction) * (power - 1 + bias))
+        signs = (np.signbit(a).astype(np.uint16)) << np.uint16(7)
+        return np.where(np.isnan(a), NAN_OF_8_BITS, codes.astype(np.uint16) | signs)
+
+    def convert(upper: Array, lower: Array) -> Array:
+        return code(upper) << np.uint16(8) | code(lower)
+
+    return Pure(convert, ("b16",), (source, source))
+
+
 @form("cvt rni|rzi|rmi|rpi:mode [ftz] [sat] f16|bf16|f32|f64:to f16|bf16|f32|f64:source", "convert")
 @form("cvt [ftz] [sat] f16|bf16|f32|f64:to f16|bf16|f32|f64:source", "convert")
 def _same_format(
