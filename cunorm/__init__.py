@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         layer_norm_fwd,
         layer_norm_gated,
         layer_norm_gated_fwd,
+        qk_norm_rope,
         rms_norm,
         rms_norm_bwd,
         rms_norm_fwd,
         rms_norm_gated,
         rms_norm_gated_fwd,
+        rms_norm_rope,
     )
 
 __version__ = "0.1.0"
@@ -48,11 +50,13 @@ __all__ = [
     "layer_norm_fwd",
     "layer_norm_gated",
     "layer_norm_gated_fwd",
+    "qk_norm_rope",
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
     "rms_norm_gated_fwd",
+    "rms_norm_rope",
     "warm_up",
 ]
 

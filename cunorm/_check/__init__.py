@@ -4,7 +4,7 @@ Types and dtypes raise TypeError; shapes, layouts and values raise ValueError. A
 argument, what it must be and what it was. All checks come before anything is written.
 
 arrays.py checks one array, options.py one option, memory.py where results may lie. An op's checks,
-of all that it is given, are here.
+of all that it is given, are here, and those of heads in rope.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .arrays import (
 )
 from .memory import laid_out_alike, written
 from .options import CASTS, OPTIONS, cast, dtype, eps, options, real
+from .rope import rope
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -47,6 +48,7 @@ __all__ = [
     "options",
     "outputs",
     "real",
+    "rope",
     "rows",
     "type_name",
 ]

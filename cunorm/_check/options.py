@@ -124,6 +124,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "group": _group,
     "scale_offset": _offset,
     "sums": lambda _name, value, _arrays: bool(value),
+    "flag": lambda _name, value, _arrays: bool(value),
 }
 
 

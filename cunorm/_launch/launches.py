@@ -166,7 +166,7 @@ def prepare(
 
     Operands that differ by row are among `rows`, in their shape.
     """
-    layout = _layout(axes, *rows.values())
+    layout = layout_of(axes, *rows.values())
     strides = {
         name: tuple(stride * int(a.itemsize) for stride in steps)
         for (name, a), steps in zip(rows.items(), layout.strides, strict=True)
@@ -174,7 +174,7 @@ def prepare(
     reach = Reach(
         (
             *_accesses(plan, axes, rows, strides),
-            *((name, _access(plan, axes, value)) for name, value in parameters.items()),
+            *((name, access_of(plan, axes, value)) for name, value in parameters.items()),
         ),
         len(layout.extents),
         layout.count >= 2**32,
@@ -182,7 +182,7 @@ def prepare(
     )
     plan = plan.reached(reach)
     device = rows["x"].device.id
-    numbers = _numbers(
+    numbers = numbers_of(
         layout.extents,
         tuple(strides[name] for name in (*plan.of_rows, *reach.by_row)),
         plan.accumulator,
@@ -204,7 +204,7 @@ def _strides(a: cupy.ndarray) -> tuple[int, ...]:
     return tuple(stride // a.itemsize for stride in a.strides)
 
 
-def _layout(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
+def layout_of(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
     lead = arrays[0].ndim - axes
     return levels.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
@@ -217,7 +217,7 @@ def fit(axes: int, *rows: cupy.ndarray, beside: Iterable[cupy.ndarray] = ()) -> 
     lead = rows[0].ndim - axes
     return (
         all(_is_row(a, lead) for a in rows)
-        and len(_layout(axes, *rows, *beside).extents) <= levels.LEVELS
+        and len(layout_of(axes, *rows, *beside).extents) <= levels.LEVELS
     )
 
 
@@ -234,7 +234,7 @@ def _accesses(
     """
     room = MOST_SEAMS if plan.split.shared else len(rows)
     for name, a in rows.items():
-        access = _access(plan, axes, a, strides[name])
+        access = access_of(plan, axes, a, strides[name])
         if access == "SHIFTED":
             if room == 0:
                 access = "ELEMENTS"
@@ -243,7 +243,7 @@ def _accesses(
         yield name, access
 
 
-def _access(
+def access_of(
     plan: Plan, axes: int, a: cupy.ndarray | None, strides: tuple[int, ...] | None = None
 ) -> str:
     """Return how the kernel reaches an array's packets: an `Access` of kernels/stream.cuh.
@@ -263,7 +263,7 @@ def _access(
 
 
 @lru_cache(maxsize=1024)
-def _numbers(
+def numbers_of(
     extents: tuple[int, ...],
     strides: tuple[tuple[int, ...], ...],
     accumulator: str,

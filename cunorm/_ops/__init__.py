@@ -20,6 +20,7 @@ from .rms import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
+from .rope import qk_norm_rope, rms_norm_rope
 
 __all__ = [
     "add_layer_norm",
@@ -31,9 +32,11 @@ __all__ = [
     "layer_norm_fwd",
     "layer_norm_gated",
     "layer_norm_gated_fwd",
+    "qk_norm_rope",
     "rms_norm",
     "rms_norm_bwd",
     "rms_norm_fwd",
     "rms_norm_gated",
     "rms_norm_gated_fwd",
+    "rms_norm_rope",
 ]

@@ -1,8 +1,8 @@
 """Which kernel serves a row: how its columns are shared out, its parts, its translation unit.
 
 dtypes.py and devices.py are tables; split.py shares out a row; parts.py has the parts of kernels,
-of which forward_kernel.py and backward_kernel.py make one; plan.py describes it and unit.py writes
-it down.
+of which forward_kernel.py, backward_kernel.py and rope_kernel.py make one; plan.py describes it and
+unit.py writes it down.
 """
 
 from .backward_kernel import BackwardPlan, ColumnSums, backward, column_sums
@@ -10,6 +10,7 @@ from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator
 from .forward_kernel import forward
 from .plan import Plan
+from .rope_kernel import HeadsPlan, RopePlan, Rotary, heads, rope
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
 
@@ -21,12 +22,17 @@ __all__ = [
     "WARP",
     "BackwardPlan",
     "ColumnSums",
+    "HeadsPlan",
     "Plan",
     "Reach",
+    "RopePlan",
+    "Rotary",
     "Split",
     "Try",
     "accumulator",
     "backward",
     "column_sums",
     "forward",
+    "heads",
+    "rope",
 ]

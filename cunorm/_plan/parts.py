@@ -21,13 +21,13 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 ROUND = Stage("Round<S, X::E>", "{}")
 
 
-def then(stages: Iterable[Stage]) -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
+def then(stages: Iterable[Stage], to: str = "Y::E") -> Stage:
+    """Return the epilogue of some stages, in order, that ends in a rounding to y's type, or `to`."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):
         arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', 'Y::E', *(s.type for s in stages)))}>", arrays)
+    return Stage(f"Then<{', '.join(('S', to, *(s.type for s in stages)))}>", arrays)
 
 
 def times_gamma(of: Dtypes, chosen: Chosen) -> Stage:

@@ -1,0 +1,307 @@
+"""Which kernel serves heads that are normalised and rotated: of one array, or of q and k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from . import split, unit
+from .devices import shared_bytes
+from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
+from .parts import STAGES, epilogue, then
+from .plan import Plan
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
+from .unit import Reach, Stage, Try, parameter
+
+HEADER = "rope.cuh"
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How heads are rotated.
+
+    Attributes
+    ----------
+    head : int
+        The columns of a head.
+    rotated : int
+        How many of them are rotated, the first ones.
+    interleaved : bool
+        Whether pairs are neighbours.
+    norm_first : bool
+        Whether the norm comes before the rotation.
+    """
+
+    head: int
+    rotated: int
+    interleaved: bool
+    norm_first: bool
+
+    def in_lanes(self, share: Split, cols: int, vec: int) -> bool:
+        """Return whether each lane has the partners of its packets."""
+        if self.head % vec or self.rotated % vec:
+            return False
+        if self.interleaved:
+            return True
+        turn = share.lanes * vec
+        return share.lanes <= WARP and cols == self.head and self.rotated // 2 % turn == 0
+
+
+@dataclass(frozen=True)
+class HeadsPlan(Plan):
+    """What a kernel does with one array, of rows that are heads or all heads of a token.
+
+    Attributes
+    ----------
+    row_bytes : int
+        Bytes of shared memory that a row passes through, 0 where lanes have their own partners.
+    """
+
+    row_bytes: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return self.row_bytes * self.split.rows
+
+
+@dataclass(frozen=True)
+class RopePlan:
+    """A kernel, of one array, or of two: its blocks take q's rows, then k's.
+
+    Attributes
+    ----------
+    heads : tuple of HeadsPlan
+        What is done with each array. All have one block's shape.
+    """
+
+    heads: tuple[HeadsPlan, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The entry point."""
+        return "rms_norm_rope" if len(self.heads) == 1 else "qk_norm_rope"
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """The block's shape."""
+        return self.heads[0].block
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of dynamic shared memory of a block."""
+        return max(plan.shared_bytes for plan in self.heads)
+
+    def tries(self, reaches: tuple[Reach, ...]) -> Iterator[Try]:
+        """Yield what the kernel is to be built with, as `Plan.tries`."""
+        both = zip(self.heads, reaches, strict=True)
+        plan, reach = min(both, key=lambda pair: pair[0].resident_threads(pair[1]))
+        yield from plan.tries(reach)
+
+    def unit(self, reaches: tuple[Reach, ...], attempt: Try) -> str:
+        """Return the translation unit: a namespace for each array, and the entry point."""
+        sides = tuple(zip(SIDES[len(self.heads)], self.heads, reaches, strict=True))
+        lanes, rows = self.block
+        calls = [
+            f"{side}::run({', '.join(f'{side}_{name}' for name in plan.arrays)}, n.{side}, "
+            for side, plan, _ in sides
+        ]
+        body = f"  {calls[0]}blockIdx.x);"
+        if len(sides) > 1:
+            body = (
+                f"  if (blockIdx.x < n.blocks) {{\n    {calls[0]}blockIdx.x);\n  }} else {{\n"
+                f"    {calls[1]}blockIdx.x - n.blocks);\n  }}"
+            )
+        arguments = (_argument(side, plan, name) for side, plan, _ in sides for name in plan.arrays)
+        return "\n".join(
+            (
+                f"// {self.kernel}: rows of {' and '.join(str(p.cols) for p in self.heads)}",
+                f'#include "{HEADER}"',
+                "",
+                *(line for side in sides for line in _namespace(*side, attempt)),
+                "struct Numbers {",
+                *(f"  {side}::Numbers {side};" for side, *_ in sides),
+                "  long long blocks;",
+                "};",
+                "",
+                f'extern "C" __global__ void __launch_bounds__({lanes * rows}, {attempt.blocks})',
+                f"{self.kernel}({', '.join(arguments)}, const Numbers n) {{",
+                body,
+                "}",
+                "",
+            )
+        )
+
+    def summary(self, reaches: tuple[Reach, ...], attempt: Try) -> str:
+        """Return the unit's choices in a line, for the log."""
+        both = zip(self.heads, reaches, strict=True)
+        return "; ".join(plan.summary(reach, attempt) for plan, reach in both)
+
+
+# What the arrays of a kernel are called, by their number.
+SIDES = {1: ("x",), 2: ("q", "k")}
+
+
+def _namespace(side: str, plan: HeadsPlan, reach: Reach, attempt: Try) -> tuple[str, ...]:
+    """Return the lines that say what is done with an array."""
+    parameters = ", ".join(unit.parameter(plan, name) for name in plan.arrays)
+    return (
+        f"namespace {side} {{",
+        *unit.declarations(plan, reach, attempt),
+        f"__device__ inline void run({parameters}, const Numbers& n, long long group) {{",
+        f"  {unit.body(plan, reach)}",
+        "}",
+        f"}}  // namespace {side}",
+        "",
+    )
+
+
+def _argument(side: str, plan: HeadsPlan, name: str) -> str:
+    """Return a parameter of the entry point."""
+    return unit.parameter(plan, name, f"{side}::", f"{side}_")
+
+
+@cache
+def heads(
+    cols: int,
+    rotary: Rotary,
+    dtypes: tuple[tuple[str, str], ...],
+    arch: int,
+    block: tuple[int, int] | None = None,
+    *,
+    gamma_offset: bool,
+    cast: str,
+) -> HeadsPlan | None:
+    """Plan what is done with rows of `cols` elements.
+
+    Parameters
+    ----------
+    cols : int
+        N: a head's columns, or those of all heads of a token.
+    rotary : Rotary
+        How they are rotated.
+    dtypes : tuple of (str, str)
+        Of y, x, gamma, cos, sin and positions, as far as they are there, by name.
+    arch : int
+        The architecture, like 90.
+    block : tuple of (int, int), optional
+        Lanes of a row and rows of a block, where another array's say so.
+    gamma_offset : bool
+        Whether gamma has one.
+    cast : str
+        Where 16-bit results are rounded.
+
+    Returns
+    -------
+    HeadsPlan or None
+        None where registers, or shared memory beside them, do not keep a row.
+    """
+    of = dict(dtypes)
+    x, product = of["x"], promoted(of["x"], of["cos"])
+    rounds = cast == "before"
+    acc = accumulator(x)
+    product = product if rounds else acc
+    row = x if rotary.norm_first else product
+    share = split.forward(cols, row, arch, residual=False)
+    if block is not None and block != (share.lanes, share.rows):
+        share = _in_block(share, cols, row, *block)
+    if share.cluster > 1 or whole_packets(cols, row) > share.in_registers:
+        return None
+    vec = PACKET_BYTES // ITEMSIZE[row]
+    kept = x if rounds or not rotary.norm_first else acc
+    row_bytes = 0
+    if not rotary.in_lanes(share, cols, vec):
+        row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
+    if row_bytes * share.rows > shared_bytes(arch):
+        return None
+    source, ending, sink = _parts(rotary, of, row, kept, product, row_bytes, gamma_offset, cast)
+    return HeadsPlan(
+        "heads",
+        HEADER,
+        row,
+        cols,
+        share,
+        arrays={name: of[name] for name in ARRAYS if name in of},
+        of_rows=("y", "x"),
+        statistics=(),
+        parameters=tuple(name for name in ("gamma", "cos", "sin") if name in of),
+        written=("y",),
+        scalars=("eps", "gamma_offset"),
+        body=f"normalise_heads<{source.type}, MeanSquare<S>, {ending.type},\n"
+        f"                  {sink.type}>(\n"
+        f"      {source.arrays}, {ending.arrays}, {sink.arrays}, n.rows, n.eps, group);",
+        alone=False,
+        at_once=PACKETS_IN_FLIGHT,
+        row_bytes=row_bytes,
+    )
+
+
+# Those of a kernel, in its order.
+ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
+
+
+def _parts(
+    rotary: Rotary,
+    of: dict[str, str],
+    row: str,
+    kept: str,
+    product: str,
+    row_bytes: int,
+    gamma_offset: bool,
+    cast: str,
+) -> tuple[Stage, Stage, Stage]:
+    """Return the source, the epilogue and the sink."""
+    words = ("false", "true")
+    type_ = f"Heads<S, {rotary.head}, {rotary.rotated}, {words[rotary.interleaved]}, "
+    type_ += f"{C_TYPE[product]}>"
+    by, positions = "ByToken<S>", "{}"
+    if "positions" in of:
+        by, positions = "ByPosition<S, Positions>", "{$positions}"
+    parts = f"{type_}, Kept<S, {type_}, {C_TYPE[kept]}, {row_bytes}>, "
+    parts += f"Angles<S, {type_}, Cos, Sin, {by}>"
+    angles = f"{{$cos, $sin, {positions}}}"
+    chosen = {"gamma_offset": gamma_offset, "cast": cast}
+    if not rotary.norm_first:
+        normalised = epilogue("Scale", {n: of[n] for n in of if n in ("y", "gamma")} | {"x": row}, chosen)
+        return (
+            Stage(f"Rotated<S, X, {parts}>", f"{{$x, {angles}}}"),
+            normalised,
+            Stage("Stored<S, Y>", "{$y}"),
+        )
+    known = {name: of[name] for name in of if name in ("x", "y", "gamma")}
+    ending = epilogue("Scale", known, chosen)
+    if cast == "after":
+        ending = then(STAGES["Scale"](known, chosen), "S::Acc")
+    return (
+        Stage("Loaded<S, X>", "{$x}"),
+        ending,
+        Stage(f"RotatedTo<S, {parts}, Y>", f"{{{{$y}}, {angles}}}"),
+    )
+
+
+def _in_block(share: Split, cols: int, dtype: str, lanes: int, rows: int) -> Split:
+    """Return how as many lanes as another row has share a row: no bit of it changes."""
+    packets = -(-whole_packets(cols, dtype) // lanes)
+    if lanes > WARP:
+        packets = -(-packets // share.depth) * share.depth
+    return replace(share, lanes=lanes, rows=rows, packets=packets, shared=0)
+
+
+def _pitch(nbytes: int, lanes: int) -> int:
+    """Return from one row in shared memory to the next, in bytes: whole packets.
+
+    Rows of 4 lanes are an odd number of 64 bytes apart, which brings those of two into other banks.
+    """
+    if lanes * PACKET_BYTES == BANKS_BYTES // 2:
+        half = BANKS_BYTES // 2
+        return (nbytes + half - 1) // BANKS_BYTES * BANKS_BYTES + half
+    return -(-nbytes // PACKET_BYTES) * PACKET_BYTES
+
+
+BANKS_BYTES = 128  # of shared memory, that an access reaches at once
+
+
+def rope(plans: Sequence[HeadsPlan]) -> RopePlan:
+    """Return the kernel of one array, or of two in blocks of one shape."""
+    return RopePlan(tuple(plans))
