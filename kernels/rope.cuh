@@ -404,6 +404,19 @@ class Rotated {
   Rotation<S, H, Angles> rotation_;
 };
 
+// A statistic of no norm: of rows whose norm is another kernel's.
+template <class S>
+struct Unnormed {
+  using Acc = typename S::Acc;
+  static constexpr int PASSES = 1;
+
+  template <class Row>
+  __device__ static Unnormed of(const Row&, Acc) {
+    return {};
+  }
+  __device__ void normalise(Values<S>&) const {}
+};
+
 // As normalise() in norm.cuh, of the group'th ROWS rows, and without the statistics. The sink is
 // there before the row is summed: it knows its angles then.
 template <class Source, class Statistic, class Epilogue, class Sink>

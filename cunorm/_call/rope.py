@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 import cupy
 
 from .. import _check, _plan
+from .._families import OPS
 from .._launch import kernels, launches
 from .._launch import rope as launch
-from . import remembered
+from .._plan import accumulator
+from . import forward, remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .._families import Op
     from .._launch.launches import Launch
     from .._typing import Arrays
+
+    # The axes of a row, the kernel's arrays by their names there, and what those are in the call.
+    Side = tuple[int, Arrays, dict[str, str]]
 
 TABLES = ("cos", "sin", "positions")
 
@@ -34,18 +39,19 @@ def work(
                 like = arrays[output.like]
                 complete[output.name] = cupy.empty(like.shape, like.dtype)
         sides = tuple(_sides(op, complete, settings))
-        if sides:
-            scalars = {name: settings[name] for name in ("eps", "gamma_offset")}
-            done = launch.forward(_planned(sides, settings), scalars, enqueue=enqueue)
+        planned = _planned(sides, settings)
+        if planned is None:
+            for axes, taken, names in sides:
+                _in_parts(axes, taken, names, settings, enqueue=enqueue)
+        elif planned:
+            done = launch.forward(planned, _scalars(settings), enqueue=enqueue)
     return complete, done
 
 
 rope = remembered.remembered(work)
 
 
-def _sides(
-    op: Op, arrays: Arrays, settings: Mapping[str, Any]
-) -> Iterator[tuple[int, Arrays, dict[str, str]]]:
+def _sides(op: Op, arrays: Arrays, settings: Mapping[str, Any]) -> Iterator[Side]:
     """Yield, of each array with elements, the axes of a row, and what the kernel takes and reads.
 
     As tables, cos and sin have two axes, or a row for each token.
@@ -69,16 +75,19 @@ def _sides(
         yield axes, taken, names
 
 
-def _planned(
-    sides: tuple[tuple[int, Arrays, dict[str, str]], ...], settings: Mapping[str, Any]
-) -> list[launch.Heads]:
-    """Return what a launch does with each array: a row of each has as many lanes."""
+def _planned(sides: Sequence[Side], settings: Mapping[str, Any]) -> list[launch.Heads] | None:
+    """Return what a launch does with each array: a row of each has as many lanes.
+
+    None where a row of one is too long.
+    """
     plans = [_plan_of(axes, taken, settings) for axes, taken, _ in sides]
-    block = max(plan.block for plan in plans)
+    block = max((plan.block for plan in plans if plan is not None), default=None)
     made = []
     for (axes, taken, names), plan in zip(sides, plans, strict=True):
-        if plan.block != block:
+        if plan is not None and plan.block != block:
             plan = _plan_of(axes, taken, settings, block)
+        if plan is None:
+            return None
         made.append(launch.Heads(plan, axes, taken, names))
     return made
 
@@ -88,15 +97,18 @@ def _plan_of(
     taken: Arrays,
     settings: Mapping[str, Any],
     block: tuple[int, int] | None = None,
-) -> _plan.HeadsPlan:
+    *,
+    norm: bool = True,
+) -> _plan.HeadsPlan | None:
     x = taken["x"]
     rotary = _plan.Rotary(
         x.shape[-1],
         2 * taken["cos"].shape[-1],
         settings["interleaved"],
-        settings["norm_first"],
+        settings["norm_first"] and norm,
+        norm,
     )
-    plan = _plan.heads(
+    return _plan.heads(
         launches.cols(x, axes),
         rotary,
         tuple((name, a.dtype.name) for name, a in taken.items()),
@@ -105,6 +117,46 @@ def _plan_of(
         gamma_offset=bool(settings["gamma_offset"]),
         cast=settings["cast"],
     )
-    if plan is None:
-        raise NotImplementedError
-    return plan
+
+
+def _in_parts(
+    axes: int,
+    taken: Arrays,
+    names: dict[str, str],
+    settings: Mapping[str, Any],
+    *,
+    enqueue: bool,
+) -> None:
+    """Normalise and rotate rows that one kernel does not keep, in two."""
+    x, y = taken["x"], taken["y"]
+    gamma = taken.pop("gamma", None)
+    if gamma is None:
+        gamma = cupy.ones(x.shape[x.ndim - axes :], x.dtype)
+    once = settings["cast"] == "after"
+    between = accumulator(x.dtype.name) if once else x.dtype
+
+    def rotate(source: cupy.ndarray, to: cupy.ndarray) -> None:
+        plan = _plan_of(1, taken | {"x": source, "y": to}, settings, norm=False)
+        assert plan is not None  # for heads are not that long
+        heads = launch.Heads(plan, 1, taken | {"x": source, "y": to}, names)
+        launch.forward([heads], _scalars(settings), enqueue=enqueue)
+
+    def normalise(source: cupy.ndarray, to: cupy.ndarray) -> None:
+        options = (settings["eps"], settings["gamma_offset"], settings["cast"], 1.0, None)
+        given = {"x": source, "gamma": gamma, "scale": None, "shift": None, "y": to}
+        forward.work(OPS["rms_norm"], given, options, enqueue=enqueue)
+
+    if settings["norm_first"]:
+        made = cupy.empty(x.shape, between) if once else y
+        normalise(x, made)
+        rotate(made, y)
+    else:
+        made = cupy.empty(
+            x.shape, between if once else _plan.promoted(x.dtype.name, taken["cos"].dtype.name)
+        )
+        rotate(x, made)
+        normalise(made, y)
+
+
+def _scalars(settings: Mapping[str, Any]) -> dict[str, float]:
+    return {name: settings[name] for name in ("eps", "gamma_offset")}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._plan import ITEMSIZE, accumulator
 from .arrays import array, data, parameter_dtype, same_device
 from .memory import written
 from .options import options
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     from .._families import Op
     from .._typing import Arrays
+
+# Of a head, for it to stay in the registers of a block.
+MOST_BYTES = 32 << 10
 
 
 def rope(op: Op, arrays: Arrays, values: tuple[object, ...]) -> dict[str, Any]:
@@ -52,6 +56,11 @@ def _heads(name: str, x: Any) -> None:
         )
     if x.shape[-1] % 2:
         raise ValueError(f"{name} must have an even number of columns, but has {x.shape[-1]}")
+    if x.shape[-1] * ITEMSIZE[accumulator(x.dtype.name)] > MOST_BYTES:
+        raise ValueError(
+            f"{name} must have heads of at most {MOST_BYTES >> 10} KiB in "
+            f"{accumulator(x.dtype.name)}, but has {x.shape[-1]} columns"
+        )
 
 
 def _beside(name: str, k: cupy.ndarray, leader: str, q: cupy.ndarray) -> None:

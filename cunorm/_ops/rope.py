@@ -25,9 +25,9 @@ def rms_norm_rope(
 ) -> DeviceArrayT:
     """Normalise heads by their root mean square and rotate them by their token's position.
 
-    ``n = rms_norm(x, gamma, eps)`` of each head, then of its first R columns the pairs
-    ``(a, b) = (n[i], n[i + R / 2])`` become ``(a * c - b * s, b * c + a * s)`` with ``c = cos[p, i]``
-    and ``s = sin[p, i]`` of the token's position p; in one pass, one read and one write.
+    ``n = rms_norm(x, gamma, eps)`` of each head; then the pairs ``(a, b) = (n[i], n[i + R / 2])`` of
+    its first R columns become ``(a * c - b * s, b * c + a * s)``, where ``c = cos[p, i]`` and
+    ``s = sin[p, i]`` are those of the token's position p. One read and one write.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ unit.py writes it down.
 
 from .backward_kernel import BackwardPlan, ColumnSums, backward, column_sums
 from .devices import MOST_SEAMS
-from .dtypes import ITEMSIZE, accumulator
+from .dtypes import ITEMSIZE, accumulator, promoted
 from .forward_kernel import forward
 from .plan import Plan
 from .rope_kernel import HeadsPlan, RopePlan, Rotary, heads, rope
@@ -34,5 +34,6 @@ __all__ = [
     "column_sums",
     "forward",
     "heads",
+    "promoted",
     "rope",
 ]

@@ -22,7 +22,7 @@ ROUND = Stage("Round<S, X::E>", "{}")
 
 
 def then(stages: Iterable[Stage], to: str = "Y::E") -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to y's type, or `to`."""
+    """Return the epilogue of some stages, in order, that ends in a rounding to a type."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):

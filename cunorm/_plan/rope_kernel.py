@@ -12,7 +12,7 @@ from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
 from .parts import STAGES, epilogue, then
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
-from .unit import Reach, Stage, Try, parameter
+from .unit import Reach, Stage, Try
 
 HEADER = "rope.cuh"
 
@@ -31,12 +31,15 @@ class Rotary:
         Whether pairs are neighbours.
     norm_first : bool
         Whether the norm comes before the rotation.
+    norm : bool
+        Whether there is one.
     """
 
     head: int
     rotated: int
     interleaved: bool
     norm_first: bool
+    norm: bool = True
 
     def in_lanes(self, share: Split, cols: int, vec: int) -> bool:
         """Return whether each lane has the partners of its packets."""
@@ -215,6 +218,7 @@ def heads(
         row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
     if row_bytes * share.rows > shared_bytes(arch):
         return None
+    statistic = "MeanSquare" if rotary.norm else "Unnormed"
     source, ending, sink = _parts(rotary, of, row, kept, product, row_bytes, gamma_offset, cast)
     return HeadsPlan(
         "heads",
@@ -228,7 +232,7 @@ def heads(
         parameters=tuple(name for name in ("gamma", "cos", "sin") if name in of),
         written=("y",),
         scalars=("eps", "gamma_offset"),
-        body=f"normalise_heads<{source.type}, MeanSquare<S>, {ending.type},\n"
+        body=f"normalise_heads<{source.type}, {statistic}<S>, {ending.type},\n"
         f"                  {sink.type}>(\n"
         f"      {source.arrays}, {ending.arrays}, {sink.arrays}, n.rows, n.eps, group);",
         alone=False,
@@ -263,7 +267,9 @@ def _parts(
     angles = f"{{$cos, $sin, {positions}}}"
     chosen = {"gamma_offset": gamma_offset, "cast": cast}
     if not rotary.norm_first:
-        normalised = epilogue("Scale", {n: of[n] for n in of if n in ("y", "gamma")} | {"x": row}, chosen)
+        normalised = epilogue(
+            "Scale", {n: of[n] for n in of if n in ("y", "gamma")} | {"x": row}, chosen
+        )
         return (
             Stage(f"Rotated<S, X, {parts}>", f"{{$x, {angles}}}"),
             normalised,
