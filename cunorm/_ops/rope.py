@@ -25,8 +25,8 @@ def rms_norm_rope(
 ) -> DeviceArrayT:
     """Normalise heads by their root mean square and rotate them by their token's position.
 
-    ``n = rms_norm(x, gamma, eps)`` of each head; then the pairs ``(a, b) = (n[i], n[i + R / 2])`` of
-    its first R columns become ``(a * c - b * s, b * c + a * s)``, where ``c = cos[p, i]`` and
+    ``n = rms_norm(x, gamma, eps)`` of each head; then a pair ``(a, b) = (n[i], n[i + R / 2])`` of
+    its first R columns becomes ``(a * c - b * s, b * c + a * s)``, where ``c = cos[p, i]`` and
     ``s = sin[p, i]`` are those of the token's position p. One read and one write.
 
     Parameters
