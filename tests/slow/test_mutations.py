@@ -17,7 +17,7 @@ import cunorm
 from cunorm import _reference, simgpu
 from cunorm._call import remembered
 from cunorm._launch import kernels
-from cunorm._selfcheck import checks
+from cunorm._selfcheck import checks, rope
 from cunorm._selfcheck.checks import Check, Outcome
 
 pytestmark = [
@@ -60,6 +60,12 @@ def warps_out_of_step(check):
     with simgpu.warp_races():
         off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(cupy.asarray(x)).get())
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def heads_out_of_step(check):
+    """RoPE of heads whose lanes hand packets over, ordered by ``__syncwarp`` alone."""
+    with simgpu.warp_races():
+        return rope.measure(check)
 
 
 def backward(check, **options):
@@ -126,6 +132,9 @@ PROBES = {str(check): check for check in checks.grid()} | {
         "rms_norm_gated", "float16", (1, 700_000), "read again", gated_first
     ),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
+    "heads out of step": Check(
+        "qk_norm_rope", "bfloat16", (3, 4, 96), "contiguous", heads_out_of_step
+    ),
 }
 BESIDE = [
     Check("add_rms_norm", "float16", (5, 7), "numbers", beside),
@@ -599,6 +608,41 @@ MUTATIONS = [
         "unpack(round_to<Product>(x), x);",
         "",
         "add_rms_norm float16 (3, 769) columns",
+    ),
+    (
+        "a pair is turned the other way",
+        "rope.cuh",
+        "? -s[at] : s[at]",
+        "? s[at] : -s[at]",
+        "rms_norm_rope float32 (3, 4, 128) contiguous",
+    ),
+    (
+        "the products of a rotation are not rounded",
+        "rope.cuh",
+        "    round_both(value, partner);\n",
+        "",
+        "qk_norm_rope bfloat16 (3, 4, 128) row-strided",
+    ),
+    (
+        "columns past the rotated ones are rotated too",
+        "rope.cuh",
+        "if (H::R < H::D && column >= H::R) return;",
+        "",
+        "rms_norm_rope float16 (3, 4, 96) half of the columns",
+    ),
+    (
+        "missing order in a warp: partners are read before they are there",
+        "rope.cuh",
+        "      __syncwarp();\n",
+        "",
+        "heads out of step",
+    ),
+    (
+        "every token is at the first position",
+        "rope.cuh",
+        "table.first + position_ * table.stride.level[2]",
+        "table.first",
+        "rms_norm_rope float64 (3, 4, 128) in place",
     ),
 ]
 
