@@ -39,12 +39,14 @@ def work(
                 like = arrays[output.like]
                 complete[output.name] = cupy.empty(like.shape, like.dtype)
         sides = tuple(_sides(op, complete, settings))
-        planned = _planned(sides, settings)
-        if planned is None:
-            for axes, taken, names in sides:
-                _in_parts(axes, taken, names, settings, enqueue=enqueue)
-        elif planned:
-            done = launch.forward(planned, _scalars(settings), enqueue=enqueue)
+        try:
+            planned = _planned(sides, settings)
+        except _plan.TooLong:
+            for side in sides:
+                _in_parts(*side, settings, enqueue=enqueue)
+        else:
+            if planned:
+                done = launch.forward(planned, _scalars(settings), enqueue=enqueue)
     return complete, done
 
 
@@ -75,21 +77,14 @@ def _sides(op: Op, arrays: Arrays, settings: Mapping[str, Any]) -> Iterator[Side
         yield axes, taken, names
 
 
-def _planned(sides: Sequence[Side], settings: Mapping[str, Any]) -> list[launch.Heads] | None:
-    """Return what a launch does with each array: a row of each has as many lanes.
-
-    None where a row of one is too long.
-    """
+def _planned(sides: Sequence[Side], settings: Mapping[str, Any]) -> list[launch.Heads]:
+    """Return what a launch does with each array: a row of each has as many lanes."""
     plans = [_plan_of(axes, taken, settings) for axes, taken, _ in sides]
-    block = max((plan.block for plan in plans if plan is not None), default=None)
-    made = []
-    for (axes, taken, names), plan in zip(sides, plans, strict=True):
-        if plan is not None and plan.block != block:
-            plan = _plan_of(axes, taken, settings, block)
-        if plan is None:
-            return None
-        made.append(launch.Heads(plan, axes, taken, names))
-    return made
+    block = max((plan.block for plan in plans), default=None)
+    return [
+        launch.Heads(_plan_of(axes, taken, settings, block), axes, taken, names)
+        for axes, taken, names in sides
+    ]
 
 
 def _plan_of(
@@ -99,7 +94,7 @@ def _plan_of(
     block: tuple[int, int] | None = None,
     *,
     norm: bool = True,
-) -> _plan.HeadsPlan | None:
+) -> _plan.HeadsPlan:
     x = taken["x"]
     rotary = _plan.Rotary(
         x.shape[-1],
@@ -132,13 +127,16 @@ def _in_parts(
     gamma = taken.pop("gamma", None)
     if gamma is None:
         gamma = cupy.ones(x.shape[x.ndim - axes :], x.dtype)
-    once = settings["cast"] == "after"
-    between = accumulator(x.dtype.name) if once else x.dtype
+    dtype = x.dtype
+    if settings["cast"] == "after":
+        dtype = accumulator(x.dtype.name)
+    elif not settings["norm_first"]:
+        dtype = _plan.promoted(x.dtype.name, taken["cos"].dtype.name)
+    between = y if y.dtype == dtype else cupy.empty(x.shape, dtype)
 
     def rotate(source: cupy.ndarray, to: cupy.ndarray) -> None:
-        plan = _plan_of(1, taken | {"x": source, "y": to}, settings, norm=False)
-        assert plan is not None  # for heads are not that long
-        heads = launch.Heads(plan, 1, taken | {"x": source, "y": to}, names)
+        arrays = taken | {"x": source, "y": to}
+        heads = launch.Heads(_plan_of(1, arrays, settings, norm=False), 1, arrays, names)
         launch.forward([heads], _scalars(settings), enqueue=enqueue)
 
     def normalise(source: cupy.ndarray, to: cupy.ndarray) -> None:
@@ -146,16 +144,9 @@ def _in_parts(
         given = {"x": source, "gamma": gamma, "scale": None, "shift": None, "y": to}
         forward.work(OPS["rms_norm"], given, options, enqueue=enqueue)
 
-    if settings["norm_first"]:
-        made = cupy.empty(x.shape, between) if once else y
-        normalise(x, made)
-        rotate(made, y)
-    else:
-        made = cupy.empty(
-            x.shape, between if once else _plan.promoted(x.dtype.name, taken["cos"].dtype.name)
-        )
-        rotate(x, made)
-        normalise(made, y)
+    steps = (normalise, rotate) if settings["norm_first"] else (rotate, normalise)
+    steps[0](x, between)
+    steps[1](between, y)
 
 
 def _scalars(settings: Mapping[str, Any]) -> dict[str, float]:

@@ -9,8 +9,7 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from .. import _plan
-from .._plan import PACKET_BYTES, HeadsPlan, Reach
+from .._plan import PACKET_BYTES, HeadsPlan, Reach, RopePlan
 from .._typing import Arrays
 from . import kernels
 from .launches import (
@@ -81,7 +80,7 @@ def forward(
         What was launched, for the next arrays of the same kind; nothing where arrays were copied.
     """
     prepared = [_prepare(side, scalars) for side in sides]
-    plan = _plan.rope([side.plan for side in sides])
+    plan = RopePlan(tuple(side.plan for side in sides))
     device = sides[0].arrays["x"].device.id
     launch = Launch(
         kernels.load(plan, tuple(part.reach for part in prepared), device).kernel,

@@ -10,7 +10,7 @@ from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator, promoted
 from .forward_kernel import forward
 from .plan import Plan
-from .rope_kernel import HeadsPlan, RopePlan, Rotary, heads, rope
+from .rope_kernel import HeadsPlan, RopePlan, Rotary, TooLong, heads
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
 
@@ -28,6 +28,7 @@ __all__ = [
     "RopePlan",
     "Rotary",
     "Split",
+    "TooLong",
     "Try",
     "accumulator",
     "backward",
@@ -35,5 +36,4 @@ __all__ = [
     "forward",
     "heads",
     "promoted",
-    "rope",
 ]

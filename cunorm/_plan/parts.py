@@ -34,10 +34,11 @@ def times_gamma(of: Dtypes, chosen: Chosen) -> Stage:
     """Return what multiplies by gamma, as a stage or as the part of a backward kernel."""
     if "gamma" not in of:
         return Stage("Unscaled<S>", "{}")
-    return Stage(f"Times<S, Gamma, {_word(chosen['gamma_offset'])}>", "{$gamma, n.gamma_offset}")
+    return Stage(f"Times<S, Gamma, {word(chosen['gamma_offset'])}>", "{$gamma, n.gamma_offset}")
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
+    """Return a flag as C++ has it."""
     return str(value).lower()
 
 
@@ -51,7 +52,7 @@ def _scaled(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
 
 def _affine(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "gamma" in of and "beta" in of:
-        type_ = f"TimesPlus<S, Gamma, Beta, {_word(chosen['gamma_offset'])}>"
+        type_ = f"TimesPlus<S, Gamma, Beta, {word(chosen['gamma_offset'])}>"
         return (Stage(type_, "{$gamma, $beta, n.gamma_offset}"),)
     if "gamma" in of:
         return (times_gamma(of, chosen),)
@@ -66,7 +67,7 @@ def _modulated(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "scale" in of:
         dtype = promoted(dtype, of["scale"])
         own = ", Scale::E" if rounds else ""
-        type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}{own}>"
+        type_ = f"Times<S, Scale, {word(chosen['scale_offset'])}{own}>"
         stages.append(Stage(type_, "{$scale, n.scale_offset}"))
         stages += [Stage(f"Round<S, {C_TYPE[dtype]}>", "{}")] * rounds
     if "shift" in of:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
 from . import split, unit
 from .devices import shared_bytes
 from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
-from .parts import STAGES, epilogue, then
+from .parts import STAGES, Dtypes, epilogue, then, word
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
 from .unit import Reach, Stage, Try
 
 HEADER = "rope.cuh"
+# The arrays of a kernel, in its order; and what those are called that are normalised, of so many.
+ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
+SIDES = {1: ("x",), 2: ("q", "k")}
+BANKS_BYTES = 128  # of shared memory, that an access reaches at once
+
+
+class TooLong(ValueError):
+    """A row that no block keeps in registers, or passes through shared memory."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +150,6 @@ class RopePlan:
         return "; ".join(plan.summary(reach, attempt) for plan, reach in both)
 
 
-# What the arrays of a kernel are called, by their number.
-SIDES = {1: ("x",), 2: ("q", "k")}
-
-
 def _namespace(side: str, plan: HeadsPlan, reach: Reach, attempt: Try) -> tuple[str, ...]:
     """Return the lines that say what is done with an array."""
     parameters = ", ".join(unit.parameter(plan, name) for name in plan.arrays)
@@ -175,7 +179,7 @@ def heads(
     *,
     gamma_offset: bool,
     cast: str,
-) -> HeadsPlan | None:
+) -> HeadsPlan:
     """Plan what is done with rows of `cols` elements.
 
     Parameters
@@ -197,29 +201,42 @@ def heads(
 
     Returns
     -------
-    HeadsPlan or None
-        None where registers, or shared memory beside them, do not keep a row.
+    HeadsPlan
+
+    Raises
+    ------
+    TooLong
+        Where registers, or shared memory beside them, do not keep a row.
     """
     of = dict(dtypes)
-    x, product = of["x"], promoted(of["x"], of["cos"])
-    rounds = cast == "before"
-    acc = accumulator(x)
-    product = product if rounds else acc
+    x, rounds = of["x"], cast == "before"
+    wide = accumulator(x)
+    product = promoted(x, of["cos"]) if rounds else wide
     row = x if rotary.norm_first else product
     share = split.forward(cols, row, arch, residual=False)
     if block is not None and block != (share.lanes, share.rows):
         share = _in_block(share, cols, row, *block)
-    if share.cluster > 1 or whole_packets(cols, row) > share.in_registers:
-        return None
-    vec = PACKET_BYTES // ITEMSIZE[row]
-    kept = x if rounds or not rotary.norm_first else acc
+    kept = wide if rotary.norm_first and not rounds else x
     row_bytes = 0
-    if not rotary.in_lanes(share, cols, vec):
+    if not rotary.in_lanes(share, cols, PACKET_BYTES // ITEMSIZE[row]):
         row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
-    if row_bytes * share.rows > shared_bytes(arch):
-        return None
+    in_registers = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
+    if not in_registers or row_bytes * share.rows > shared_bytes(arch):
+        raise TooLong(f"{cols} columns of {row} are more than a block keeps")
+
+    rotation = _rotation(rotary, of, product, kept, row_bytes)
+    chosen = {"gamma_offset": gamma_offset, "cast": cast}
+    normed = {"x": row} | {name: of[name] for name in ("y", "gamma") if name in of}
+    ending = epilogue("Scale", normed, chosen)
+    if rotary.norm_first:
+        if not rounds:
+            ending = then(STAGES["Scale"](normed, chosen), "S::Acc")
+        source = Stage("Loaded<S, X>", "{$x}")
+        sink = Stage(f"RotatedTo<S, {rotation.type}, Y>", f"{{{{$y}}, {rotation.arrays}}}")
+    else:
+        source = Stage(f"Rotated<S, X, {rotation.type}>", f"{{$x, {rotation.arrays}}}")
+        sink = Stage("Stored<S, Y>", "{$y}")
     statistic = "MeanSquare" if rotary.norm else "Unnormed"
-    source, ending, sink = _parts(rotary, of, row, kept, product, row_bytes, gamma_offset, cast)
     return HeadsPlan(
         "heads",
         HEADER,
@@ -241,48 +258,17 @@ def heads(
     )
 
 
-# Those of a kernel, in its order.
-ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
-
-
-def _parts(
-    rotary: Rotary,
-    of: dict[str, str],
-    row: str,
-    kept: str,
-    product: str,
-    row_bytes: int,
-    gamma_offset: bool,
-    cast: str,
-) -> tuple[Stage, Stage, Stage]:
-    """Return the source, the epilogue and the sink."""
-    words = ("false", "true")
-    type_ = f"Heads<S, {rotary.head}, {rotary.rotated}, {words[rotary.interleaved]}, "
-    type_ += f"{C_TYPE[product]}>"
+def _rotation(rotary: Rotary, of: Dtypes, product: str, kept: str, row_bytes: int) -> Stage:
+    """Return what a source and a sink that rotate have in common."""
+    heads = f"Heads<S, {rotary.head}, {rotary.rotated}, {word(rotary.interleaved)}, "
+    heads += f"{C_TYPE[product]}>"
     by, positions = "ByToken<S>", "{}"
     if "positions" in of:
         by, positions = "ByPosition<S, Positions>", "{$positions}"
-    parts = f"{type_}, Kept<S, {type_}, {C_TYPE[kept]}, {row_bytes}>, "
-    parts += f"Angles<S, {type_}, Cos, Sin, {by}>"
-    angles = f"{{$cos, $sin, {positions}}}"
-    chosen = {"gamma_offset": gamma_offset, "cast": cast}
-    if not rotary.norm_first:
-        normalised = epilogue(
-            "Scale", {n: of[n] for n in of if n in ("y", "gamma")} | {"x": row}, chosen
-        )
-        return (
-            Stage(f"Rotated<S, X, {parts}>", f"{{$x, {angles}}}"),
-            normalised,
-            Stage("Stored<S, Y>", "{$y}"),
-        )
-    known = {name: of[name] for name in of if name in ("x", "y", "gamma")}
-    ending = epilogue("Scale", known, chosen)
-    if cast == "after":
-        ending = then(STAGES["Scale"](known, chosen), "S::Acc")
-    return (
-        Stage("Loaded<S, X>", "{$x}"),
-        ending,
-        Stage(f"RotatedTo<S, {parts}, Y>", f"{{{{$y}}, {angles}}}"),
+    return Stage(
+        f"{heads}, Kept<S, {heads}, {C_TYPE[kept]}, {row_bytes}>, "
+        f"Angles<S, {heads}, Cos, Sin, {by}>",
+        f"{{$cos, $sin, {positions}}}",
     )
 
 
@@ -303,11 +289,3 @@ def _pitch(nbytes: int, lanes: int) -> int:
         half = BANKS_BYTES // 2
         return (nbytes + half - 1) // BANKS_BYTES * BANKS_BYTES + half
     return -(-nbytes // PACKET_BYTES) * PACKET_BYTES
-
-
-BANKS_BYTES = 128  # of shared memory, that an access reaches at once
-
-
-def rope(plans: Sequence[HeadsPlan]) -> RopePlan:
-    """Return the kernel of one array, or of two in blocks of one shape."""
-    return RopePlan(tuple(plans))
