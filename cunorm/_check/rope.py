@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,6 +121,12 @@ def _rows(cos: cupy.ndarray, name: str, x: cupy.ndarray) -> None:
             raise ValueError(
                 f"cos must have a row for each of {count} tokens where positions is None, but has "
                 f"shape {cos.shape}"
+            )
+        if cos.shape[0] == prod(tokens) != count:
+            raise ValueError(
+                f"cos must have rows for {count} positions, or be of shape "
+                f"{(*tokens, cos.shape[1])} with one for each token, where positions is None, but "
+                f"{cos.shape} may mean either: give positions, or cos[:{count}]"
             )
     elif not _broadcasts(cos.shape[:-1], tokens):
         raise ValueError(

@@ -45,8 +45,8 @@ def rms_norm_rope(
     positions : cupy.ndarray of int, shape (...)
         The row of `cos` and `sin` for each token, in any integer dtype; it broadcasts against x's
         axes before the heads. If None, a token's row is its index in the last of those axes. One
-        that is no row of the tables is an error that nothing may tell of: the kernel reads past
-        them.
+        that is no row of the tables is the caller's fault: the kernel reads past their ends, as the
+        software GPU says and hardware may not.
     eps : float
         Added to the mean square; finite and not negative.
     interleaved : bool
@@ -87,7 +87,8 @@ def rms_norm_rope(
     by a cast to x's. With `cos` in bfloat16 beside such an `x` those are the bits of the models of
     Hugging Face's transformers; with a float32 `cos`, those of a float32 rotation of the rounded n.
     A head has the same bits alone and in any batch, at any alignment and any strides. The work is
-    enqueued on CuPy's current stream.
+    enqueued on CuPy's current stream. It is one kernel, but for rows of more than 32 KiB where
+    `across_heads`, of which the norm is one and the rotation another.
 
     Tensors and arrays of other libraries may stand for each array, as in `rms_norm`.
 

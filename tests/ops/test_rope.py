@@ -490,6 +490,24 @@ def test_tensors_stand_for_arrays():
             cunorm.qk_norm_rope(*tensors[:-1], tensors[-1].float())
 
 
+@pytest.mark.skipif(cupy.cuda.runtime.getDeviceCount() < 2, reason="needs two devices")
+def test_a_call_runs_on_the_device_of_its_heads():
+    _, given = a_layer()
+    expected = cunorm.qk_norm_rope(*given)
+    with cupy.cuda.Device(1):
+        _, there = a_layer()
+    for _ in range(2):  # the second one is repeated
+        made = cunorm.qk_norm_rope(*there)
+        assert cupy.cuda.runtime.getDevice() == 0
+        assert [a.device.id for a in made] == [1, 1]
+        assert [bits(a) for a in made] == [bits(a) for a in expected]
+    for index, name in enumerate(("k", "q_gamma", "k_gamma", "cos", "sin", "positions"), 1):
+        wrong = [*given[:index], there[index], *given[index + 1 :]]
+        of = "k" if name == "k_gamma" else "q"
+        with pytest.raises(ValueError, match=f"^{name} must be on the device of {of}, 0, but is"):
+            cunorm.qk_norm_rope(*wrong)
+
+
 @pytest.mark.simgpu("on hardware nothing may tell")
 @pytest.mark.parametrize("position", [TABLE, TABLE + 5, -1, 2**40])
 def test_a_position_out_of_range_is_a_fault(position):
@@ -540,6 +558,11 @@ X, T = cupy.ones((5, 4, 64), "float16"), cupy.ones((7, 32), "float32")
             {"cos": T[:4], "sin": T[:4]},
             ValueError,
             "cos must have a row for each of 5 tokens where",
+        ),
+        (
+            {"x": X[:4].reshape(2, 2, 4, 64), "cos": T[:4], "sin": T[:4]},
+            ValueError,
+            r"cos must have rows for 2 positions, or be of shape \(2, 2, 32\) .* or cos\[:2\]",
         ),
         (
             {"cos": T[None, :4], "sin": T[None, :4]},
