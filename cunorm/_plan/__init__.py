@@ -10,7 +10,8 @@ from .devices import MOST_SEAMS
 from .dtypes import ITEMSIZE, accumulator, promoted
 from .forward_kernel import forward
 from .plan import Plan
-from .rope_kernel import HeadsPlan, RopePlan, Rotary, TooLong, heads
+from .rope_kernel import Rotary, TooLong, heads
+from .rope_plan import HeadsPlan, RopePlan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
 

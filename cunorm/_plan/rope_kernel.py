@@ -1,23 +1,20 @@
-"""Which kernel serves heads that are normalised and rotated: of one array, or of q and k."""
+"""What a kernel does with heads that are normalised and rotated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from . import split, unit
+from . import split
 from .devices import shared_bytes
 from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
 from .parts import STAGES, Dtypes, epilogue, then, word
-from .plan import Plan
+from .rope_plan import HEADER, HeadsPlan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
-from .unit import Reach, Stage, Try
+from .unit import Stage
 
-HEADER = "rope.cuh"
-# The arrays of a kernel, in its order; and what those are called that are normalised, of so many.
+# The arrays of a kernel, in its order.
 ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
-SIDES = {1: ("x",), 2: ("q", "k")}
 BANKS_BYTES = 128  # of shared memory, that an access reaches at once
 
 
@@ -57,116 +54,6 @@ class Rotary:
             return True
         turn = share.lanes * vec
         return share.lanes <= WARP and cols == self.head and self.rotated // 2 % turn == 0
-
-
-@dataclass(frozen=True)
-class HeadsPlan(Plan):
-    """What a kernel does with one array, of rows that are heads or all heads of a token.
-
-    Attributes
-    ----------
-    row_bytes : int
-        Bytes of shared memory that a row passes through, 0 where lanes have their own partners.
-    """
-
-    row_bytes: int
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of dynamic shared memory of a block."""
-        return self.row_bytes * self.split.rows
-
-
-@dataclass(frozen=True)
-class RopePlan:
-    """A kernel, of one array, or of two: its blocks take q's rows, then k's.
-
-    Attributes
-    ----------
-    heads : tuple of HeadsPlan
-        What is done with each array. All have one block's shape.
-    """
-
-    heads: tuple[HeadsPlan, ...]
-
-    @property
-    def kernel(self) -> str:
-        """The entry point."""
-        return "rms_norm_rope" if len(self.heads) == 1 else "qk_norm_rope"
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """The block's shape."""
-        return self.heads[0].block
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of dynamic shared memory of a block."""
-        return max(plan.shared_bytes for plan in self.heads)
-
-    def tries(self, reaches: tuple[Reach, ...]) -> Iterator[Try]:
-        """Yield what the kernel is to be built with, as `Plan.tries`."""
-        both = zip(self.heads, reaches, strict=True)
-        plan, reach = min(both, key=lambda pair: pair[0].resident_threads(pair[1]))
-        yield from plan.tries(reach)
-
-    def unit(self, reaches: tuple[Reach, ...], attempt: Try) -> str:
-        """Return the translation unit: a namespace for each array, and the entry point."""
-        sides = tuple(zip(SIDES[len(self.heads)], self.heads, reaches, strict=True))
-        lanes, rows = self.block
-        calls = [
-            f"{side}::run({', '.join(f'{side}_{name}' for name in plan.arrays)}, n.{side}, "
-            for side, plan, _ in sides
-        ]
-        body = f"  {calls[0]}blockIdx.x);"
-        if len(sides) > 1:
-            body = (
-                f"  if (blockIdx.x < n.blocks) {{\n    {calls[0]}blockIdx.x);\n  }} else {{\n"
-                f"    {calls[1]}blockIdx.x - n.blocks);\n  }}"
-            )
-        arguments = (_argument(side, plan, name) for side, plan, _ in sides for name in plan.arrays)
-        return "\n".join(
-            (
-                f"// {self.kernel}: rows of {' and '.join(str(p.cols) for p in self.heads)}",
-                f'#include "{HEADER}"',
-                "",
-                *(line for side in sides for line in _namespace(*side, attempt)),
-                "struct Numbers {",
-                *(f"  {side}::Numbers {side};" for side, *_ in sides),
-                "  long long blocks;",
-                "};",
-                "",
-                f'extern "C" __global__ void __launch_bounds__({lanes * rows}, {attempt.blocks})',
-                f"{self.kernel}({', '.join(arguments)}, const Numbers n) {{",
-                body,
-                "}",
-                "",
-            )
-        )
-
-    def summary(self, reaches: tuple[Reach, ...], attempt: Try) -> str:
-        """Return the unit's choices in a line, for the log."""
-        both = zip(self.heads, reaches, strict=True)
-        return "; ".join(plan.summary(reach, attempt) for plan, reach in both)
-
-
-def _namespace(side: str, plan: HeadsPlan, reach: Reach, attempt: Try) -> tuple[str, ...]:
-    """Return the lines that say what is done with an array."""
-    parameters = ", ".join(unit.parameter(plan, name) for name in plan.arrays)
-    return (
-        f"namespace {side} {{",
-        *unit.declarations(plan, reach, attempt),
-        f"__device__ inline void run({parameters}, const Numbers& n, long long group) {{",
-        f"  {unit.body(plan, reach)}",
-        "}",
-        f"}}  // namespace {side}",
-        "",
-    )
-
-
-def _argument(side: str, plan: HeadsPlan, name: str) -> str:
-    """Return a parameter of the entry point."""
-    return unit.parameter(plan, name, f"{side}::", f"{side}_")
 
 
 @cache
