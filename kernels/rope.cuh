@@ -10,7 +10,8 @@
 // Traffic      x once, y once; the cosines and sines of a token once a row, from cache.
 //
 // Numerics     What was normalised is rounded as the norm's y is. Each product and sum is rounded to
-//              the type that the operators of arrays give it, `Product`; to Acc, it is not.
+//              the type that the operators of arrays give it, `Product`; to Acc, it is not. Where
+//              all are of one 16-bit type, two are computed at a time, in it.
 //
 // Preconditions  As of norm.cuh, and: registers keep a row. Heads have an even number of columns.
 //              Positions are rows of the tables.
@@ -45,12 +46,43 @@ struct Heads {
   }
 };
 
+// Two 16-bit elements of one word: products and sums that round once, and are never contracted. To
+// round them from float32, which holds the exact product and all that matters of the sum, would give
+// the same numbers in three times as many instructions.
+template <typename E>
+struct PairMath;
+template <>
+struct PairMath<__half> {
+  static __device__ unsigned mul(unsigned a, unsigned b) {
+    return bits<unsigned>(__hmul2_rn(bits<__half2>(a), bits<__half2>(b)));
+  }
+  static __device__ unsigned add(unsigned a, unsigned b) {
+    return bits<unsigned>(__hadd2_rn(bits<__half2>(a), bits<__half2>(b)));
+  }
+};
+template <>
+struct PairMath<__nv_bfloat16> {
+  static __device__ unsigned mul(unsigned a, unsigned b) {
+    return bits<unsigned>(__hmul2_rn(bits<__nv_bfloat162>(a), bits<__nv_bfloat162>(b)));
+  }
+  static __device__ unsigned add(unsigned a, unsigned b) {
+    return bits<unsigned>(__hadd2_rn(bits<__nv_bfloat162>(a), bits<__nv_bfloat162>(b)));
+  }
+};
+
+// Whether all are one 16-bit type.
+template <typename From, typename Cos, typename Product, typename To>
+constexpr bool IS_ONE_NARROW_TYPE = false;
+template <typename E>
+constexpr bool IS_ONE_NARROW_TYPE<E, E, E, E> = sizeof(E) == 2;
+
 // A row of type E between its norm and its rotation: a sink, which says of each packet what its
 // partners are once finish() was called. PITCH bytes of shared memory are a row's; where it is 0, a
 // lane has its packets' partners itself.
 template <class S, class H, typename E, int PITCH>
 class Kept {
  public:
+  using Element = E;
   using Packet = Pack<E, S::VEC>;
   static constexpr bool SHIFTS = false, BY_LANES = false;
 
@@ -102,6 +134,7 @@ class Kept {
 template <class S, class H, typename E>
 class Kept<S, H, E, 0> {
  public:
+  using Element = E;
   using Packet = Pack<E, S::VEC>;
   static constexpr bool SHIFTS = false, BY_LANES = true;
   // Turns from a packet to its partner.
@@ -127,7 +160,7 @@ class Kept<S, H, E, 0> {
   __device__ Packet partner(int turn, int) const {
     return held_[turn < TURNS ? turn + TURNS : turn - TURNS];
   }
-  __device__ typename S::Acc value(int) const { return 0; }
+  __device__ typename S::Acc value(int) const { return 0; }  // rows are packets, and nobody asks
 
  private:
   Packet held_[S::PACKETS];
@@ -176,16 +209,18 @@ class Angles {
     typename By::Arrays by;
   };
 
+  // Of those of a packet.
+  static constexpr int COUNT = H::INTERLEAVED ? S::VEC / 2 : S::VEC;
+  using C = typename Cos::E;
+
   __device__ Angles(const Arrays& arrays, const Place<S>& place) {
     const By by(arrays.by, place);
     cos_ = by.row(arrays.cos);
     sin_ = by.row(arrays.sin);
   }
 
-  // Of a packet whose first column is one of a head's, all of which are rotated.
-  __device__ void packet(int column, bool is_first, Values<S>& cos, Values<S>& sin) const {
-    constexpr int COUNT = H::INTERLEAVED ? S::VEC / 2 : S::VEC;
-    const int first = H::INTERLEAVED ? column / 2 : column;
+  // Of a packet, of which `first` is the first one's number.
+  __device__ void packet(int first, bool is_first, Values<S>& cos, Values<S>& sin) const {
     typename S::Acc c[COUNT], s[COUNT];
     if constexpr (COUNT == 1) {
       c[0] = one(cos_ + first);
@@ -199,6 +234,20 @@ class Angles {
       const int at = H::INTERLEAVED ? i / 2 : i;
       cos[i] = c[at];
       sin[i] = (H::INTERLEAVED ? i % 2 == 0 : is_first) ? -s[at] : s[at];
+    }
+  }
+
+  // The same of 16-bit elements, as they are.
+  __device__ void packet(int first, bool is_first, Pack<C, S::VEC>& cos,
+                         Pack<C, S::VEC>& sin) const {
+    const Pack<C, COUNT> c = load<Cos::ACCESS == ALIGNED, COUNT>(cos_ + first, COUNT);
+    const Pack<C, COUNT> s = load<Sin::ACCESS == ALIGNED, COUNT>(sin_ + first, COUNT);
+#pragma unroll
+    for (int w = 0; w < cos.WORDS; ++w) {
+      const unsigned twice = w % 2 == 0 ? 0x1010 : 0x3232;  // an element in both halves
+      cos.word[w] = H::INTERLEAVED ? __byte_perm(c.word[w / 2], 0, twice) : c.word[w];
+      sin.word[w] = H::INTERLEAVED ? __byte_perm(s.word[w / 2], 0, twice) : s.word[w];
+      sin.word[w] ^= H::INTERLEAVED ? 0x8000u : is_first ? 0x80008000u : 0u;
     }
   }
 
@@ -230,16 +279,23 @@ class Rotation {
   template <typename To, class Kept>
   __device__ Pack<To, S::VEC> packet(const Kept& kept, int turn) const {
     if (!place_.has_packet(turn)) return {};
+    using E = typename Kept::Element;
+    typename Kept::Packet own = kept.own(turn);
     Values<S> value;
-    unpack(kept.own(turn), value);
     const int first = (place_.first_packet() + turn * S::SPAN) * S::VEC;
-    if constexpr (H::IN_PACKETS) {
-      rotate_packet(kept, turn, H::column_of_head(first), value);
-    } else {
+    if constexpr (!H::IN_PACKETS) {
+      unpack(own, value);
 #pragma unroll
       for (int i = 0; i < S::VEC; ++i) value[i] = rotated(kept, first + i, value[i]);
+      return round_to<To>(value);
+    } else if constexpr (IS_ONE_NARROW_TYPE<E, typename Angles::C, typename H::Product, To>) {
+      rotate_packet(kept, turn, H::column_of_head(first), own);
+      return own;
+    } else {
+      unpack(own, value);
+      rotate_packet(kept, turn, H::column_of_head(first), value);
+      return round_to<To>(value);
     }
-    return round_to<To>(value);
   }
 
   template <typename To, class Kept>
@@ -251,25 +307,44 @@ class Rotation {
  private:
   using Acc = typename S::Acc;
 
-  template <class Kept>
-  __device__ void rotate_packet(const Kept& kept, int turn, int column, Values<S>& value) const {
+  // A packet whose first column is one of a head's, as values or as it is.
+  template <class Kept, typename Packet>
+  __device__ void rotate_packet(const Kept& kept, int turn, int column, Packet& value) const {
     if (H::R < H::D && column >= H::R) return;
-    Values<S> partner, cos, sin;
-    if constexpr (Kept::BY_LANES && !H::INTERLEAVED) {
+    Packet partner, cos, sin;
+    if constexpr (H::INTERLEAVED) {
+      swap_neighbours(value, partner);
+      angles_.packet(H::angle(column), true, cos, sin);
+    } else if constexpr (Kept::BY_LANES) {
       // The compiler sees that both of a pair have the same angles, and loads them once.
       const bool is_first = turn < Kept::TURNS;
-      unpack(kept.partner(turn, column), partner);
+      take(kept.partner(turn, column), partner);
       const int packet = place_.first_packet() + (is_first ? turn : turn - Kept::TURNS) * S::SPAN;
       angles_.packet(packet * S::VEC, is_first, cos, sin);
-    } else if constexpr (H::INTERLEAVED) {
-#pragma unroll
-      for (int i = 0; i < S::VEC; ++i) partner[i] = value[i ^ 1];
-      angles_.packet(column, true, cos, sin);
     } else {
-      unpack(kept.partner(turn, column), partner);
+      take(kept.partner(turn, column), partner);
       angles_.packet(H::angle(column), H::is_first(column), cos, sin);
     }
     rotate(value, partner, cos, sin);
+  }
+
+  template <typename E>
+  __device__ static void take(const Pack<E, S::VEC>& from, Values<S>& to) {
+    unpack(from, to);
+  }
+  template <typename E>
+  __device__ static void take(const Pack<E, S::VEC>& from, Pack<E, S::VEC>& to) {
+    to = from;
+  }
+
+  __device__ static void swap_neighbours(const Values<S>& from, Values<S>& to) {
+#pragma unroll
+    for (int i = 0; i < S::VEC; ++i) to[i] = from[i ^ 1];
+  }
+  template <typename E>
+  __device__ static void swap_neighbours(const Pack<E, S::VEC>& from, Pack<E, S::VEC>& to) {
+#pragma unroll
+    for (int w = 0; w < from.WORDS; ++w) to.word[w] = __byte_perm(from.word[w], 0, 0x1032);
   }
 
   template <class Kept>
@@ -294,6 +369,17 @@ class Rotation {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) value[i] = add(value[i], partner[i]);
     unpack(round_to<typename H::Product>(value), value);
+  }
+
+  template <typename E>
+  __device__ static void rotate(Pack<E, S::VEC>& value, const Pack<E, S::VEC>& partner,
+                                const Pack<E, S::VEC>& cos, const Pack<E, S::VEC>& sin) {
+    using Math = PairMath<E>;
+#pragma unroll
+    for (int w = 0; w < value.WORDS; ++w) {
+      value.word[w] = Math::add(Math::mul(value.word[w], cos.word[w]),
+                                Math::mul(partner.word[w], sin.word[w]));
+    }
   }
 
   template <int COUNT>

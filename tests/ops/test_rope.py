@@ -107,7 +107,7 @@ def always():
         "positions": [None, "a row a token", "int32"],
     }
     yield from covering((ROPE | few).values(), "heads")
-    narrow = {"cols": [6, 34, 100], "layout": ROPE["layout"][:3], "dtypes": PAIRS[1:6:2]}
+    narrow = {"cols": [6, 34, 100], "layout": ROPE["layout"][:3], "dtypes": PAIRS[:3]}
     yield from covering((ROPE | few | narrow).values(), "odd heads")
     yield 770, 1, False, PAIRS[4], "int16", "contiguous", True, "each", False
 

@@ -617,10 +617,10 @@ MUTATIONS = [
         "rms_norm_rope float32 (3, 4, 128) contiguous",
     ),
     (
-        "the products of a rotation are not rounded",
+        "a pair of 16 bits is turned the other way",
         "rope.cuh",
-        "    round_both(value, partner);\n",
-        "",
+        "is_first ? 0x80008000u : 0u",
+        "is_first ? 0u : 0x80008000u",
         "qk_norm_rope bfloat16 (3, 4, 128) row-strided",
     ),
     (
