@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         layer_norm_gated_bwd,
         layer_norm_gated_fwd,
         layer_norm_quant,
+        qk_norm_rope,
         quantize,
         rms_norm,
         rms_norm_add,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         rms_norm_gated_bwd,
         rms_norm_gated_fwd,
         rms_norm_quant,
+        rms_norm_rope,
         row_sums,
     )
     from ._quant import Quant
@@ -74,6 +76,7 @@ __all__ = [
     "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
     "layer_norm_quant",
+    "qk_norm_rope",
     "quantize",
     "rms_norm",
     "rms_norm_add",
@@ -86,6 +89,7 @@ __all__ = [
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
     "rms_norm_quant",
+    "rms_norm_rope",
     "row_sums",
     "warm_up",
 ]

@@ -65,6 +65,11 @@ class Operand(Input):
 
 
 @dataclass(frozen=True)
+class Indices(Input):
+    """An array of integers."""
+
+
+@dataclass(frozen=True)
 class Output:
     """An array of rows that an op writes, and that a user may give.
 
@@ -224,6 +229,8 @@ class Op:
         Arrays of rows that are written and that a user may give.
     returns : tuple of str
         The arrays that are returned.
+    leader : str
+        The array whose device and library are those of a call.
     """
 
     name: str
@@ -238,6 +245,7 @@ class Op:
     operands: tuple[str, ...]
     writes: tuple[Output, ...]
     returns: tuple[str, ...]
+    leader: str = "x"
 
     def returned(self, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of what is returned: gradients of operands where those are given."""
@@ -291,6 +299,11 @@ class Op:
     def options(self) -> tuple[Option, ...]:
         """The numbers and words among the arguments."""
         return tuple(a for a in self.arguments if isinstance(a, Option))
+
+    @cached_property
+    def indices(self) -> tuple[str, ...]:
+        """The arrays of integers among the arguments."""
+        return tuple(a.name for a in self.arguments if isinstance(a, Indices))
 
     @cached_property
     def totals(self) -> tuple[str, ...]:
@@ -530,6 +543,63 @@ OPS: dict[str, Op] = {
         *(_backward_op(family) for family in FAMILIES if family.has_gradient),
     )
 }
+
+
+def _rope_op(name: str, reads: tuple[str, ...], gammas: str, writes: tuple[Output, ...]) -> Op:
+    """Return an op on heads, each of its arrays with a gamma of its own and the same angles."""
+    parameters = tuple(gammas.format(read) for read in reads)
+    return Op(
+        name=name,
+        norm=name,
+        family=ROPE,
+        source=LOADED,
+        keeps=False,
+        is_backward=False,
+        arguments=(
+            *map(Input, reads),
+            *(Input(parameter, optional=True) for parameter in parameters),
+            *map(Input, ("cos", "sin")),
+            Indices("positions", optional=True),
+            *ROPE.options,
+        ),
+        reads=reads,
+        parameters=parameters,
+        operands=(),
+        writes=writes,
+        returns=tuple(output.name for output in writes),
+        leader=reads[0],
+    )
+
+
+INTERLEAVED = Option("interleaved", False, check="flag", compiled=bool)
+NORM_FIRST = Option("norm_first", True, check="flag", compiled=bool)
+ACROSS_HEADS = Option("across_heads", False, check="flag", compiled=bool)
+# Norms of heads that are rotated by their token's position. Their arrays have axes of their own,
+# and so they are none of FAMILIES and OPS, whose ops take rows of any axes.
+ROPE = Family(
+    "rms_norm_rope",
+    "MeanSquare",
+    "Scale",
+    (),
+    ("gamma",),
+    (_eps(1e-6), INTERLEAVED, NORM_FIRST, ACROSS_HEADS, GAMMA_OFFSET, CAST),
+    sources=(LOADED,),
+    has_gradient=False,
+)
+ROPE_OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        _rope_op("rms_norm_rope", ("x",), "gamma", (Output("y", "out", "x"),)),
+        _rope_op(
+            "qk_norm_rope",
+            ("q", "k"),
+            "{}_gamma",
+            (Output("q_out", "q_out", "q"), Output("k_out", "k_out", "k")),
+        ),
+    )
+}
+ALL_OPS = OPS | ROPE_OPS | QUANTISED
+
 # Those that return no statistics, which users call where no gradient is wanted.
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
@@ -554,9 +624,9 @@ DEQUANTIZE = Op(
 )
 
 # Arrays by name that every op which has them takes None for.
-_INPUTS = [a for op in OPS.values() for a in op.arguments if isinstance(a, Input)]
+_INPUTS = [a for op in ALL_OPS.values() for a in op.arguments if isinstance(a, Input)]
 OPTIONAL = {a.name for a in _INPUTS} - {a.name for a in _INPUTS if not a.optional}
 # What results that a user may give are called.
-RESULTS = {output.argument for op in (*OPS.values(), *QUANTISED.values()) for output in op.writes}
+RESULTS = {output.argument for op in ALL_OPS.values() for output in op.writes}
 # Ops whose rows may be those of a dask array: what they return lies as x does.
 LAZY = tuple(op.name for op in OPS.values() if op.reads == ("x",) and op.returns == (Y.name,))

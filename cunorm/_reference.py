@@ -44,7 +44,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ._families import OPS, Op, Option
+from ._families import OPS, ROPE, Op, Option
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {
@@ -637,3 +637,110 @@ def _statistic(statistic: Near, axes: tuple[int, ...], dtype: np.dtype) -> Expec
     """Return a statistic of each row: float32, or float64 for float64 data."""
     own = dtype if dtype == DTYPES["float64"] else DTYPES["float32"]
     return Expected(np.squeeze(statistic.value, axes), np.squeeze(statistic.error, axes), own)
+
+
+# Of heads that are rotated. Each product and each sum is good to u of itself; cos and sin are exact
+# as given.
+
+
+def rms_norm_rope(
+    x: npt.NDArray[Any],
+    gamma: npt.NDArray[Any] | None,
+    cos: npt.NDArray[Any],
+    sin: npt.NDArray[Any],
+    positions: npt.NDArray[Any] | None = None,
+    eps: float = ROPE.eps,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    cast: str = "before",
+) -> Expected:
+    """Return what is expected of the op of this name, which has the same arguments but `out`."""
+    precision = Precision.of(x.dtype)
+    rounds = cast == "before"
+    product = _promoted(x.dtype, cos.dtype)
+    rows = _rows(cos, positions, x), _rows(sin, positions, x)
+
+    def normalise(h: Near, dtype: np.dtype[Any]) -> Near:
+        shape = (*x.shape[:-2], -1) if across_heads else x.shape
+        h = Near(h.value.reshape(shape), np.broadcast_to(h.error, x.shape).reshape(shape))
+        wide_eps = precision.wide(eps)
+        normal, _ = _mean_square(h, (-1,), h.value.shape[-1], wide_eps, precision)
+        of = {"x": np.empty(0, dtype), "gamma": gamma, "gamma_offset": gamma_offset, "cast": cast}
+        n = _scale(normal, of, precision)
+        n = Near(n.value.reshape(x.shape), n.error.reshape(x.shape))
+        return _operated(n, dtype, rounds, precision)
+
+    def rotate(n: Near) -> Near:
+        return _rotated(n, rows, interleaved, product if rounds else None, precision)
+
+    exact = Near(x.astype(precision.wide), np.zeros(x.shape))
+    y = rotate(normalise(exact, x.dtype)) if norm_first else normalise(rotate(exact), product)
+    return Expected(y.value, y.error, x.dtype)
+
+
+def qk_norm_rope(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    q_gamma: npt.NDArray[Any] | None,
+    k_gamma: npt.NDArray[Any] | None,
+    cos: npt.NDArray[Any],
+    sin: npt.NDArray[Any],
+    *given: Any,
+    **options: Any,
+) -> tuple[Expected, Expected]:
+    """Return what is expected of q and of k, each as `rms_norm_rope` has it."""
+    return (
+        rms_norm_rope(q, q_gamma, cos, sin, *given, **options),
+        rms_norm_rope(k, k_gamma, cos, sin, *given, **options),
+    )
+
+
+def _rows(
+    table: npt.NDArray[Any], positions: npt.NDArray[Any] | None, x: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return a token's row of a table, beside all of its heads."""
+    if positions is not None:
+        table = table[positions]
+    elif table.ndim == 2:
+        table = table[: x.shape[-3]] if x.ndim > 2 else table[0]
+    return table[..., None, :]
+
+
+def _rotated(
+    n: Near,
+    rows: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    interleaved: bool,
+    product: np.dtype[Any] | None,
+    precision: Precision,
+) -> Near:
+    """Return heads with their pairs rotated, and what each result's roundings add."""
+    count = 2 * rows[0].shape[-1]
+    pairs = slice(0, count // 2), slice(count // 2, count)
+    if interleaved:
+        pairs = slice(0, count, 2), slice(1, count, 2)
+    cos, sin = (row.astype(precision.wide) for row in rows)
+
+    def times(pair: slice, factor: npt.NDArray[Any]) -> Near:
+        value, error = n.value[..., pair] * factor, n.error[..., pair] * np.abs(factor)
+        return _operated(Near(value, error), product, product is not None, precision)
+
+    def plus(a: Near, b: Near, sign: int) -> Near:
+        total = Near(a.value + sign * b.value, a.error + b.error)
+        return _operated(total, product, product is not None, precision)
+
+    value, error = n.value.copy(), n.error.copy()
+    first = plus(times(pairs[0], cos), times(pairs[1], sin), -1)
+    second = plus(times(pairs[1], cos), times(pairs[0], sin), 1)
+    for pair, made in zip(pairs, (first, second), strict=True):
+        value[..., pair], error[..., pair] = made.value, made.error
+    return Near(value, error)
+
+
+def _operated(near: Near, dtype: np.dtype[Any] | None, rounds: bool, precision: Precision) -> Near:
+    """Return the result of an operation, rounded to its dtype where it is."""
+    slack = near.error + precision.u * np.abs(near.value) + precision.tiny
+    made = Near(near.value, slack)
+    return _rounded(made, dtype) if rounds and dtype is not None else made

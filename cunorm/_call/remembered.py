@@ -63,7 +63,7 @@ def remembered(work: Work) -> Call:
                 return known.results(complete)
         arrays = dict(zip(op.slots, given, strict=True))
         if kind is None:
-            if _check.is_dask(arrays["x"]) and op.name in LAZY:
+            if op.name in LAZY and _check.is_dask(arrays[op.leader]):
                 from .._interop.dask_array import lazy
 
                 return lazy(op, arrays, options)
@@ -85,7 +85,7 @@ def _as_ranges(call: Call) -> Call:
     from cupyx.profiler import time_range
 
     def ranged(op: Op, given: tuple[Any, ...], options: tuple[object, ...]) -> Any:
-        x = given[op.slots.index("x")]
+        x = given[op.slots.index(op.leader)]
         what = (getattr(x, attribute, "") for attribute in ("shape", "dtype"))
         with time_range(" ".join(map(str, (f"cunorm.{op.name}", *what)))):
             return call(op, given, options)
@@ -145,16 +145,17 @@ class Remembered:
         Shapes and dtypes of arrays to be made.
     results : function
         What takes the arrays that the op returns out of those of a call.
-    distances : tuple of (int, int, int, int, bool)
+    distances : tuple of (int, int, int, int, int, bool)
         Two positions, of what is written and of another array; the distances between their starts,
-        exclusive, at which they might overlap; and whether they may be one and the same.
+        exclusive, at which they might overlap, and the one at which they did not when the call was
+        worked out, like slices of one buffer; and whether they may be one and the same.
     """
 
     device: int
     launches: tuple[tuple[Launch, Callable[[Sequence[Any]], tuple[cupy.ndarray | None, ...]]], ...]
     made: tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
     results: Callable[[Sequence[Any]], Any]
-    distances: tuple[tuple[int, int, int, int, bool], ...]
+    distances: tuple[tuple[int, int, int, int, int, bool], ...]
 
     @staticmethod
     def of(op: Op, launches: tuple[Launch, ...], given: Arrays, complete: Arrays) -> Remembered:
@@ -171,6 +172,7 @@ class Remembered:
                 position[written],
                 position[other],
                 *_distances(given[written], a),
+                given[written].data.ptr - a.data.ptr,
                 other == twin
                 and given[written].dtype == a.dtype
                 and _check.laid_out_alike(given[written], a),
@@ -207,9 +209,9 @@ class Remembered:
         if runtime.getDevice() != self.device:
             with cupy.cuda.Device(self.device):
                 return self.repeat(given, places)
-        for written, other, low, high, may_be_same in self.distances:
+        for written, other, low, high, known, may_be_same in self.distances:
             distance = places[written] - places[other]
-            if low < distance < high and (distance != 0 or not may_be_same):
+            if low < distance < high and distance != known and (distance or not may_be_same):
                 return None
         arrays = [*given, None]
         for shape, dtype in self.made:

@@ -8,19 +8,20 @@ that but no memory, and nothing is launched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from numbers import Integral
 from typing import Any
 
 import cupy
+import numpy as np
 from cupy.cuda import runtime
 
 from .. import _check
-from .._families import BETA, OPS, QUANTISED, Input, Op
+from .._families import ALL_OPS, BETA, QUANTISED, ROPE_OPS, Input, Op
 from .._plan import accumulator
 from .._typing import Arrays
-from . import backward, forward, quantised
+from . import backward, forward, quantised, rope
 
-EVERY = OPS | QUANTISED
 # What CuPy's own allocations start on.
 ALIGNMENT = 512
 
@@ -34,6 +35,8 @@ def warm_up(
     gamma: Any = "x",
     beta: Any = "x",
     gate: Any = "x",
+    cos: Any = "x",
+    positions: Any = None,
     dresidual: bool = False,
     devices: Iterable[int] | None = None,
     **options: Any,
@@ -51,12 +54,16 @@ def warm_up(
     shapes : iterable of tuple of int
         Shapes of x; normalised axes count as one. The length of rows makes a kernel, and their
         number does not but for this: where a row of some array is no multiple of 16 bytes, a single
-        row has a kernel of its own.
+        row has a kernel of its own. Of `rms_norm_rope` and `qk_norm_rope`, shapes of x and of q,
+        (..., H, d), all of whose columns are rotated; k has as many heads. A single token or head
+        has a kernel of its own there, too.
     dtypes : iterable of dtype
         Dtypes of x, by name, or NumPy's or PyTorch's.
-    residual, gamma, beta, gate : dtype or None
+    residual, gamma, beta, gate, cos : dtype or None
         What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
-        None for no such array. A `gamma2` has gamma's.
+        None for no such array. A `gamma2`, q_gamma and k_gamma have gamma's, sin cos's.
+    positions : dtype, optional
+        That of positions; None if the calls have none.
     dresidual : bool
         Whether the calls have a `dresidual`.
     devices : iterable of int, optional
@@ -88,11 +95,12 @@ def warm_up(
     >>> import cunorm
     >>> cunorm.warm_up("add_rms_norm", [(1, 4096)], ["float16", "bfloat16"], gamma="float32")
     """
-    if op not in EVERY:
-        raise ValueError(f"op must be one of {', '.join(sorted(EVERY))}, but is {op!r}")
-    parts = {"residual": residual, "gamma": gamma, "beta": beta, "gate": gate}
+    if op not in ALL_OPS:
+        raise ValueError(f"op must be one of {', '.join(sorted(ALL_OPS))}, but is {op!r}")
+    parts = {"residual": residual, "gamma": gamma, "beta": beta, "gate": gate, "cos": cos}
     others = [name for name, value in parts.items() if value != "x"]
-    _refuse_what_is_not_taken(EVERY[op], others + ["dresidual"] * dresidual, options)
+    others += ["dresidual"] * dresidual + ["positions"] * (positions is not None)
+    _refuse_what_is_not_taken(ALL_OPS[op], others, options)
     extents = [_shape(shape) for shape in _several("shapes", shapes)]
     names = [_check.dtype(dtype, "dtypes").name for dtype in _several("dtypes", dtypes)]
     described = {
@@ -101,11 +109,13 @@ def warm_up(
     }
     described["gamma2"] = described["gamma"]
     described["dresidual"] = "x" if dresidual else None
+    described["positions"] = None if positions is None else _integers(positions)
     for device in _devices(devices):
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
             for shape in extents:
                 for x in names:
-                    _build(EVERY[op], shape, x, described, options)
+                    build = _build_heads if op in ROPE_OPS else _build
+                    build(ALL_OPS[op], shape, x, described, options)
 
 
 def _build(
@@ -134,6 +144,32 @@ def _build(
     work(op, arrays, values, enqueue=False)
 
 
+def _build_heads(
+    op: Op,
+    shape: tuple[int, ...],
+    x: str,
+    described: Mapping[str, str | None],
+    options: Mapping[str, Any],
+) -> None:
+    """Build the kernel of one call on heads, as `_build` does others'."""
+    if 0 in shape:
+        return
+    tokens, heads, cols = shape[:-2], shape[-2:-1], shape[-1:]
+    of_gamma = (prod(heads + cols),) if options.get("across_heads") else cols
+    table = (*(tokens[-1:] or (1,)), max(1, cols[0] // 2))
+    extents = {"gamma": of_gamma, "cos": table, "positions": tokens}
+    arrays: Arrays = {output.name: None for output in op.writes}
+    for argument in op.arguments:
+        if isinstance(argument, Input):
+            name = argument.name
+            of = "gamma" if name in op.parameters else "cos" if name == "sin" else name
+            dtype = described.get(of, "x")
+            own = x if dtype == "x" else dtype
+            arrays[name] = None if own is None else cupy.empty(extents.get(of, shape), own)
+    values = tuple(options.get(option.name, option.default) for option in op.options)
+    rope.work(op, arrays, values, enqueue=False)
+
+
 def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of an array beside x: of rows, of one row, or of one number a row."""
     if name in (*op.parameters, BETA.name):
@@ -157,7 +193,8 @@ class Addresses:
 
 def _refuse_what_is_not_taken(op: Op, given: Iterable[str], options: Iterable[str]) -> None:
     taken = {option.name for option in op.options}
-    for name in (*(n for n in given if n not in op.names), *(n for n in options if n not in taken)):
+    names = {*op.names, *(("gamma",) if op.parameters else ())}
+    for name in (*(n for n in given if n not in names), *(n for n in options if n not in taken)):
         raise TypeError(f"{name} must be left out where op is {op.name}, which does not take it")
 
 
@@ -165,6 +202,18 @@ def _several(name: str, values: Any) -> list[Any]:
     if isinstance(values, (str, type)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of {name}, but is {values!r}")
     return list(values)
+
+
+def _integers(positions: Any) -> str:
+    """Return the name of a dtype of integers, given by its name, as NumPy's or as PyTorch's."""
+    name = str(positions)
+    try:
+        dtype = np.dtype(name.removeprefix("torch.") if name.startswith("torch.") else positions)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "iu":
+        raise TypeError(f"positions must be a dtype of integers or None, but is {positions!r}")
+    return dtype.name
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ Types and dtypes raise TypeError; shapes, layouts and values raise ValueError. A
 argument, what it must be and what it was. All checks come before anything is written.
 
 arrays.py checks one array, options.py one option, memory.py where results may lie. An op's checks,
-of all that it is given, are here; quantised.py has those of ops that return codes.
+of all that it is given, are here; quantised.py has those of ops that return codes, rope.py those of
+heads.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .arrays import (
 )
 from .memory import laid_out_alike, sums_out, written
 from .options import CASTS, OPTIONS, cast, dtype, eps, options, real, word
+from .rope import rope
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -47,6 +49,7 @@ __all__ = [
     "options",
     "outputs",
     "real",
+    "rope",
     "rows",
     "sums_out",
     "type_name",

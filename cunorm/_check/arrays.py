@@ -82,12 +82,13 @@ def same_device(name: str, value: cupy.ndarray, like: cupy.ndarray, twin: str = 
         )
 
 
-def _parameter_dtype(name: str, value: Any, x: Any) -> None:
+def parameter_dtype(name: str, value: Any, x: Any, of: str = "x") -> None:
+    """Refuse a dtype that x, or what `of` names, is not computed with."""
     x_dtype = x.dtype.name
     allowed = ("float64", "float32") if x_dtype == "float64" else ("float16", "bfloat16", "float32")
     if value.dtype.name not in allowed:
         raise TypeError(
-            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]} where x is {x_dtype}, "
+            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]} where {of} is {x_dtype}, "
             f"but is {value.dtype.name}"
         )
 
@@ -127,7 +128,7 @@ def normalised_axes(x: Any, **given: Any) -> int:
     for name, value in given.items():
         if value is None:
             continue
-        _parameter_dtype(name, value, x)
+        parameter_dtype(name, value, x)
         if leader:
             if value.shape != given[leader].shape:
                 raise ValueError(
@@ -147,7 +148,7 @@ def normalised_axes(x: Any, **given: Any) -> int:
 def operand(name: str, value: Any, x: cupy.ndarray) -> None:
     """Refuse what does not broadcast against x, or has a dtype that x is not computed with."""
     array(name, value)
-    _parameter_dtype(name, value, x)
+    parameter_dtype(name, value, x)
     trailing = x.shape[x.ndim - value.ndim :] if value.ndim <= x.ndim else None
     if trailing is None or any(
         own not in (1, extent) for own, extent in zip(value.shape, trailing, strict=True)

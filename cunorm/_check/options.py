@@ -153,6 +153,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "scale_offset": _offset,
     "quant": _quant,
     "sums": lambda _name, value, _arrays: bool(value),
+    "flag": lambda _name, value, _arrays: bool(value),
 }
 
 

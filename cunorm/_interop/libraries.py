@@ -76,7 +76,7 @@ def cross(op: Op, call: Call, arrays: Arrays) -> Any:
     }
     if not any(imports.values()):
         return None
-    x = arrays["x"]
+    x = arrays[op.leader]
     streams = [
         take.stream
         for take in imports.values()
@@ -115,7 +115,7 @@ def _import(op: Op, name: str, array: Any, tensor: Any) -> Import | None:
         return None
     argument, is_written = op.results_given.get(name, name), name in op.results_given
     if isinstance(array, tensor):
-        if not torch_tensor.can_cross(array):
+        if not torch_tensor.can_cross(array, name in op.indices):
             torch_tensor.refuse(op.norm, argument, array)
         return torch_tensor.from_torch
     device = getattr(array, "__dlpack_device__", None)

@@ -25,13 +25,16 @@ from .streams import Handle, ordered
 Work = Callable[[Callable[[cupy.ndarray], Any]], Any]
 
 
-def can_cross(tensor: Any) -> bool:
-    """Return whether DLPack hands over a tensor, and all of it."""
+def can_cross(tensor: Any, of_integers: bool = False) -> bool:
+    """Return whether DLPack hands over a tensor, and all of it.
+
+    Integers are left to the checks of the op that takes them.
+    """
     return bool(
         tensor.is_cuda
         and not tensor.requires_grad
         and tensor.layout is sys.modules["torch"].strided
-        and tensor.dtype in _dtypes()
+        and (of_integers or tensor.dtype in _dtypes())
         and not tensor.is_neg()
     )
 

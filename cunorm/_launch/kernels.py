@@ -10,14 +10,12 @@ import logging
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import cupy
 
-    from .._plan import ColumnSums, Dequantised, Plan, Reach, SegmentSums, Try
-
-    Kernel = Plan | ColumnSums | SegmentSums | Dequantised
+    from .._plan import Reach, Try
 
 _log = logging.getLogger("cunorm")
 
@@ -57,7 +55,7 @@ def arch(device: int) -> int:
 
 
 @cache
-def load(plan: Kernel, reach: Reach, device: int) -> cupy.RawKernel:
+def load(plan: Any, reach: Reach | tuple[Reach, ...], device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
     One that the assembler has no registers for is built again, until nothing of it is left in local
@@ -65,9 +63,9 @@ def load(plan: Kernel, reach: Reach, device: int) -> cupy.RawKernel:
 
     Parameters
     ----------
-    plan : Plan, ColumnSums, SegmentSums or Dequantised
+    plan : Plan, RopePlan, ColumnSums, SegmentSums or Dequantised
         Which kernel, and what it is specialised for.
-    reach : Reach
+    reach : Reach or tuple of Reach
         What depends on the arrays of a call: their alignment, the levels of their rows.
     device : int
         The current device.
@@ -90,7 +88,7 @@ def load(plan: Kernel, reach: Reach, device: int) -> cupy.RawKernel:
     return kernel
 
 
-def _compiled(plan: Kernel, reach: Reach, attempt: Try) -> cupy.RawKernel:
+def _compiled(plan: Any, reach: Reach | tuple[Reach, ...], attempt: Try) -> cupy.RawKernel:
     import cupy
 
     kernels = folder()

@@ -171,7 +171,7 @@ def prepare(
     Operands that differ by row are among `rows`, in their shape. Parameters by segment have two
     axes.
     """
-    layout = _layout(axes, *rows.values())
+    layout = layout_of(axes, *rows.values())
     strides = {
         name: tuple(stride * int(a.itemsize) for stride in steps)
         for (name, a), steps in zip(rows.items(), layout.strides, strict=True)
@@ -179,7 +179,7 @@ def prepare(
     reach = Reach(
         (
             *_accesses(plan, axes, rows, strides),
-            *((name, _access_of_parameter(plan, a)) for name, a in parameters.items()),
+            *((name, access_of_parameter(plan, a)) for name, a in parameters.items()),
         ),
         len(layout.extents),
         layout.count >= 2**32,
@@ -187,7 +187,7 @@ def prepare(
     )
     plan = plan.reached(reach)
     device = rows["x"].device.id
-    numbers = _numbers(
+    numbers = numbers_of(
         layout.extents,
         tuple(strides[name] for name in (*plan.of_rows, *reach.by_row)),
         plan.accumulator,
@@ -210,7 +210,7 @@ def _strides(a: cupy.ndarray) -> tuple[int, ...]:
     return tuple(stride // a.itemsize for stride in a.strides)
 
 
-def _layout(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
+def layout_of(axes: int, *arrays: cupy.ndarray) -> levels.Layout:
     lead = arrays[0].ndim - axes
     return levels.merge(arrays[0].shape[:lead], *(_strides(a)[:lead] for a in arrays))
 
@@ -223,7 +223,7 @@ def fit(axes: int, *rows: cupy.ndarray, beside: Iterable[cupy.ndarray] = ()) -> 
     lead = rows[0].ndim - axes
     return (
         all(_is_row(a, lead) for a in rows)
-        and len(_layout(axes, *rows, *beside).extents) <= levels.LEVELS
+        and len(layout_of(axes, *rows, *beside).extents) <= levels.LEVELS
     )
 
 
@@ -240,7 +240,7 @@ def _accesses(
     """
     room = MOST_SEAMS if plan.split.shared else len(rows)
     for name, a in rows.items():
-        access = _access(plan, axes, a, strides[name])
+        access = access_of(plan, axes, a, strides[name])
         if access == "SHIFTED":
             if room == 0:
                 access = "ELEMENTS"
@@ -249,7 +249,7 @@ def _accesses(
         yield name, access
 
 
-def _access(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) -> str:
+def access_of(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) -> str:
     """Return how the kernel reaches an array's packets: an `Access` of kernels/stream.cuh.
 
     `strides` are those of its rows, in bytes.
@@ -262,7 +262,8 @@ def _access(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) ->
     return "SHIFTED" if shifts else "ELEMENTS"
 
 
-def _access_of_parameter(plan: Plan, a: cupy.ndarray | None) -> str:
+def access_of_parameter(plan: Plan, a: cupy.ndarray | None) -> str:
+    """Return how the kernel reaches a row that all rows, or all of a segment, share."""
     pitch = () if a is None or plan.by_segment is None else a.strides[:-1]
     return "ALIGNED" if a is None or _in_packets(plan, a, pitch) else "ELEMENTS"
 
@@ -274,12 +275,12 @@ def _in_packets(plan: Plan, a: cupy.ndarray, strides: Iterable[int]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _numbers(
+def numbers_of(
     extents: tuple[int, ...],
     strides: tuple[tuple[int, ...], ...],
     accumulator: str,
     scalars: tuple[float, ...],
-    segments: tuple[int, ...],
+    segments: tuple[int, ...] = (),
 ) -> np.ndarray:
     """Return the kernel's last argument: Numbers of its translation unit."""
     dtype = np.dtype(

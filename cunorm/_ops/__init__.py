@@ -38,6 +38,7 @@ from .rms import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
+from .rope import qk_norm_rope, rms_norm_rope
 from .sums import combine_moments, row_sums
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "layer_norm_gated_bwd",
     "layer_norm_gated_fwd",
     "layer_norm_quant",
+    "qk_norm_rope",
     "quantize",
     "rms_norm",
     "rms_norm_add",
@@ -70,5 +72,6 @@ __all__ = [
     "rms_norm_gated_bwd",
     "rms_norm_gated_fwd",
     "rms_norm_quant",
+    "rms_norm_rope",
     "row_sums",
 ]

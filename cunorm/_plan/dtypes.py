@@ -8,8 +8,15 @@ C_TYPE = {
     "bfloat16": "__nv_bfloat16",
     "float32": "float",
     "float64": "double",
-    "uint8": "unsigned char",
+    # Of positions and codes.
     "int8": "signed char",
+    "uint8": "unsigned char",
+    "int16": "short",
+    "uint16": "unsigned short",
+    "int32": "int",
+    "uint32": "unsigned",
+    "int64": "long long",
+    "uint64": "unsigned long long",
 }
 
 

@@ -21,20 +21,20 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 ROUND = Stage("Round<S, X::E>", "{}")
 
 
-def then(stages: Iterable[Stage], y: str = "Y::E") -> Stage:
-    """Return the epilogue of some stages, in order, that ends in a rounding to y's type."""
+def then(stages: Iterable[Stage], to: str = "Y::E") -> Stage:
+    """Return the epilogue of some stages, in order, that ends in a rounding to a type."""
     stages = tuple(stages)
     arrays = "{}"
     for stage in reversed(stages):
         arrays = f"{{{stage.arrays}, {arrays}}}"
-    return Stage(f"Then<{', '.join(('S', y, *(s.type for s in stages)))}>", arrays)
+    return Stage(f"Then<{', '.join(('S', to, *(s.type for s in stages)))}>", arrays)
 
 
 def times_gamma(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> Stage:
     """Return what multiplies by gamma, as a stage or as the part of a backward kernel."""
     if gamma not in of:
         return Stage("Unscaled<S>", "{}")
-    has_offset = _word(chosen["gamma_offset"])
+    has_offset = word(chosen["gamma_offset"])
     return Stage(f"Times<S, {type_name(gamma)}, {has_offset}>", f"{{${gamma}, n.gamma_offset}}")
 
 
@@ -43,7 +43,7 @@ def weight_of(of: Dtypes, chosen: Chosen) -> Stage:
     gamma = times_gamma(of, chosen)
     if "scale" not in of:
         return gamma
-    type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}>"
+    type_ = f"Times<S, Scale, {word(chosen['scale_offset'])}>"
     scale = Stage(type_, "{$scale, n.scale_offset}")
     if "gamma" not in of:
         return scale
@@ -53,7 +53,7 @@ def weight_of(of: Dtypes, chosen: Chosen) -> Stage:
 def gate_of(of: Dtypes, chosen: Chosen) -> tuple[Stage, Stage]:
     """Return what a backward kernel of a gated norm reads its rows by, and what makes dgate."""
     activation = ACTIVATIONS[chosen["activation"]]
-    first = _word(chosen["gate_first"])
+    first = word(chosen["gate_first"])
     bias, beta = "Unscaled<S>", "{}"
     if "beta" in of and not chosen["gate_first"]:
         bias, beta = "Plus<S, Beta>", "{$beta}"
@@ -66,7 +66,8 @@ def gate_of(of: Dtypes, chosen: Chosen) -> tuple[Stage, Stage]:
     )
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
+    """Return a flag as C++ has it."""
     return str(value).lower()
 
 
@@ -81,7 +82,7 @@ def _scaled(of: Dtypes, chosen: Chosen, gamma: str = "gamma") -> tuple[Stage, ..
 
 def _affine(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "gamma" in of and "beta" in of:
-        type_ = f"TimesPlus<S, Gamma, Beta, {_word(chosen['gamma_offset'])}>"
+        type_ = f"TimesPlus<S, Gamma, Beta, {word(chosen['gamma_offset'])}>"
         return (Stage(type_, "{$gamma, $beta, n.gamma_offset}"),)
     if "gamma" in of:
         return (times_gamma(of, chosen),)
@@ -96,7 +97,7 @@ def _modulated(of: Dtypes, chosen: Chosen) -> tuple[Stage, ...]:
     if "scale" in of:
         dtype = promoted(dtype, of["scale"])
         own = ", Scale::E" if rounds else ""
-        type_ = f"Times<S, Scale, {_word(chosen['scale_offset'])}{own}>"
+        type_ = f"Times<S, Scale, {word(chosen['scale_offset'])}{own}>"
         stages.append(Stage(type_, "{$scale, n.scale_offset}"))
         stages += [_round(dtype)] * rounds
     if "shift" in of:

@@ -113,52 +113,65 @@ def arrays(plan: Plan, reach: Reach) -> dict[str, str]:
     return types
 
 
-def write(plan: Plan, reach: Reach, attempt: Try) -> str:
-    """Return the translation unit of a kernel."""
-    split = plan.split
+def declarations(plan: Plan, reach: Reach, attempt: Try) -> tuple[str, ...]:
+    """Return the lines that name what a kernel is made of, and the struct of its numbers."""
     index = "unsigned long long" if reach.wide_index else "unsigned"
-    of_rows = strided(plan, reach)
     numbers = f"\n  S::Acc {', '.join(plan.scalars)};" if plan.scalars else ""
-    places = {n: f"{{{n}, n.{n}}}" if n in of_rows else f"{{{n}}}" for n in plan.arrays}
     if plan.by_segment is not None:
         pitches = "".join(f"\n  long long {name}_pitch;" for name in plan.by_segment)
         numbers = f"\n  Segments segments;{pitches}{numbers}"
-        for name in plan.by_segment:
-            places[name] = f"{{row_of_segment({name}, n.{name}_pitch, n.segments)}}"
-    body = Template(plan.body).substitute(places)
+    return (
+        "struct Chosen {",
+        f"  using T = {C_TYPE[plan.row]};",
+        f"  using Index = {index};",
+        "  static constexpr int "
+        + ", ".join(f"{n} = {value}" for n, value in chosen(plan, reach, attempt).items())
+        + ";",
+        "};",
+        "using S = Split<Chosen>;",
+        *(f"using {type_name(n)} = {how};" for n, how in arrays(plan, reach).items()),
+        "struct Numbers {",
+        "  Rows rows;",
+        f"  Strides {', '.join(strided(plan, reach))};{numbers}",
+        "};",
+        "",
+    )
+
+
+def body(plan: Plan, reach: Reach) -> str:
+    """Return what the entry point calls, with its arrays."""
+    of_rows = strided(plan, reach)
+    places = {n: f"{{{n}, n.{n}}}" if n in of_rows else f"{{{n}}}" for n in plan.arrays}
+    for name in plan.by_segment or ():
+        places[name] = f"{{row_of_segment({name}, n.{name}_pitch, n.segments)}}"
+    return Template(plan.body).substitute(places)
+
+
+def write(plan: Plan, reach: Reach, attempt: Try) -> str:
+    """Return the translation unit of a kernel."""
+    split = plan.split
     cluster = f" __cluster_dims__({split.cluster}, 1, 1)" if split.cluster > 1 else ""
     return "\n".join(
         (
             f"// {plan.kernel}: rows of {plan.cols} {plan.row}",
             f'#include "{plan.header}"',
             "",
-            "struct Chosen {",
-            f"  using T = {C_TYPE[plan.row]};",
-            f"  using Index = {index};",
-            "  static constexpr int "
-            + ", ".join(f"{n} = {value}" for n, value in chosen(plan, reach, attempt).items())
-            + ";",
-            "};",
-            "using S = Split<Chosen>;",
-            *(f"using {type_name(n)} = {how};" for n, how in arrays(plan, reach).items()),
-            "struct Numbers {",
-            "  Rows rows;",
-            f"  Strides {', '.join(of_rows)};{numbers}",
-            "};",
-            "",
+            *declarations(plan, reach, attempt),
             f'extern "C" __global__ void{cluster} '
             f"__launch_bounds__({split.lanes * split.rows}, {attempt.blocks})",
-            f"{plan.kernel}({', '.join(_parameter(plan, name) for name in plan.arrays)}, "
+            f"{plan.kernel}({', '.join(parameter(plan, name) for name in plan.arrays)}, "
             "const Numbers n) {",
-            f"  {body}",
+            f"  {body(plan, reach)}",
             "}",
             "",
         )
     )
 
 
-def _parameter(plan: Plan, name: str) -> str:
+def parameter(plan: Plan, name: str, scope: str = "", prefix: str = "") -> str:
+    """Return a parameter of the entry point: that of an array, with its type's scope."""
     element = "S::Acc*" if name in plan.statistics else f"{type_name(name)}::E*"
     if name in plan.written:
-        return f"{element} {name}"
-    return f"const {element} {'__restrict__ ' if name in plan.parameters else ''}{name}"
+        return f"{scope}{element} {prefix}{name}"
+    restricted = "__restrict__ " if name in plan.parameters else ""
+    return f"const {scope}{element} {restricted}{prefix}{name}"

@@ -112,6 +112,8 @@ class Check:
 
 def grid() -> Iterator[Check]:
     """Yield the grid: sizes on the ops that return statistics, layouts on those that do not."""
+    from . import rope  # which imports this module
+
     for dtype in DTYPES:
         for op in OPS.values():
             if op.keeps:
@@ -126,6 +128,7 @@ def grid() -> Iterator[Check]:
             for layout in LAYOUTS:
                 if _has(op, layout, dtype):
                     yield Check(op.name, dtype, _shape(layout), layout, measure)
+    yield from rope.grid()
 
 
 def _has(op: Op, layout: str, dtype: str) -> bool:
@@ -180,7 +183,7 @@ def _forward(op: Op, check: Check) -> Outcome:
     expected = expected if isinstance(expected, tuple) else (expected,)
     faults: list[str] = []
     errors = [
-        _compare(name, actual, want, faults)
+        compare(name, actual, want, faults)
         for name, actual, want in zip(op.returns, outputs, expected, strict=True)
     ]
     for name, (whole, _) in placed.items():
@@ -193,7 +196,7 @@ def _forward(op: Op, check: Check) -> Outcome:
             faults.append(f"wrote outside {written[name]}" if is_written else f"changed {name}")
     if outs and any(a is not b for a, b in zip(outputs, outs.values(), strict=True)):
         faults.append("out was not returned")
-    return _worst(errors, faults)
+    return outcome_of(errors, faults)
 
 
 def _backward(op: Op, check: Check) -> Outcome:
@@ -211,10 +214,10 @@ def _backward(op: Op, check: Check) -> Outcome:
     expected = getattr(_reference, check.op)(*given, *map(cupy.asnumpy, statistics))
     faults: list[str] = []
     errors = [
-        _compare(name, actual, want, faults)
+        compare(name, actual, want, faults)
         for name, actual, want in zip(op.returns, outputs, expected, strict=True)
     ]
-    return _worst(errors, faults)
+    return outcome_of(errors, faults)
 
 
 def _arguments(
@@ -235,12 +238,12 @@ def _arguments(
     return rows, parameters | {n: None if without else random(shape, dtype) for n in biases}
 
 
-def _worst(errors: list[tuple[float, float]], faults: list[str]) -> Outcome:
+def outcome_of(errors: list[tuple[float, float]], faults: list[str]) -> Outcome:
     """Return the outcome of an op, which is that of the output with the worst error."""
     return max((Outcome(*error, faults) for error in errors), key=lambda outcome: outcome.share)
 
 
-def _compare(name: str, actual: Any, want: Expected, faults: list[str]) -> tuple[float, float]:
+def compare(name: str, actual: Any, want: Expected, faults: list[str]) -> tuple[float, float]:
     """Return an output's worst error and what is allowed there; add to `faults` what is off."""
     if actual.shape != want.value.shape or actual.dtype != want.dtype:
         faults.append(f"{name} is {actual.dtype} {actual.shape}")

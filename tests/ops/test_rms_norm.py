@@ -299,7 +299,7 @@ def test_more_rows_than_32_bits_count_are_counted_in_64(monkeypatch, inner):
     launch = launches.prepare(plan, 1, arrays, {}, scalars, ("y", "x"), {})
     assert launch.grid == (3 * inner // 32,)
     assert [(reach.levels, reach.wide_index) for reach in asked] == [(2, inner == 2**31)]
-    numbers = launches._numbers((3, inner), ((256, 0),), "float32", ())
+    numbers = launches.numbers_of((3, inner), ((256, 0),), "float32", ())
     assert numbers["count"] == 3 * inner
     assert numbers["extent"].tolist() == [3, inner]
     assert numbers["strides"].tolist() == [[0, 256, 0]]

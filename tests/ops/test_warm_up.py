@@ -107,6 +107,50 @@ def test_quantised_ops_are_warmed_up_for_schemes_of_any_numbers(built, norm):
         cunorm.warm_up(f"{norm}_quant", [(6, 72)], ["float16"])
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("op", _families.ROPE_OPS)
+@pytest.mark.parametrize(
+    ("dtypes", "options"),
+    [
+        ({}, {}),
+        ({"cos": "float32", "positions": "int64"}, {}),
+        ({"gamma": None, "positions": "uint8"}, {"interleaved": True}),
+        ({"gamma": "float32"}, {"across_heads": True, "norm_first": False}),
+    ],
+)
+def test_a_call_on_heads_after_warm_up_builds_nothing(built, op, dtypes, options, tokens):
+    shape, x = (tokens, 4, 64), "bfloat16"
+    of = {"gamma": x, "cos": x, "positions": None} | dtypes
+    given = {name: cupy.asarray(random(shape, x)) for name in _families.ROPE_OPS[op].reads}
+    weight = (256,) if "across_heads" in options else (64,)
+    for name in _families.ROPE_OPS[op].parameters:
+        given[name] = None if of["gamma"] is None else cupy.asarray(random(weight, of["gamma"]))
+    given |= {name: cupy.asarray(random((9, 32), of["cos"])) for name in ("cos", "sin")}
+    if of["positions"] is not None:
+        given["positions"] = cupy.arange(tokens).astype(of["positions"])
+    built.clear()
+    with cupy.cuda.using_allocator(lambda nbytes: pytest.fail(f"{nbytes} bytes")):
+        cunorm.warm_up(op, [shape], [x], **dtypes, **options)
+    assert len(built) == 1
+    built.clear()
+    getattr(cunorm, op)(**given, **options)
+    assert built == []
+
+
+def test_what_makes_another_kernel_of_heads_is_refused_where_it_is_not_taken():
+    with pytest.raises(TypeError, match=r"^positions must be left out where op is rms_norm"):
+        cunorm.warm_up("rms_norm", [(2, 64)], ["float16"], positions="int64")
+    with pytest.raises(TypeError, match=r"^cos must be left out where op is rms_norm"):
+        cunorm.warm_up("rms_norm", [(2, 64)], ["float16"], cos="float32")
+    with pytest.raises(TypeError, match=r"^residual must be left out where op is qk_norm_rope"):
+        cunorm.warm_up("qk_norm_rope", [(2, 1, 64)], ["float16"], residual="float32")
+    for wrong in ("float32", "numbers", bool):
+        with pytest.raises(TypeError, match=r"^positions must be a dtype of integers or None"):
+            cunorm.warm_up("qk_norm_rope", [(2, 1, 64)], ["float16"], positions=wrong)
+    for named in (np.int64, np.dtype("i8"), torch.int64, "int64"):
+        cunorm.warm_up("qk_norm_rope", [(2, 1, 64)], ["float16"], positions=named)
+
+
 # Packets of 4 lanes, shared memory, a cluster, and rows that are read twice.
 @pytest.mark.parametrize("cols", [8, 4096, 40_000, 1_300_000])
 def test_rows_of_any_length_are_warmed_up_without_memory_for_them(built, monkeypatch, cols):

@@ -20,7 +20,7 @@ from cunorm import __main__ as command
 from cunorm import _info
 from cunorm._families import OPS
 from cunorm._launch import kernels
-from cunorm._selfcheck import checks
+from cunorm._selfcheck import checks, rope
 from cunorm._selfcheck import run as selfcheck_run
 from cunorm._selfcheck.checks import Check, Outcome
 
@@ -64,7 +64,7 @@ def test_the_grid_holds_every_op_dtype_and_layout():
     assert {check.op for check in grid} == ops
     for op in ops:
         assert {check.dtype for check in grid if check.op == op} == set(checks.DTYPES)
-    assert {check.where for check in grid} == {"contiguous", *checks.LAYOUTS}
+    assert {check.where for check in grid} == {"contiguous", *checks.LAYOUTS, *rope.WAYS}
     assert len({str(check) for check in grid}) == len(grid)
 
 

@@ -17,7 +17,7 @@ import cunorm
 from cunorm import _reference, simgpu
 from cunorm._call import remembered
 from cunorm._launch import kernels
-from cunorm._selfcheck import checks
+from cunorm._selfcheck import checks, rope
 from cunorm._selfcheck.checks import Check, Outcome
 
 pytestmark = [
@@ -60,6 +60,12 @@ def warps_out_of_step(check):
     with simgpu.warp_races():
         off = ~_reference.rms_norm(x).accepts(cunorm.rms_norm(cupy.asarray(x)).get())
     return Outcome(math.nan, math.nan, [f"{off.sum()} elements off"] if off.any() else [])
+
+
+def heads_out_of_step(check):
+    """RoPE of heads whose lanes hand packets over, ordered by ``__syncwarp`` alone."""
+    with simgpu.warp_races():
+        return rope.measure(check)
 
 
 def backward(check, **options):
@@ -162,6 +168,9 @@ PROBES = {str(check): check for check in checks.grid()} | {
         "rms_norm_gated", "float16", (1, 700_000), "read again", gated_first
     ),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
+    "heads out of step": Check(
+        "qk_norm_rope", "bfloat16", (3, 4, 96), "contiguous", heads_out_of_step
+    ),
 }
 BESIDE = [
     Check("add_rms_norm", "float16", (5, 7), "numbers", beside),
@@ -716,6 +725,41 @@ MUTATIONS = [
         "mul(variance, typename S::Acc(S::COLS))",
         "variance",
         "layer_norm float32 (5, 96) given sums",
+    ),
+    (
+        "a pair is turned the other way",
+        "rotation.cuh",
+        "? -s[at] : s[at]",
+        "? s[at] : -s[at]",
+        "rms_norm_rope float32 (3, 4, 128) contiguous",
+    ),
+    (
+        "a pair of 16 bits is turned the other way",
+        "rotation.cuh",
+        "is_first ? 0x80008000u : 0u",
+        "is_first ? 0u : 0x80008000u",
+        "qk_norm_rope bfloat16 (3, 4, 128) row-strided",
+    ),
+    (
+        "columns past the rotated ones are rotated too",
+        "rotation.cuh",
+        "if (H::R < H::D && column >= H::R) return;",
+        "",
+        "rms_norm_rope float16 (3, 4, 96) half of the columns",
+    ),
+    (
+        "missing order in a warp: partners are read before they are there",
+        "heads.cuh",
+        "      __syncwarp();\n",
+        "",
+        "heads out of step",
+    ),
+    (
+        "every token is at the first position",
+        "rotation.cuh",
+        "table.first + position_ * table.stride.level[2]",
+        "table.first",
+        "rms_norm_rope float64 (3, 4, 128) in place",
     ),
 ]
 

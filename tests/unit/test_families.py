@@ -10,10 +10,9 @@ import torch
 import cunorm
 import cunorm.torch
 from cunorm import _check
-from cunorm._families import BACKWARD, FAMILIES, LAZY, OPS, QUANTISED, Input
+from cunorm._families import ALL_OPS, BACKWARD, FAMILIES, LAZY, OPS, QUANTISED, ROPE_OPS, Input
 
-EVERY = OPS | QUANTISED
-every_op = pytest.mark.parametrize("op", EVERY.values(), ids=EVERY)
+every_op = pytest.mark.parametrize("op", ALL_OPS.values(), ids=ALL_OPS)
 # What else is public: schemes of quantised ops, and what is no norm.
 BESIDE = ["Quant", "combine_moments", "dequantize", "quantize", "row_sums", "warm_up"]
 POSITIONAL, KEYWORD = (
@@ -63,7 +62,8 @@ def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
 
     calls = []
     function = getattr(cunorm, op.name)
-    made_by = "backward" if op.is_backward else "quantised" if op.name in QUANTISED else "forward"
+    made_by = "backward" if op.is_backward else "forward"
+    made_by = "quantised" if op.name in QUANTISED else "rope" if op.name in ROPE_OPS else made_by
     monkeypatch.setitem(function.__globals__, made_by, caught)
     given = {name: object() for name, *_ in signature(op)}
     function(**given)
@@ -76,7 +76,7 @@ def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
 
 
 def test_the_public_names_are_those_of_the_families():
-    assert sorted([*EVERY, *BESIDE]) == cunorm.__all__
+    assert sorted([*ALL_OPS, *BESIDE]) == cunorm.__all__
 
 
 FORWARD = [
@@ -119,7 +119,7 @@ def test_operators_have_the_schemas_that_saved_programs_name():
 
 
 def test_every_option_has_a_check_and_every_family_a_backward_op():
-    assert {option.check for op in EVERY.values() for option in op.options} == set(_check.OPTIONS)
+    assert {option.check for op in ALL_OPS.values() for option in op.options} == set(_check.OPTIONS)
     assert list(BACKWARD) == [family for family in FAMILIES if family.has_gradient]
     assert LAZY == ("rms_norm", "layer_norm")
 

@@ -1,0 +1,195 @@
+# mypy: disable-error-code="no-any-return"
+"""RMSNorm of heads with rotary position embedding, of one array or of queries and keys."""
+
+from __future__ import annotations
+
+from .._call.rope import rope
+from .._families import ROPE_OPS
+from .._typing import Cast, DeviceArray, DeviceArrayT
+
+
+def rms_norm_rope(
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    positions: DeviceArray | None = None,
+    eps: float = 1e-6,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    out: DeviceArray | None = None,
+) -> DeviceArrayT:
+    """Normalise heads by their root mean square and rotate them by their token's position.
+
+    ``n = rms_norm(x, gamma, eps)`` of each head; then a pair ``(a, b) = (n[i], n[i + R / 2])`` of
+    its first R columns becomes ``(a * c - b * s, b * c + a * s)``, where ``c = cos[p, i]`` and
+    ``s = sin[p, i]`` are those of the token's position p. One read and one write.
+
+    Parameters
+    ----------
+    x : cupy.ndarray, shape (..., H, d)
+        Heads of an even number of columns: float16, bfloat16, float32 or float64. Any strides, as
+        slices of a packed projection have; an array whose rows are not one unit-stride run, or
+        whose leading axes do not merge into three strided levels, is copied first.
+    gamma : cupy.ndarray or None
+        The weight, of shape (d,), or (H, d) for one of each head; (H * d,) where `across_heads`.
+        float16, bfloat16 or float32; float64 or float32 where `x` is float64.
+    cos, sin : cupy.ndarray, shape (P, R / 2)
+        Cosines and sines of each position, in one dtype, such as gamma may have. R is at most d,
+        and the columns past it are not rotated. A cache that holds both is given as two slices. Or
+        a row for each token, of shape (..., R / 2), which broadcasts.
+    positions : cupy.ndarray of int, shape (...)
+        The row of `cos` and `sin` for each token, in any integer dtype; it broadcasts against x's
+        axes before the heads. If None, a token's row is its index in the last of those axes. One
+        that is no row of the tables is the caller's fault: the kernel reads past their ends, as the
+        software GPU says and hardware may not.
+    eps : float
+        Added to the mean square; finite and not negative.
+    interleaved : bool
+        Whether pairs are neighbours, ``(n[2 * i], n[2 * i + 1])``, as GPT-J and Flux have them.
+    norm_first : bool
+        Whether the norm comes before the rotation. If not, the rotated head is what is normalised.
+    across_heads : bool
+        Whether a token's heads have one mean square together, as in OLMo 2.
+    gamma_offset : float
+        Added to `gamma` in float32: 1 for models that store the weight less one, like Gemma's.
+    cast : {"before", "after"}
+        Where 16-bit results are rounded. "before" rounds as `rms_norm` and operators on arrays do:
+        n, which has x's dtype, then each product and each sum, to the dtype that promotion of x's
+        and cos's gives. "after" rounds once, at the end.
+    out : cupy.ndarray, optional
+        Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
+
+    Returns
+    -------
+    cupy.ndarray, shape (..., H, d)
+        y in x's dtype; `out` where it was given.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype.
+    ValueError
+        For a wrong shape, device, value or overlap. Nothing is written then.
+
+    See Also
+    --------
+    qk_norm_rope : Of queries and keys, in one launch.
+    rms_norm : The norm alone.
+
+    Notes
+    -----
+    y has the bits of `rms_norm` followed by CuPy's operators, each result rounded to its dtype, and
+    by a cast to x's. With `cos` in bfloat16 beside such an `x` those are the bits of the models of
+    Hugging Face's transformers; with a float32 `cos`, those of a float32 rotation of the rounded n.
+    A head has the same bits alone and in any batch, at any alignment and any strides. The work is
+    enqueued on CuPy's current stream. It is one kernel, but for rows of more than 32 KiB where
+    `across_heads`, of which the norm is one and the rotation another.
+
+    Tensors and arrays of other libraries may stand for each array, as in `rms_norm`.
+
+    The definitions are those of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019,
+    and of Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[[1.0, 7.0]], [[1.0, 7.0]]], dtype="float32")
+    >>> angle = cupy.asarray([[0.0], [cupy.pi / 2]], dtype="float32")
+    >>> cunorm.rms_norm_rope(x, None, cupy.cos(angle), cupy.sin(angle)).round(3)
+    array([[[ 0.2,  1.4]],
+    <BLANKLINE>
+           [[-1.4,  0.2]]], dtype=float32)
+
+    In place, of tokens at given positions:
+
+    >>> positions = cupy.asarray([1, 0])
+    >>> cunorm.rms_norm_rope(x, None, cupy.cos(angle), cupy.sin(angle), positions, out=x) is x
+    True
+    """
+    return rope(
+        ROPE_OPS["rms_norm_rope"],
+        (x, gamma, cos, sin, positions, out),
+        (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
+    )
+
+
+def qk_norm_rope(
+    q: DeviceArrayT,
+    k: DeviceArray,
+    q_gamma: DeviceArray | None,
+    k_gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    positions: DeviceArray | None = None,
+    eps: float = 1e-6,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    q_out: DeviceArray | None = None,
+    k_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
+    """Normalise and rotate the heads of queries and keys, in one launch.
+
+    As ``rms_norm_rope(q, q_gamma, ...)`` and ``rms_norm_rope(k, k_gamma, ...)``, bit for bit.
+
+    Parameters
+    ----------
+    q : cupy.ndarray, shape (..., Hq, d)
+        Queries, as x of `rms_norm_rope`.
+    k : cupy.ndarray, shape (..., Hk, d)
+        Keys of the same tokens, in as many heads as there are, or fewer or more.
+    q_gamma, k_gamma : cupy.ndarray or None
+        Their weights.
+    cos, sin, positions, eps, interleaved, norm_first, across_heads, gamma_offset, cast
+        As in `rms_norm_rope`.
+    q_out, k_out : cupy.ndarray, optional
+        Where the results are written: `q` and `k` themselves, or memory of their shapes that
+        overlaps no other argument.
+
+    Returns
+    -------
+    q : cupy.ndarray, shape (..., Hq, d)
+        In q's dtype; `q_out` where it was given.
+    k : cupy.ndarray, shape (..., Hk, d)
+        In k's dtype; `k_out` where it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm_rope`.
+
+    See Also
+    --------
+    rms_norm_rope : Of one array.
+
+    Examples
+    --------
+    Slices of a packed projection, in place:
+
+    >>> import cupy
+    >>> import cunorm
+    >>> tokens, heads, d = 3, 4, 8
+    >>> packed = cupy.ones((tokens, heads + 2 + 2, d), "float16")
+    >>> q, k, v = packed[:, :4], packed[:, 4:6], packed[:, 6:]
+    >>> angle = cupy.arange(16, dtype="float32")[:, None] * 0.1 ** cupy.arange(d // 2)
+    >>> cos, sin = cupy.cos(angle).astype("float16"), cupy.sin(angle).astype("float16")
+    >>> positions = cupy.asarray([7, 8, 9])
+    >>> out = {"q_out": q, "k_out": k}
+    >>> y, z = cunorm.qk_norm_rope(q, k, None, None, cos, sin, positions, **out)
+    >>> y is q and z is k
+    True
+    """
+    return rope(
+        ROPE_OPS["qk_norm_rope"],
+        (q, k, q_gamma, k_gamma, cos, sin, positions, q_out, k_out),
+        (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
+    )
