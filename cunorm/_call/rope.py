@@ -140,9 +140,10 @@ def _in_parts(
         launch.forward([heads], _scalars(settings), enqueue=enqueue)
 
     def normalise(source: cupy.ndarray, to: cupy.ndarray) -> None:
-        options = (settings["eps"], settings["gamma_offset"], settings["cast"], 1.0, None)
-        given = {"x": source, "gamma": gamma, "scale": None, "shift": None, "y": to}
-        forward.work(OPS["rms_norm"], given, options, enqueue=enqueue)
+        op = OPS["rms_norm"]
+        options = tuple(settings.get(option.name, option.default) for option in op.options)
+        given = dict.fromkeys(op.slots) | {"x": source, "gamma": gamma, "y": to}
+        forward.work(op, given, options, enqueue=enqueue)
 
     steps = (normalise, rotate) if settings["norm_first"] else (rotate, normalise)
     steps[0](x, between)
