@@ -18,7 +18,7 @@ import pytest
 import cunorm
 from cunorm import __main__ as command
 from cunorm import _info
-from cunorm._families import OPS
+from cunorm._families import OPS, ROPE_OPS
 from cunorm._launch import kernels
 from cunorm._selfcheck import checks, rope
 from cunorm._selfcheck import run as selfcheck_run
@@ -60,7 +60,7 @@ def test_check_of_the_file_prints_a_line_for_each_norm(capsys):
 
 def test_the_grid_holds_every_op_dtype_and_layout():
     grid = list(checks.grid())
-    ops = set(OPS)
+    ops = set(OPS | ROPE_OPS)
     assert {check.op for check in grid} == ops
     for op in ops:
         assert {check.dtype for check in grid if check.op == op} == set(checks.DTYPES)
