@@ -117,8 +117,7 @@ def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
     if packets <= WARP * PACKETS_IN_FLIGHT:
         return _of_one_warp(packets, PACKETS_IN_FLIGHT)
     leaf = depth(packets, PACKETS_IN_FLIGHT)
-    of_one_leaf = packets <= MOST_LANES * PACKETS_IN_FLIGHT
-    if leaf == PACKETS_IN_FLIGHT and of_one_leaf and packets >= PACKETS_OF_HALF_LEAVES:
+    if leaf == PACKETS_IN_FLIGHT and packets >= PACKETS_OF_HALF_LEAVES:
         leaf = 2
     chunks = -(-packets // (WARP * leaf))
 

@@ -62,12 +62,12 @@ HARDEST = (
         for cols in (1024, 4000, 16380, 20000)
     ]
     + [
-        # 1024 lanes, of which each has 64 registers for four packets.
-        *(("rms_norm_fwd", a, 32768, "float16", "float16", "ALIGNED", "ALIGNED") for a in ARCHS),
+        # 1024 lanes, of which each has 64 registers for three packets.
+        *(("rms_norm_fwd", a, 24576, "float16", "float16", "ALIGNED", "ALIGNED") for a in ARCHS),
         *(
             ("rms_norm_fwd", a, cols, dtype, "float32", "ALIGNED", "ALIGNED")
             for a in (75, 90, 120)
-            for cols, dtype in ((32768, "bfloat16"), (16384, "float32"), (8192, "float64"))
+            for cols, dtype in ((24576, "bfloat16"), (12288, "float32"), (6144, "float64"))
         ),
         # Rows that keep most packets in registers, in a block that is alone on a multiprocessor.
         *(
