@@ -403,6 +403,13 @@ def _then_add(norm: Near, given: dict[str, Any], precision: Precision) -> Near:
     return near if dtype == residual.dtype else _rounded(near, dtype)
 
 
+def _scale_of_sum(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
+    """Return ``y = rms_norm(h, gamma2)``, in the dtype of h, which is residual's."""
+    x, residual = given["x"], given["residual"]
+    y = _scale(normal, given | {"gamma": given["gamma2"], "x": residual}, precision)
+    return y if x.dtype == residual.dtype else _rounded(y, residual.dtype)
+
+
 def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     """Return ``y = n * gamma + beta``, rounded once."""
     beta = given["beta"]
@@ -432,9 +439,7 @@ EPILOGUES: dict[str, Callable[[Near, dict[str, Any], Precision], Near]] = {
     "ScaleThenGate": lambda normal, *rest: _then_gate(_scale(normal, *rest), *rest),
     "AffineThenGate": lambda normal, *rest: _then_gate(_affine(normal, *rest), *rest),
     "ScaleThenAdd": lambda normal, *rest: _then_add(_scale(normal, *rest), *rest),
-    "ScaleOfSum": lambda normal, given, precision: _scale(
-        normal, given | {"gamma": given["gamma2"]}, precision
-    ),
+    "ScaleOfSum": _scale_of_sum,
     "AffineThenAdd": lambda normal, *rest: _then_add(_affine(normal, *rest), *rest),
 }
 ACTIVATIONS: dict[str | None, Callable[[Wide], Wide]] = {

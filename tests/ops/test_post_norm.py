@@ -113,10 +113,19 @@ def test_two_norms_have_the_bits_of_their_parts(cols, dtypes, layout, parameters
         assert (around(array, shape, layout).astype(np.float64) == GUARD).all()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_results_are_as_defined(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "of_residual"),
+    [
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("float32", "float16"),
+    ],
+)
+def test_results_are_as_defined(dtype, of_residual):
     x, residual, gamma, gamma2, beta, gate = (
-        random(s, dtype, seed=i) for i, s in enumerate([(3, 768)] * 2 + [768] * 4)
+        random(s, of_residual if i == 1 else dtype, seed=i)
+        for i, s in enumerate([(3, 768)] * 2 + [768] * 4)
     )
     on_device = [cupy.asarray(a) for a in (x, residual, gamma, gamma2, beta, gate)]
     calls = {
