@@ -14,6 +14,7 @@ import cunorm
 
 from .. import _check
 from .._families import Op
+from .._plan import accumulator
 from .._typing import Arrays
 
 
@@ -59,12 +60,14 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
             _in_one_chunk(name, value)
         elif value is not None:
             _check.array(name, value)
-    _whole_rows(x, parameters)
+    cut = _cut_axes(x, parameters)
     settings = _check.options(op, options, arrays)
     given = [None if p is None else _in_host_memory(p) for p in parameters.values()]
     y_dtype = settings.pop("dtype") or x.dtype
     del settings["count"]
     meta = cupy.empty((0,) * x.ndim, y_dtype)
+    if cut:
+        return _of_parts(op, x, given, settings, meta)
     return map_blocks(  # type: ignore[no-untyped-call]
         *(_of_chunk, op.name, y_dtype, x, *given),
         token=op.name,
@@ -72,6 +75,78 @@ def lazy(op: Op, arrays: Arrays, options: tuple[object, ...]) -> Any:
         meta=meta,
         **settings,
     )
+
+
+def _of_parts(
+    op: Op, x: Any, parameters: list[Any], settings: Mapping[str, Any], meta: cupy.ndarray
+) -> Any:
+    """Return y of rows whose columns several chunks have: by the sums of all of them."""
+    from dask.array import asarray, map_blocks
+
+    (kind,) = op.sums
+    sizes = x.chunks[-1]
+    lead = x.chunks[:-1]
+    dtype = accumulator(x.dtype.name)
+    of_part = {"dtype": dtype, "meta": cupy.empty((0,) * (x.ndim + 1), dtype)}
+    ones, two = (1,) * len(sizes), (2,)
+    sums = map_blocks(  # type: ignore[no-untyped-call]
+        *(_sums_of_part, x),
+        kind=kind,
+        chunks=(*lead, ones, two),
+        new_axis=x.ndim,
+        **of_part,
+    )
+    sums = map_blocks(  # type: ignore[no-untyped-call]
+        *(_sums_of_parts, sums.rechunk({x.ndim - 1: -1})),
+        kind=kind,
+        counts=sizes,
+        chunks=(*lead, (1,), two),
+        **of_part,
+    )
+    columns = [None if p is None else asarray(p).rechunk((sizes,)) for p in parameters]  # type: ignore[no-untyped-call]
+    return map_blocks(  # type: ignore[no-untyped-call]
+        *(_of_part, op.name, meta.dtype, kind, sum(sizes), x, sums[..., 0], sums[..., 1], *columns),
+        token=op.name,
+        dtype=meta.dtype,
+        meta=meta,
+        **settings,
+    )
+
+
+def _sums_of_part(x: Any, kind: Any) -> cupy.ndarray:
+    """Return two numbers for each row of a chunk: moments, or squares and nothing."""
+    _of_cupy_chunks("x", x)
+    sums = cunorm.row_sums(x, kind=kind)
+    if kind == "squares":
+        sums = cupy.stack((sums, cupy.zeros_like(sums)), -1)
+    return sums[..., None, :]
+
+
+def _sums_of_parts(sums: Any, kind: str, counts: tuple[int, ...]) -> cupy.ndarray:
+    """Return those of the rows of all chunks."""
+    with sums.device:
+        if kind == "squares":
+            return sums.sum(-2, keepdims=True)
+        return cunorm.combine_moments(cupy.moveaxis(sums, -2, 0), counts)[..., None, :]
+
+
+def _of_part(
+    op: str,
+    y_dtype: Any,
+    kind: str,
+    count: int,
+    x: Any,
+    first: Any,
+    second: Any,
+    *parameters: Any,
+    **settings: Any,
+) -> cupy.ndarray:
+    """Return y of one chunk of columns, on its device."""
+    first, second, *columns = _beside(x, first, second, *parameters)
+    with x.device:
+        sums = first[..., 0] if kind == "squares" else cupy.concatenate((first, second), -1)
+    given = {kind: sums, "count": count}
+    return getattr(cunorm, op)(x, *columns, dtype=y_dtype, **given, **settings)
 
 
 def _in_host_memory(parameter: Any) -> Any:
@@ -114,19 +189,23 @@ def _in_one_chunk(name: str, value: Any) -> None:
         )
 
 
-def _whole_rows(x: Any, parameters: Mapping[str, Any]) -> None:
-    """Refuse an x whose chunks cut a row, or whose number of columns nobody knows yet."""
+def _cut_axes(x: Any, parameters: Mapping[str, Any]) -> bool:
+    """Return whether chunks cut rows; refuse those that cut them along one of several axes.
+
+    And refuse an x whose number of columns nobody knows yet.
+    """
     given = [p for p in parameters.values() if p is not None]
-    reach = max((p.ndim for p in given), default=0)
+    reach = max((p.ndim for p in given), default=int(x.numblocks[-1] > 1))
     if any(math.isnan(n) for n in x.shape[x.ndim - reach :]):
+        along = "the axes of gamma and beta" if given else "the axis that they cut"
         raise ValueError(
-            "x must have chunks of known sizes along the axes of gamma and beta, but has chunks "
+            f"x must have chunks of known sizes along {along}, but has chunks "
             f"{abridged(x.chunks)}: x.compute_chunk_sizes() finds them"
         )
     axes = _check.normalised_axes(x, **parameters)
     normalised = range(x.ndim - axes, x.ndim)
     cut = {axis: x.chunks[axis] for axis in normalised if x.numblocks[axis] > 1}
-    if cut:
+    if cut and axes > 1:
         raise ValueError(
             f"x must be in one chunk along each normalised axis, {list(normalised)}, but has "
             + " and ".join(
@@ -134,3 +213,4 @@ def _whole_rows(x: Any, parameters: Mapping[str, Any]) -> None:
             )
             + f": x.rechunk({dict.fromkeys(cut, -1)}) makes it so"
         )
+    return bool(cut)

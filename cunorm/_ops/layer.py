@@ -82,8 +82,9 @@ def layer_norm(
     CuPy's current stream.
 
     Where `x` is a dask array of CuPy chunks, so is the result, and nothing is launched before it is
-    computed. The normalised axes must be in one chunk each; gamma and beta may be dask arrays in
-    one chunk, and are otherwise copied to the host, as they are at the call. There is no `out`
+    computed. Several normalised axes must be in one chunk each; of rows whose columns several
+    chunks have the sums come first, and the last bits may differ. gamma and beta may be dask arrays
+    in one chunk, and are otherwise copied to the host, as they are at the call. There is no `out`
     then.
 
     The definition is that of Ba, Kiros and Hinton, "Layer Normalization", 2016.

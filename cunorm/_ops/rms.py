@@ -91,7 +91,8 @@ def rms_norm(
     any batch, at any alignment and any strides. The work is enqueued on CuPy's current stream.
 
     Where `x` is a dask array of CuPy chunks, so is the result, and nothing is launched before it is
-    computed. The normalised axes must be in one chunk each; gamma may be a dask array in one
+    computed. Several normalised axes must be in one chunk each; of rows whose columns several
+    chunks have the sums come first, and the last bits may differ. gamma may be a dask array in one
     chunk, and is otherwise copied to the host, as it is at the call. There is no `out` then.
 
     A PyTorch tensor, or another array that exports itself by DLPack, may stand for each array where
