@@ -65,15 +65,18 @@ class GatedPairs {
   }
 
   __device__ void in_register(int turn, Values<S>& x, Values<S>& dy, Beside& beside) const {
-    pairs_.in_register(turn, x, dy, none_);
+    typename Pairs<S, X, DY>::Beside nothing;
+    pairs_.in_register(turn, x, dy, nothing);
     multiply(packets_[turn], x, dy, beside);
   }
   __device__ void past_registers(int turn, Values<S>& x, Values<S>& dy, Beside& beside) const {
-    pairs_.past_registers(turn, x, dy, none_);
+    typename Pairs<S, X, DY>::Beside nothing;
+    pairs_.past_registers(turn, x, dy, nothing);
     multiply(gate_.again(turn), x, dy, beside);
   }
   __device__ void tail(int turn, Values<S>& x, Values<S>& dy, Beside& beside) const {
-    pairs_.tail(turn, x, dy, none_);
+    typename Pairs<S, X, DY>::Beside nothing;
+    pairs_.tail(turn, x, dy, nothing);
     multiply(load_column<S>(row_, place_.tail_column(turn)), x, dy, beside);
   }
 
@@ -90,7 +93,6 @@ class GatedPairs {
   }
 
   Pairs<S, X, DY> pairs_;
-  mutable typename Pairs<S, X, DY>::Beside none_;
   const typename G::E* row_;
   Reader<S, G> gate_;
   const Place<S>& place_;
