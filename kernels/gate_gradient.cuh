@@ -148,11 +148,6 @@ class GateGradient {
   __device__ void finish() { dgate_.finish(); }
 
  private:
-  __device__ static void copy(const Values<S>& from, Values<S>& to) {
-#pragma unroll
-    for (int i = 0; i < S::VEC; ++i) to[i] = from[i];
-  }
-
   template <class Beside>
   __device__ static void finish(const Beside& beside, const Values<S>& t, Values<S>& value,
                                 Made& made) {

@@ -67,16 +67,7 @@ __device__ inline void normalise_by(const typename Source::Arrays& from,
   const Given statistic(sums, here, eps);
 
   Sink sink(to, here);
-  row.write(
-      sink,
-      [&](int turn, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.packet(turn, value);
-      },
-      [&](int column, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.column(column, value);
-      });
+  write_normalised<S>(row, statistic, epilogue, sink);
   if (here.is_first_lane()) statistic.save(statistics, here.row);
 }
 

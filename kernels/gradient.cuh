@@ -35,6 +35,12 @@
 #include "epilogue.cuh"
 #include "statistic.cuh"
 
+template <typename Acc, int COUNT>
+__device__ inline void copy(const Acc (&from)[COUNT], Acc (&to)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) to[i] = from[i];
+}
+
 // g = 1.
 template <class S>
 struct Unscaled {
@@ -232,11 +238,6 @@ class RowGradient {
   }
 
  private:
-  __device__ static void copy(const Values<S>& from, Values<S>& to) {
-#pragma unroll
-    for (int i = 0; i < S::VEC; ++i) to[i] = from[i];
-  }
-
   __device__ static void add_columns(int count, const Values<S>& normal, const Values<S>& weighted,
                                      RowSums& sums) {
 #pragma unroll

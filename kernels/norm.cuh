@@ -43,6 +43,22 @@ __device__ inline void let_kernel_after_start() {
 #endif
 }
 
+// Writes a row to a sink, normalised and as an epilogue makes it.
+template <class S, class Row, class Statistic, class Epilogue, class Sink>
+__device__ inline void write_normalised(const Row& row, const Statistic& statistic,
+                                        const Epilogue& epilogue, Sink& sink) {
+  row.write(
+      sink,
+      [&](int turn, Values<S>& value) {
+        statistic.normalise(value);
+        return epilogue.packet(turn, value);
+      },
+      [&](int column, Values<S>& value) {
+        statistic.normalise(value);
+        return epilogue.column(column, value);
+      });
+}
+
 template <class Source, class Statistic, class Epilogue, class Sink>
 __device__ inline void normalise(const typename Source::Arrays& from,
                                  const typename Epilogue::Arrays& parameters,
@@ -61,16 +77,7 @@ __device__ inline void normalise(const typename Source::Arrays& from,
   const Statistic statistic = Statistic::of(row, eps);
 
   Sink sink(to, here);
-  row.write(
-      sink,
-      [&](int turn, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.packet(turn, value);
-      },
-      [&](int column, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.column(column, value);
-      });
+  write_normalised<S>(row, statistic, epilogue, sink);
   if (here.is_first_lane()) statistic.save(statistics, here.row);
   cluster_barrier<S::CLUSTER>();  // other blocks may still read this one's sums
 }

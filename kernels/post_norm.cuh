@@ -96,16 +96,7 @@ __device__ inline void normalise_twice(
   const Statistic second = Statistic::of(row, eps_of_h);
 
   Sink sink(to, here);
-  row.write(
-      sink,
-      [&](int turn, Values<S>& value) {
-        second.normalise(value);
-        return epilogue.packet(turn, value);
-      },
-      [&](int column, Values<S>& value) {
-        second.normalise(value);
-        return epilogue.column(column, value);
-      });
+  write_normalised<S>(row, second, epilogue, sink);
   if (here.is_first_lane()) {
     first.save(of_x, here.row);
     second.save(of_h, here.row);

@@ -25,17 +25,6 @@
 #include "norm.cuh"
 #include "scale.cuh"
 
-// A statistic of rows that are quantised as they are.
-template <class S>
-struct Unnormalised {
-  static constexpr int PASSES = 1;
-  template <class Row>
-  __device__ static Unnormalised of(const Row&, typename S::Acc) {
-    return {};
-  }
-  __device__ void normalise(Values<S>&) const {}
-};
-
 // The largest |y| of COUNT values; NaN is ignored.
 template <int COUNT>
 __device__ inline float largest_of(const float (&y)[COUNT]) {
@@ -235,21 +224,13 @@ __device__ inline void quantise(const typename Source::Arrays& from,
   const Epilogue epilogue(parameters, here);
   const Statistic statistic = Statistic::of(row, eps);
 
-  const auto packet = [&](int turn, Values<S>& value) {
-    statistic.normalise(value);
-    return epilogue.packet(turn, value);
-  };
-  const auto column = [&](int column, Values<S>& value) {
-    statistic.normalise(value);
-    return epilogue.column(column, value);
-  };
   float largest = 0;
   if constexpr (Sink::IS_OF_ROWS) {
     Largest<S, typename Sink::Element> sink(here);
-    row.write(sink, packet, column);
+    write_normalised<S>(row, statistic, epilogue, sink);
     largest = sink.of_row();
   }
   Sink sink(to, rows, here, largest);
-  row.write(sink, packet, column);
+  write_normalised<S>(row, statistic, epilogue, sink);
   cluster_barrier<S::CLUSTER>();  // other blocks may still read this one's sums
 }

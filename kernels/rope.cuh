@@ -119,19 +119,6 @@ class Rotated {
   Rotation<S, H, Angles> rotation_;
 };
 
-// A statistic of no norm: of rows whose norm is another kernel's.
-template <class S>
-struct Unnormed {
-  using Acc = typename S::Acc;
-  static constexpr int PASSES = 1;
-
-  template <class Row>
-  __device__ static Unnormed of(const Row&, Acc) {
-    return {};
-  }
-  __device__ void normalise(Values<S>&) const {}
-};
-
 // As normalise() in norm.cuh, of the group'th ROWS rows, and without the statistics. The sink is
 // there before the row is summed: it knows its angles then.
 template <class Source, class Statistic, class Epilogue, class Sink>
@@ -151,14 +138,5 @@ __device__ inline void normalise_heads(const typename Source::Arrays& from,
   const Epilogue epilogue(parameters, here);
   Sink sink(to, here);
   const Statistic statistic = Statistic::of(row, eps);
-  row.write(
-      sink,
-      [&](int turn, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.packet(turn, value);
-      },
-      [&](int column, Values<S>& value) {
-        statistic.normalise(value);
-        return epilogue.column(column, value);
-      });
+  write_normalised<S>(row, statistic, epilogue, sink);
 }

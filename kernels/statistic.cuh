@@ -196,3 +196,16 @@ struct Moments {
     return subtrahend > square ? Acc(0) : sub(square, subtrahend);
   }
 };
+
+// No norm: of rows that are written as they are, or whose norm is another kernel's.
+template <class S>
+struct Unnormalised {
+  using Acc = typename S::Acc;
+  static constexpr int PASSES = 1;
+
+  template <class Row>
+  __device__ static Unnormalised of(const Row&, Acc) {
+    return {};
+  }
+  __device__ void normalise(Values<S>&) const {}
+};

@@ -256,7 +256,7 @@ def access_of(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) 
     """
     if _is_scalar(a, a.ndim - axes):
         return "SCALAR"
-    if _in_packets(plan, a, strides):
+    if in_packets(plan, a, strides):
         return "ALIGNED"
     shifts = plan.split.lanes >= WARP and plan.vec * a.itemsize == PACKET_BYTES
     return "SHIFTED" if shifts else "ELEMENTS"
@@ -265,10 +265,10 @@ def access_of(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) 
 def access_of_parameter(plan: Plan, a: cupy.ndarray | None) -> str:
     """Return how the kernel reaches a row that all rows, or all of a segment, share."""
     pitch = () if a is None or plan.by_segment is None else a.strides[:-1]
-    return "ALIGNED" if a is None or _in_packets(plan, a, pitch) else "ELEMENTS"
+    return "ALIGNED" if a is None or in_packets(plan, a, pitch) else "ELEMENTS"
 
 
-def _in_packets(plan: Plan, a: cupy.ndarray, strides: Iterable[int]) -> bool:
+def in_packets(plan: Plan, a: cupy.ndarray, strides: Iterable[int]) -> bool:
     """Return whether rows start where whole packets do."""
     pack = min(PACKET_BYTES, plan.vec * int(a.itemsize))
     return all(start % pack == 0 for start in (a.data.ptr, *strides))

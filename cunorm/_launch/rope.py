@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from .._plan import PACKET_BYTES, HeadsPlan, Reach, RopePlan
+from .._plan import HeadsPlan, Reach, RopePlan
 from .._typing import Arrays
 from . import kernels
 from .launches import (
@@ -20,6 +20,7 @@ from .launches import (
     differs_by_row,
     empty_like,
     fit,
+    in_packets,
     layout_of,
     numbers_of,
 )
@@ -141,7 +142,7 @@ def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
         strides |= {name: (*outer, table.strides[0]) for name, table in tables.items()}
     taken = tables | rows | beside | shared
     accesses = {
-        name: _access(plan, taken[name], strides[name])
+        name: ("ALIGNED" if in_packets(plan, taken[name], strides[name]) else "ELEMENTS")
         if name in TABLES
         else access_of(plan, axes, taken[name], strides[name])
         if name in strides
@@ -177,13 +178,6 @@ def _with_unit_stride(table: cupy.ndarray) -> cupy.ndarray:
     """Return a table whose rows are runs of elements."""
     is_run = table.shape[-1] == 1 or table.strides[-1] == table.itemsize
     return table if is_run else cupy.ascontiguousarray(table)
-
-
-def _access(plan: HeadsPlan, table: cupy.ndarray, strides: Iterable[int]) -> str:
-    """Return how the kernel reaches a table's packets."""
-    whole = min(PACKET_BYTES, plan.vec * int(table.itemsize))
-    aligned = all(start % whole == 0 for start in (table.data.ptr, *strides))
-    return "ALIGNED" if aligned else "ELEMENTS"
 
 
 def _joined(numbers: Sequence[np.ndarray], blocks: int) -> np.ndarray:

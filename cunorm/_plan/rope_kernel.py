@@ -123,7 +123,7 @@ def heads(
     else:
         source = Stage(f"Rotated<S, X, {rotation.type}>", f"{{$x, {rotation.arrays}}}")
         sink = Stage("Stored<S, Y>", "{$y}")
-    statistic = "MeanSquare" if rotary.norm else "Unnormed"
+    statistic = "MeanSquare" if rotary.norm else "Unnormalised"
     return HeadsPlan(
         "heads",
         HEADER,
