@@ -11,13 +11,12 @@ What is judged is the number of functions that Python calls, which is the same o
 """
 
 import contextlib
-import sys
 
 import cupy
 import pytest
 import torch
 import torch_bridge
-from test_host_time import ROUNDS, best_times, enqueue_only
+from test_host_time import ROUNDS, best_times, enqueue_only, functions_called
 
 import cunorm.torch
 from cunorm import simgpu
@@ -71,23 +70,6 @@ def tensors():
         with torch_bridge.bridge() as bridge:
             bridge.registers = False
             yield [torch.zeros(shape, dtype=torch.float16) for shape in shapes], arrays
-
-
-def functions_called(call):
-    """Return how many functions a repeated call makes Python call, its own and compiled ones."""
-    count = 0
-
-    def note(frame, event, argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    call()
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,9 +5,13 @@
 Each case times the op and, in turn with it, `cupy.add(x, x, out=y)`; the table of pytest-benchmark
 has both, and `extra_info` their ratio. On the software GPU kernels are enqueued and not executed;
 on hardware the queue is drained between rounds.
+
+Times are told and not judged: a core whose caches another process uses has taken 1.6 times as long
+over one call and not over the other. What is judged is the number of functions that Python calls.
 """
 
 import contextlib
+import sys
 import timeit
 from types import SimpleNamespace
 
@@ -21,25 +25,25 @@ from cunorm._launch import kernels
 
 ROUNDS, CALLS = 200, 20
 
-# How an op is called, and the most that it may cost in additions. cupy.add hands four arguments to
-# the driver and looks at three arrays; the ops hand over five to eight, and look at three to seven.
-# A backward op makes three or four arrays, 1.7 us each, and launches two kernels. The bounds stand
-# a third above what docs/benchmarks.md tells, for the noise of a machine that does other work.
+# How an op is called, and the most functions that Python may call for it, its own and compiled
+# ones: a tenth above what CPython 3.11 takes, for the ways of others. cupy.add takes 23; the ops
+# look at three to seven arrays where it looks at three. A backward op makes three or four arrays
+# and launches two kernels.
 CASES = {
-    "rms_norm": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.y), 1.3),
-    "rms_norm in place": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.x), 1.3),
-    "rms_norm of heads": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.y), 1.4),
-    "layer_norm": (lambda a: cunorm.layer_norm(a.x, a.gamma, a.beta, out=a.y), 1.4),
+    "rms_norm": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.y), 43),
+    "rms_norm in place": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.x), 43),
+    "rms_norm of heads": (lambda a: cunorm.rms_norm(a.x, a.gamma, out=a.y), 43),
+    "layer_norm": (lambda a: cunorm.layer_norm(a.x, a.gamma, a.beta, out=a.y), 44),
     "add_rms_norm": (
         lambda a: cunorm.add_rms_norm(a.x, a.r, a.gamma, out=a.y, residual_out=a.h),
-        1.5,
+        45,
     ),
     "add_layer_norm": (
         lambda a: cunorm.add_layer_norm(a.x, a.r, a.gamma, a.beta, out=a.y, residual_out=a.h),
-        1.6,
+        46,
     ),
-    "rms_norm_bwd": (lambda a: cunorm.rms_norm_bwd(a.r, a.x, a.gamma, a.rstd), 3.6),
-    "layer_norm_bwd": (lambda a: cunorm.layer_norm_bwd(a.r, a.x, a.gamma, a.mean, a.rstd), 4.0),
+    "rms_norm_bwd": (lambda a: cunorm.rms_norm_bwd(a.r, a.x, a.gamma, a.rstd), 91),
+    "layer_norm_bwd": (lambda a: cunorm.layer_norm_bwd(a.r, a.x, a.gamma, a.mean, a.rstd), 103),
 }
 
 
@@ -77,15 +81,29 @@ def best_times(*calls):
     return times
 
 
+def functions_called(call):
+    """Return how many functions a repeated call makes Python call, its own and compiled ones."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    call()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
 @pytest.mark.parametrize("what", ["call", "cupy.add"])
 @pytest.mark.parametrize("case", CASES)
 def test_host_time(benchmark, case, what):
     call, add, _ = calls_of(case)
-    most = CASES[case][1]
     with enqueue_only():
         op, addition = best_times(call, add)
-        if op / addition >= most:  # the machine may have been at other work for all of it
-            op, addition = map(min, (op, addition), best_times(call, add))
         benchmark.pedantic(
             call if what == "call" else add,
             setup=cupy.cuda.get_current_stream().synchronize,
@@ -95,7 +113,13 @@ def test_host_time(benchmark, case, what):
         )
     benchmark.extra_info["device"] = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     benchmark.extra_info["call / cupy.add"] = op / addition
-    assert op / addition < most
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_host_calls(case):
+    call, _, _ = calls_of(case)
+    with enqueue_only():
+        assert 0 < functions_called(call) < CASES[case][1]
 
 
 @pytest.mark.parametrize("case", CASES)
