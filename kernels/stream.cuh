@@ -2,7 +2,7 @@
 //
 //   ALIGNED    every row starts on 16 bytes (on 8 where VEC elements take 8): whole packets
 //   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
-//   ELEMENTS   what is left: sub-warps on odd addresses, and packs of another size than 16 bytes
+//   ELEMENTS   what is left: sub-warps on odd addresses, and packs of other sizes than 8 and 16 bytes
 //   SCALAR     one element stands for a whole row
 //
 // Tails go element by element in any case, and so do packets of shifted rows that are read again.
@@ -63,10 +63,7 @@ class Reader<S, A, SHIFTED> {
 
   template <int COUNT>
   __device__ void read(int first, int end, Pack<E, S::VEC> (&packet)[COUNT]) {
-    uint4 joined[COUNT];
-    share_.read(first, min(end - first, COUNT), joined);
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) packet[i] = bits<Pack<E, S::VEC>>(joined[i]);
+    share_.read(first, min(end - first, COUNT), packet);
   }
 
   // Out of order there is no neighbour to shift from: element by element.
@@ -135,10 +132,7 @@ class Writer<S, A, SHIFTED> {
 
   template <int COUNT>
   __device__ void write(int first, int end, const Pack<E, S::VEC> (&packet)[COUNT]) {
-    uint4 moved[COUNT];
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) moved[i] = bits<uint4>(packet[i]);
-    share_.write(first, min(end - first, COUNT), moved);
+    share_.write(first, min(end - first, COUNT), packet);
   }
 
   __device__ void finish() { share_.finish(); }

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .._typing import Arrays
     from .segments import Segments
 
+# Of a pack, for shift.cuh to move it. Codes, a byte each, are not moved so.
+SHIFTED_BYTES = (8, 16)
+
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
     """Return an uninitialised C-contiguous array of x's shape and dtype."""
@@ -258,7 +261,7 @@ def access_of(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) 
         return "SCALAR"
     if in_packets(plan, a, strides):
         return "ALIGNED"
-    shifts = plan.split.lanes >= WARP and plan.vec * a.itemsize == PACKET_BYTES
+    shifts = plan.split.lanes >= WARP and plan.vec * a.itemsize in SHIFTED_BYTES and a.itemsize > 1
     return "SHIFTED" if shifts else "ELEMENTS"
 
 

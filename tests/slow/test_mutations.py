@@ -167,6 +167,9 @@ PROBES = {str(check): check for check in checks.grid()} | {
     "rms_norm_gated of 700,000 columns": Check(
         "rms_norm_gated", "float16", (1, 700_000), "read again", gated_first
     ),
+    "rms_norm_gated of 769 columns": Check(
+        "rms_norm_gated", "float16", (7, 769), "packs of 8 bytes", gated_first
+    ),
     "warps out of step": Check("rms_norm", "float16", (3, 769), "out of step", warps_out_of_step),
     "heads out of step": Check(
         "qk_norm_rope", "bfloat16", (3, 4, 96), "contiguous", heads_out_of_step
@@ -273,8 +276,8 @@ MUTATIONS = [
     (
         "shifted rows: the words of the next chunk come from the wrong turn",
         "shift.cuh",
-        "at_end ? beyond[w] : here[w]",
-        "here[w]",
+        "at_end ? around.word[w] : own.word[w]",
+        "own.word[w]",
         "rms_norm float32 (3, 769) base + 1 element",
     ),
     (
@@ -285,10 +288,17 @@ MUTATIONS = [
         "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
     (
+        "shifted rows: packs of 8 bytes are shifted as those of 16",
+        "shift.cuh",
+        "reinterpret_cast<size_t>(share_)) % BYTES",
+        "reinterpret_cast<size_t>(share_)) % 16",
+        "rms_norm_gated of 769 columns",
+    ),
+    (
         "shifted rows: half a word too few",
         "shift.cuh",
-        "part[w] = BYTES % 4 == 0",
-        "part[w] = BYTES % 2 == 0",
+        "joined.word[w] = BYTES % 4 == 0",
+        "joined.word[w] = BYTES % 2 == 0",
         "layer_norm bfloat16 (3, 769) base + 1 element",
     ),
     (
