@@ -12,24 +12,47 @@
 #include "gate.cuh"
 #include "gradient.cuh"
 
-// The slopes of activations. sigmoid' = s * (1 - s), silu' = s + g * s * (1 - s) of s = sigmoid.
-struct SlopeOfSigmoid {
+// Activations with their slopes, both made of one number, `inner`: sigmoid' = s * (1 - s) and
+// silu' = s + g * s * (1 - s) of s = sigmoid.
+struct SigmoidAndSlope {
   template <typename Acc>
-  __device__ static Acc at(Acc g) {
-    const Acc s = Sigmoid::of(g);
+  __device__ static Acc inner(Acc g) {
+    return Sigmoid::of(g);
+  }
+  template <typename Acc>
+  __device__ static Acc value(Acc, Acc s) {
+    return s;
+  }
+  template <typename Acc>
+  __device__ static Acc slope(Acc, Acc s) {
     return mul(s, sub(Acc(1), s));
   }
 };
-struct SlopeOfSilu {
+struct SiluAndSlope {
   template <typename Acc>
-  __device__ static Acc at(Acc g) {
-    const Acc s = Sigmoid::of(g);
+  __device__ static Acc inner(Acc g) {
+    return Sigmoid::of(g);
+  }
+  template <typename Acc>
+  __device__ static Acc value(Acc g, Acc s) {
+    return mul(g, s);
+  }
+  template <typename Acc>
+  __device__ static Acc slope(Acc g, Acc s) {
     return mul(s, fma_rn(g, sub(Acc(1), s), Acc(1)));
   }
 };
-struct SlopeOfIdentity {
+struct IdentityAndSlope {
   template <typename Acc>
-  __device__ static Acc at(Acc) {
+  __device__ static Acc inner(Acc g) {
+    return g;
+  }
+  template <typename Acc>
+  __device__ static Acc value(Acc g, Acc) {
+    return g;
+  }
+  template <typename Acc>
+  __device__ static Acc slope(Acc, Acc) {
     return 1;
   }
 };
@@ -45,9 +68,10 @@ class GatedPairs {
     typename Pairs<S, X, DY>::Arrays pairs;
     Strided<const typename G::E> gate;
   };
-  // Of a packet, the gate and what it multiplied.
+  // Of a packet, the gate, what its activation is made of, and what that multiplied.
   struct Beside {
     Values<S> gate;
+    Values<S> inner;
     Values<S> multiplied;
   };
 
@@ -87,8 +111,10 @@ class GatedPairs {
     unpack(packet, beside.gate);
 #pragma unroll
     for (int i = 0; i < S::VEC; ++i) {
+      const typename S::Acc g = beside.gate[i], inner = Activation::inner(g);
+      beside.inner[i] = inner;
       beside.multiplied[i] = value[i];
-      value[i] = mul(value[i], Activation::of(beside.gate[i]));
+      value[i] = mul(value[i], Activation::value(g, inner));
     }
   }
 
@@ -100,7 +126,7 @@ class GatedPairs {
 };
 
 // The gradient of the gate, of a row whose packets are handed on in order.
-template <class S, class Bias, class DGate, class Activation, class Slope, bool FIRST>
+template <class S, class Bias, class DGate, class Activation, bool FIRST>
 class GateGradient {
   using E = typename DGate::E;
 
@@ -154,9 +180,10 @@ class GateGradient {
     Values<S> dgate;
 #pragma unroll
     for (int i = 0; i < S::VEC; ++i) {
-      const typename S::Acc g = beside.gate[i];
-      dgate[i] = mul(mul(beside.multiplied[i], FIRST ? value[i] : t[i]), Slope::at(g));
-      if (FIRST) value[i] = mul(value[i], Activation::of(g));
+      const typename S::Acc g = beside.gate[i], inner = beside.inner[i];
+      const typename S::Acc product = mul(beside.multiplied[i], FIRST ? value[i] : t[i]);
+      dgate[i] = mul(product, Activation::slope(g, inner));
+      if (FIRST) value[i] = mul(value[i], Activation::value(g, inner));
     }
     made = round_to<E>(dgate);
   }

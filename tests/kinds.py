@@ -104,6 +104,10 @@ def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ..
         yield tuple(axis[at] for axis, at in zip(axes, best, strict=True))
 
 
+# Of points whose kernels no other test compiles each commit runs a third.
+IN_TURNS = pytest.mark.slow("each compiles a kernel of its own", shares=3)
+
+
 def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
     """Parametrise a test by a product of which each pair of values always runs.
 
@@ -132,12 +136,13 @@ def some_of(
 
 
 def these(
-    names: str, always: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
+    names: str, often: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
 ) -> pytest.MarkDecorator:
-    """Parametrise a test by points that always run, and by more that are slow, for a reason."""
+    """Parametrise a test by points of which a run takes a third, and by more that are slow."""
     mark = pytest.mark.slow(why)
-    more = [pytest.param(*point, marks=mark) for point in slow if point not in always]
-    return pytest.mark.parametrize(names, [*always, *more])
+    more = (pytest.param(*point, marks=mark) for point in slow if point not in often)
+    in_turns = (pytest.param(*point, marks=IN_TURNS) for point in often)
+    return pytest.mark.parametrize(names, [*in_turns, *more])
 
 
 def kinds() -> Iterator[KindOfKernel]:

@@ -52,7 +52,7 @@ def weight_of(of: Dtypes, chosen: Chosen) -> Stage:
 
 def gate_of(of: Dtypes, chosen: Chosen) -> tuple[Stage, Stage]:
     """Return what a backward kernel of a gated norm reads its rows by, and what makes dgate."""
-    activation = ACTIVATIONS[chosen["activation"]]
+    activation = f"{ACTIVATIONS[chosen['activation']]}AndSlope"
     first = word(chosen["gate_first"])
     bias, beta = "Unscaled<S>", "{}"
     if "beta" in of and not chosen["gate_first"]:
@@ -60,7 +60,7 @@ def gate_of(of: Dtypes, chosen: Chosen) -> tuple[Stage, Stage]:
     return (
         Stage(f"GatedPairs<S, X, Dy, Gate, {activation}, {first}>", "{{$x, $dy}, $gate}"),
         Stage(
-            f"GateGradient<S, {bias}, Dgate, {activation}, SlopeOf{activation}, {first}>",
+            f"GateGradient<S, {bias}, Dgate, {activation}, {first}>",
             f"{{$dgate, {beta}}}",
         ),
     )

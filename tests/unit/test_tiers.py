@@ -5,7 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kinds import BACKWARD, COLS, DTYPES, FORWARD, KINDS, LAYOUTS, OPTIONS, covering, in_pairs
+from kinds import (
+    BACKWARD,
+    COLS,
+    DTYPES,
+    FORWARD,
+    IN_TURNS,
+    KINDS,
+    LAYOUTS,
+    OPTIONS,
+    covering,
+    in_pairs,
+)
 
 TESTS = Path(__file__).parents[1]
 AXES = (range(6), range(4), "abc", (True, False))
@@ -42,7 +53,7 @@ def is_left_out(request):
     """What decides of a test, by its path and its marks, in a run of some paths of a commit."""
     conftest = request.config.pluginmanager.get_plugin(str(TESTS / "conftest.py"))
 
-    def is_left_out(path, case, commit, *named, slow=True, **shares):
+    def is_left_out(path, case, commit, *named, whole=True, slow=True, **shares):
         marks = {"slow": pytest.mark.slow("why", **shares).mark} if slow else {}
         item = SimpleNamespace(
             path=TESTS / path,
@@ -50,7 +61,7 @@ def is_left_out(request):
             callspec=None,
             get_closest_marker=marks.get,
         )
-        return conftest._is_left_out(item, commit, {TESTS / name for name in named})
+        return conftest._is_left_out(item, commit, {TESTS / name for name in named}, whole)
 
     return is_left_out
 
@@ -59,7 +70,7 @@ def test_ten_commits_run_each_slow_case_once_and_who_names_a_folder_none(is_left
     for case in range(50):
         left_out = [is_left_out("ops/test_a.py", case, share, "ops") for share in range(10)]
         assert sorted(left_out) == [False] + [True] * 9
-    assert all(is_left_out("ops/test_a.py", case, None, "ops") for case in range(50))
+    assert all(is_left_out("ops/test_a.py", case, 3, "ops", whole=False) for case in range(50))
     shares = [[is_left_out("a.py", case, share) for case in range(200)] for share in range(10)]
     assert all(5 < share.count(False) < 45 for share in shares)
 
@@ -68,8 +79,18 @@ def test_what_says_in_how_many_shares_it_is_run_takes_as_many_commits(is_left_ou
     for case in range(50):
         left_out = [is_left_out("a.py", case, commit, shares=30) for commit in range(70, 100)]
         assert sorted(left_out) == [False] + [True] * 29
-    assert all(is_left_out("a.py", case, None, "ops", shares=30) for case in range(50))
+    assert all(is_left_out("a.py", case, 3, whole=False, shares=30) for case in range(50))
     assert not any(is_left_out("a.py", case, 3, "a.py", shares=30) for case in range(50))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_run_in_three_shares_is_so_in_runs_of_a_folder_too(is_left_out, whole):
+    for case in range(50):
+        left_out = [
+            is_left_out("a.py", case, commit, "ops", whole=whole, shares=IN_TURNS.kwargs["shares"])
+            for commit in range(3)
+        ]
+        assert sorted(left_out) == [False, True, True]
 
 
 @pytest.mark.parametrize(
