@@ -53,13 +53,16 @@ def _add_check(commands: Any) -> argparse.ArgumentParser:
     check: argparse.ArgumentParser = commands.add_parser(
         "check",
         help="run every op against its definition",
-        description="Run every op over dtypes, sizes and layouts against its float64 definition, "
-        "on the CUDA device there is, or on the software GPU where there is none: there it takes "
-        "some minutes, and says how many are left.",
+        description="Run every op over sizes and layouts, each in one of the dtypes in turn, "
+        "against its float64 definition, on the CUDA device there is, or on the software GPU where "
+        "there is none: there it takes some minutes, and says how many are left.",
     )
     check.add_argument("--data", type=Path, metavar="FILE.npz", help="also check these tensors")
+    check.add_argument("--all", action="store_true", help="every size and layout in every dtype")
     check.add_argument(
-        "--only", metavar="TEXT", help="only what holds TEXT: a row of the table, or a part of one"
+        "--only",
+        metavar="TEXT",
+        help="of all only what holds TEXT: a row of the table, or a part of one",
     )
     check.set_defaults(run=_check)
     return check
@@ -170,6 +173,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from ._selfcheck import tensor_file
 
     checks = list(selfcheck.grid())
+    if not arguments.all and arguments.only is None:
+        checks = selfcheck.in_one_dtype(checks)
     if arguments.data is not None:
         try:
             checks += tensor_file.checks(tensor_file.read(arguments.data))

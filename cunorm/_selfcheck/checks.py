@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,15 @@ def grid() -> Iterator[Check]:
                 if _has(op, layout, dtype):
                     yield Check(op.name, dtype, _shape(layout), layout, measure)
     yield from rope.grid()
+
+
+def in_one_dtype(checks: Sequence[Check]) -> list[Check]:
+    """Return each call of the grid in one dtype, those in turn, so that an op meets all of them."""
+    alike: dict[tuple[object, ...], list[Check]] = {}
+    for check in checks:
+        alike.setdefault((check.op, check.shape, check.where), []).append(check)
+    chosen = {of[number % len(of)] for number, of in enumerate(alike.values())}
+    return [check for check in checks if check in chosen]
 
 
 def _has(op: Op, layout: str, dtype: str) -> bool:

@@ -142,6 +142,24 @@ def test_only_takes_a_whole_row_and_finds_that_check_alone(said):
     assert str(check) == "rms_norm float32 (3, 769) in place"
 
 
+def test_check_asks_every_call_in_one_dtype_and_every_op_in_several():
+    asked = checks.in_one_dtype(GRID)
+    calls = [(check.op, check.shape, check.where) for check in asked]
+    assert sorted(calls) == sorted({(check.op, check.shape, check.where) for check in GRID})
+    assert all(len({c.dtype for c in asked if c.op == op}) > 1 for op, *_ in calls)
+
+
+@pytest.mark.parametrize(
+    ("all_of_it", "asked"), [((), checks.in_one_dtype(GRID)), (("--all",), GRID)]
+)
+def test_check_asks_every_dtype_where_all_is_asked_for(capsys, monkeypatch, all_of_it, asked):
+    taken = []
+    monkeypatch.setattr(selfcheck_run, "run", lambda checks, device: taken.extend(checks) or True)
+    code, _, _ = run(capsys, "check", *all_of_it)
+    assert code == 0
+    assert list(map(str, taken)) == list(map(str, asked))
+
+
 def test_an_interrupt_ends_check_with_what_was_done(capsys, monkeypatch):
     def interrupted(x, *arguments, **options):
         if options.get("out") is not x:
