@@ -227,8 +227,8 @@ MUTATIONS = [
     (
         "missing order in a warp: the seam is stored before it is whole",
         "shift.cuh",
-        "write_seam(By by) {\n    __syncwarp();\n",
-        "write_seam(By by) {\n",
+        "write_seam() {\n    __syncwarp();\n",
+        "write_seam() {\n",
         "warps out of step",
     ),
     (
@@ -288,6 +288,13 @@ MUTATIONS = [
         "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
     (
+        "shifted rows: one that starts on 16 bytes has a packet too few",
+        "shift.cuh",
+        "turn * 32 + static_cast<int>(lane_) < packets_",
+        "turn * 32 + static_cast<int>(lane_) < packets_ - 1",
+        "rms_norm_fwd float32 (3, 5125) contiguous",
+    ),
+    (
         "shifted rows: packs of 8 bytes are shifted as those of 16",
         "shift.cuh",
         "reinterpret_cast<size_t>(share_)) % BYTES",
@@ -311,7 +318,7 @@ MUTATIONS = [
     (
         "shifted rows: the end of a share is stored from its beginning",
         "shift.cuh",
-        "seam_ + (is_of_end(by) && !joined)",
+        "seam_ + (is_of_end() && !is_joined)",
         "seam_",
         "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
