@@ -1,4 +1,6 @@
-"""What is counted of ops that do more than a norm: calls, their counters, and the table of them.
+"""What is counted of ops that do more than a norm: calls, and their counters.
+
+    python -m cunorm.simgpu tests/benchmarks/fused.py counters_fused.csv
 
 The floor is every array of rows once, as it lies in memory. What all rows of a sample share, like
 gamma, is asked for by each row and answered by caches; it is left out, as are scales of codes.
@@ -6,8 +8,10 @@ gamma, is asked for by each row and answered by caches; it is left out, as are s
 
 import csv
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cupy
 import numpy as np
@@ -18,7 +22,8 @@ from cunorm._bench.cases import COUNTED_BYTES, VALUES
 from cunorm._bench.counters import PACKETS_OF_WARP, SECTOR
 
 DTYPE = "float16"
-COLS = (128, 769, 1024, 3072, 4096, 8192)
+OFF_16_BYTES = 769
+COLS = (128, OFF_16_BYTES, 1024, 3072, 4096, 8192)
 IN_GROUPS = (128, 1024, 3072, 4096, 8192)
 HEADS = (64, 80, 128, 256)
 SAMPLES = 4
@@ -214,11 +219,14 @@ def write(file, counted):
 
 
 def read(file):
-    """Return the counters of a CSV file by call and N."""
+    """Return the counters of a CSV file."""
     types = {field.name: field.type for field in dataclasses.fields(Counters)}
     with file.open(newline="", encoding="utf-8") as stream:
-        counted = [
+        return [
             Counters(**{name: types[name](text) for name, text in line.items()})
             for line in csv.DictReader(stream)
         ]
-    return {(c.call, c.cols): c for c in counted}
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), [count(call, cols) for (_, cols), call in GRID.items()])

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/publish.py
 
-On the software GPU: counters.csv, counters_backward.csv and counters.png beside this file, and the
-tables between the two marks in docs/benchmarks.md. It takes a few minutes.
+On the software GPU: counters.csv, counters_backward.csv, counters_fused.csv and counters.png beside
+this file, and the tables between the two marks in docs/benchmarks.md. It takes some minutes.
 """
 
 import csv
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fused
+
 from cunorm._bench.cases import BACKWARD_OPS
 from cunorm._bench.counters import Counters
 from cunorm._bench.report import is_aligned
@@ -19,7 +21,7 @@ from cunorm._bench.report import is_aligned
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSV, PNG, PAGE = HERE / "counters.csv", HERE / "counters.png", ROOT / "docs" / "benchmarks.md"
-BACKWARD_CSV = HERE / "counters_backward.csv"
+BACKWARD_CSV, FUSED_CSV = HERE / "counters_backward.csv", HERE / "counters_fused.csv"
 BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
 
 OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
@@ -89,6 +91,17 @@ in flight: they wait for x before they ask for dy.
 ```bash
 python -m cunorm {backward_command}
 ```
+
+What is fused with a norm, of float16: `scale`, `shift` and `gate` are one row for each of four
+samples, what is called `_of_rows` has a row for each of x's. The floor is of arrays of rows; heads
+are rotated by float16 tables. Instructions are those of all launches, over the packets of x. Off 16
+bytes means N = 769, where codes go one by one. Of a backward kernel the counted one is the first
+that would be built; where that has not registers enough, a GPU's is built anew with fewer threads.
+
+{fused}
+```bash
+python tests/benchmarks/publish.py --fused
+```
 """
 
 
@@ -118,7 +131,7 @@ def table(head, lines):
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in cells)
 
 
-def section(measured, backward):
+def section(measured, backward, of_fused):
     """Return what stands between the marks of the page."""
     return SECTION.format(
         arch=measured[0].arch,
@@ -126,6 +139,7 @@ def section(measured, backward):
         every_op=_of_every_op(measured),
         others=_beside_others(measured),
         backward=_of_backward(backward),
+        fused=_of_fused(of_fused),
         backward_command=" ".join(BACKWARD_COMMAND),
         csv=CSV.relative_to(ROOT),
         png=PNG.relative_to(ROOT),
@@ -222,6 +236,32 @@ def _of_backward(measured):
     return table(head, lines)
 
 
+def _of_fused(counted):
+    sizes = (128, 1024, 3072, 4096, 8192)
+    lines = []
+    for name in dict.fromkeys(c.call for c in counted):
+        by_size = {c.cols: c for c in counted if c.call == name}
+        aligned = [c for c in by_size.values() if c.cols != fused.OFF_16_BYTES]
+        off = by_size.get(fused.OFF_16_BYTES)
+        lines.append(
+            (
+                f"`{name}`",
+                f"{max(c.sectors for c in aligned):.3f}",
+                "" if off is None else f"{off.sectors:.3f}",
+                "" if off is None else f"{off.instructions_per_packet:.0f}",
+                *(
+                    f"{by_size[cols].instructions_per_packet:.0f}" if cols in by_size else ""
+                    for cols in sizes
+                ),
+            )
+        )
+    head = (
+        *("call", "sectors, aligned rows", "sectors, off 16 bytes", "instructions, off 16 bytes"),
+        *(f"N = {n:,}" for n in sizes),
+    )
+    return table(head, lines)
+
+
 def split(page):
     """Return the page before the section, the section, and what follows it, with the marks."""
     before, begin, rest = page.partition(BEGIN)
@@ -232,13 +272,16 @@ def split(page):
 
 
 def main():
-    for command in (
-        ("bench", "--op", *OPS, "--odd", "--csv", str(CSV), "--png", str(PNG)),
-        (*BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
-    ):
-        subprocess.run([sys.executable, "-m", "cunorm", *command], cwd=ROOT, check=True)
+    plain = [
+        ("cunorm", "bench", "--op", *OPS, "--odd", "--csv", str(CSV), "--png", str(PNG)),
+        ("cunorm", *BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
+    ]
+    of_fused = ("cunorm.simgpu", str(HERE / "fused.py"), str(FUSED_CSV))
+    for command in (*([] if "--fused" in sys.argv else plain), of_fused):
+        subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)
     before, _, after = split(PAGE.read_text("utf-8"))
-    PAGE.write_text(before + section(stored(), stored(BACKWARD_CSV)) + after, "utf-8")
+    shown = section(stored(), stored(BACKWARD_CSV), fused.read(FUSED_CSV))
+    PAGE.write_text(before + shown + after, "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ GPU.
 
 import dataclasses
 
+import fused
 import publish
 import pytest
 from kinds import covering
@@ -49,6 +50,14 @@ BACKWARD_SAMPLE = [
 # The only rows of that file that registers and shared memory do not keep, with their sums, and how
 # often they are read.
 READ_AGAIN = {("rms_norm_bwd", "float64", 16384): 1.26, ("layer_norm_bwd", "float64", 16384): 1.4}
+
+
+FUSED = {(c.call, c.cols): c for c in fused.read(publish.FUSED_CSV)}
+# Codes go one by one off 16 bytes, and 4 bits of each of 128 columns are half of what a lane's
+# request of memory is; x in packs of 8 bytes shares more sectors with its neighbours.
+FUSED_MOST = {
+    "rms_norm_gated(x, gate_of_rows, gamma, gate_first=True)": 1.18,
+}
 
 
 def name(case):
@@ -134,6 +143,35 @@ def test_counters(benchmark, case):
     assert counters.instructions_per_packet <= STORED[case].instructions_per_packet * SLACK
 
 
+def fused_holds(counted):
+    """Assert what is promised of what is fused with a norm."""
+    if "quant" in counted.call and counted.cols in (128, fused.OFF_16_BYTES):
+        return  # codes of short rows, and of rows off 16 bytes, are less than a sector a request
+    most = MOST_SHIFTED if counted.cols == fused.OFF_16_BYTES else MOST_ALIGNED
+    assert 1 <= counted.sectors <= FUSED_MOST.get(counted.call, most)
+
+
+def test_the_stored_counters_of_fused_ops_keep_the_promises():
+    assert list(FUSED) == list(fused.GRID)
+    assert {counted.arch for counted in FUSED.values()} == {90}
+    for counted in FUSED.values():
+        fused_holds(counted)
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=SLOW, id=f"{case[0]}-{case[1]}") for case in fused.GRID],
+)
+def test_counters_of_fused_ops(case):
+    counted = fused.count(fused.GRID[case], case[1])
+    if counted.arch != FUSED[case].arch:
+        pytest.skip(f"promised of sm_{FUSED[case].arch}; counted on sm_{counted.arch}")
+    fused_holds(counted)
+    assert counted.instructions_per_packet <= FUSED[case].instructions_per_packet * SLACK
+
+
 def test_the_page_shows_the_stored_counters():
     _, shown, _ = publish.split(publish.PAGE.read_text("utf-8"))
-    assert shown == publish.section(list(STORED.values()), list(BACKWARD.values()))
+    stored = (list(of.values()) for of in (STORED, BACKWARD, FUSED))
+    assert shown == publish.section(*stored)
