@@ -67,8 +67,9 @@ struct ByPosition {
 };
 
 // The cosines and sines of a row. The sine of a pair's first column is negated: it is what the
-// partner of that is multiplied with before both are added.
-template <class S, class H, class Cos, class Sin, class By>
+// partner of that is multiplied with before both are added. Where pairs are turned BACK, as the
+// transposed rotation does, it is that of the second one.
+template <class S, class H, class Cos, class Sin, class By, bool BACK = false>
 class Angles {
  public:
   struct Arrays {
@@ -101,7 +102,7 @@ class Angles {
     for (int i = 0; i < S::VEC; ++i) {
       const int at = H::INTERLEAVED ? i / 2 : i;
       cos[i] = c[at];
-      sin[i] = (H::INTERLEAVED ? i % 2 == 0 : is_first) ? -s[at] : s[at];
+      sin[i] = (H::INTERLEAVED ? i % 2 == 0 : is_first) != BACK ? -s[at] : s[at];
     }
   }
 
@@ -115,14 +116,15 @@ class Angles {
       const unsigned twice = w % 2 == 0 ? 0x1010 : 0x3232;  // an element in both halves
       cos.word[w] = H::INTERLEAVED ? __byte_perm(c.word[w / 2], 0, twice) : c.word[w];
       sin.word[w] = H::INTERLEAVED ? __byte_perm(s.word[w / 2], 0, twice) : s.word[w];
-      sin.word[w] ^= H::INTERLEAVED ? 0x8000u : is_first ? 0x80008000u : 0u;
+      const unsigned of_first = H::INTERLEAVED ? 0x8000u : is_first ? 0x80008000u : 0u;
+      sin.word[w] ^= BACK ? of_first ^ 0x80008000u : of_first;
     }
   }
 
   __device__ typename S::Acc cosine(int column) const { return one(cos_ + H::angle(column)); }
   __device__ typename S::Acc sine(int column) const {
     const typename S::Acc sine = one(sin_ + H::angle(column));
-    return H::is_first(column) ? -sine : sine;
+    return H::is_first(column) != BACK ? -sine : sine;
   }
 
  private:

@@ -41,7 +41,7 @@ class Heads:
     arrays : dict of str to cupy.ndarray
         Those of the kernel, by their names there. gamma has the shape of a row, or one for each
         head. Positions, and tables where there are none, broadcast against x without its columns
-        and heads.
+        and heads. rstd is there where it is wanted.
     names : mapping of str to str
         What those are called in the call.
     """
@@ -104,7 +104,7 @@ def forward(
     for side, part in zip(sides, prepared, strict=True):
         if part.taken["y"] is not side.arrays["y"]:
             side.arrays["y"][...] = part.taken["y"]
-        places = ((part.taken[name], side.arrays[name]) for name in side.plan.arrays)
+        places = ((part.taken[name], a) for name, a in side.arrays.items() if name in part.taken)
         as_given &= all(a.data.ptr == b.data.ptr for a, b in places)
     return (launch,) if as_given else ()
 
@@ -140,7 +140,7 @@ def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
     if "positions" in beside:
         outer = (0,) * (len(layout.extents) - 1)
         strides |= {name: (*outer, table.strides[0]) for name, table in tables.items()}
-    taken = tables | rows | beside | shared
+    taken = tables | rows | beside | shared | {name: given.get(name) for name in plan.statistics}
     accesses = {
         name: ("ALIGNED" if in_packets(plan, taken[name], strides[name]) else "ELEMENTS")
         if name in TABLES
@@ -148,12 +148,13 @@ def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
         if name in strides
         else access_of_parameter(plan, taken[name])
         for name in plan.arrays
+        if name not in plan.statistics
     }
     if "positions" in beside:
         accesses["positions"] = "SCALAR"
     by_row = tuple(name for name in plan.arrays if name in strides and name not in plan.of_rows)
     reach = Reach(
-        tuple((name, accesses[name]) for name in plan.arrays),
+        tuple(accesses.items()),
         len(layout.extents),
         layout.count >= 2**32,
         by_row,

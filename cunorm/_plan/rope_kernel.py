@@ -15,6 +15,7 @@ from .unit import Stage
 
 # The arrays of a kernel, in its order.
 ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
+STATISTIC = "rstd"
 BANKS_BYTES = 128  # of shared memory, that an access reaches at once
 
 
@@ -38,6 +39,8 @@ class Rotary:
         Whether the norm comes before the rotation.
     norm : bool
         Whether there is one.
+    back : bool
+        Whether pairs are turned back, as gradients are.
     """
 
     head: int
@@ -45,6 +48,7 @@ class Rotary:
     interleaved: bool
     norm_first: bool
     norm: bool = True
+    back: bool = False
 
     def in_lanes(self, share: Split, cols: int, vec: int) -> bool:
         """Return whether each lane has the partners of its packets."""
@@ -123,22 +127,23 @@ def heads(
     else:
         source = Stage(f"Rotated<S, X, {rotation.type}>", f"{{$x, {rotation.arrays}}}")
         sink = Stage("Stored<S, Y>", "{$y}")
-    statistic = "MeanSquare" if rotary.norm else "Unnormalised"
+    statistic, kept_of_row = ("MeanSquare", (STATISTIC,)) if rotary.norm else ("Unnormalised", ())
     return HeadsPlan(
         "heads",
         HEADER,
         row,
         cols,
         share,
-        arrays={name: of[name] for name in ARRAYS if name in of},
+        arrays={name: of[name] for name in ARRAYS if name in of} | dict.fromkeys(kept_of_row, wide),
         of_rows=("y", "x"),
-        statistics=(),
+        statistics=kept_of_row,
         parameters=tuple(name for name in ("gamma", "cos", "sin") if name in of),
-        written=("y",),
+        written=("y", *kept_of_row),
         scalars=("eps", "gamma_offset"),
         body=f"normalise_heads<{source.type}, {statistic}<S>, {ending.type},\n"
         f"                  {sink.type}>(\n"
-        f"      {source.arrays}, {ending.arrays}, {sink.arrays}, n.rows, n.eps, group);",
+        f"      {source.arrays}, {ending.arrays}, {sink.arrays}, {{{', '.join(kept_of_row)}}}, "
+        "n.rows, n.eps, group);",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,
         row_bytes=row_bytes,
@@ -152,9 +157,10 @@ def _rotation(rotary: Rotary, of: Dtypes, product: str, kept: str, row_bytes: in
     by, positions = "ByToken<S>", "{}"
     if "positions" in of:
         by, positions = "ByPosition<S, Positions>", "{$positions}"
+    back = ", true" * rotary.back
     return Stage(
         f"{heads}, Kept<S, {heads}, {C_TYPE[kept]}, {row_bytes}>, "
-        f"Angles<S, {heads}, Cos, Sin, {by}>",
+        f"Angles<S, {heads}, Cos, Sin, {by}{back}>",
         f"{{$cos, $sin, {positions}}}",
     )
 

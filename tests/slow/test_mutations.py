@@ -729,8 +729,8 @@ MUTATIONS = [
     (
         "a pair is turned the other way",
         "rotation.cuh",
-        "? -s[at] : s[at]",
-        "? s[at] : -s[at]",
+        "!= BACK ? -s[at] : s[at]",
+        "!= BACK ? s[at] : -s[at]",
         "rms_norm_rope float32 (3, 4, 128) contiguous",
     ),
     (

@@ -1,0 +1,85 @@
+"""Gradients of heads that are normalised and rotated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cupy
+
+from .. import _check, _plan
+from .._families import OPS
+from .._plan import accumulator
+from . import planned, remembered, segmented
+from .rope import of_row, rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._families import Op
+    from .._launch.launches import Launch
+    from .._typing import Arrays
+
+
+def work(
+    op: Op, arrays: Arrays, options: tuple[object, ...], *, enqueue: bool = True
+) -> tuple[Arrays, tuple[Launch, ...]]:
+    """Return the arrays with those that were made, and what was launched."""
+    settings = _check.rope_backward(op, arrays, options)
+    x, gamma = arrays["x"], arrays["gamma"]
+    complete = {**arrays, "dgamma": None}
+    with x.device:
+        complete["dx"] = cupy.empty(x.shape, x.dtype)
+        if gamma is not None and settings["sums"]:
+            make = cupy.empty if x.size > 0 else cupy.zeros
+            complete["dgamma"] = make(gamma.shape, gamma.dtype)
+        if x.size > 0:
+            _in_parts(complete, settings, enqueue=enqueue)
+    return complete, ()
+
+
+rope_backward = remembered.remembered(work)
+
+
+def _in_parts(arrays: Arrays, settings: Mapping[str, Any], *, enqueue: bool) -> None:
+    """Turn back and differentiate the norm one after the other, in the accumulator between."""
+    axes, taken = of_row(arrays, settings)
+    x, dy, dx = taken["x"], taken["dy"], taken["dx"]
+    acc = accumulator(x.dtype.name)
+
+    def wide(a: cupy.ndarray) -> cupy.ndarray:
+        """Return the same numbers in the accumulator, which has all of them."""
+        return a.astype(acc, copy=False) if enqueue else cupy.empty(a.shape, acc)
+
+    def turn(a: cupy.ndarray, to: cupy.ndarray, *, cast: str, back: bool) -> cupy.ndarray:
+        rotate(a, to, taken, {**settings, "cast": cast}, enqueue=enqueue, back=back)
+        return to
+
+    if settings["norm_first"]:
+        dn = turn(dy, cupy.empty(x.shape, acc), cast="after", back=True)
+        made = dx if dx.dtype == acc else cupy.empty(x.shape, acc)
+        _of_norm(axes, taken | {"x": wide(x), "dy": dn, "dx": made}, settings, enqueue=enqueue)
+        if made is not dx and enqueue:
+            dx[...] = made
+    else:
+        dtype = _plan.promoted(x.dtype.name, taken["cos"].dtype.name)
+        v = turn(x, cupy.empty(x.shape, dtype), cast="before", back=False)
+        dv = cupy.empty(x.shape, acc)
+        of_v = taken | {"x": wide(v), "dy": wide(dy), "dx": dv}
+        _of_norm(axes, of_v, settings, enqueue=enqueue)
+        turn(dv, dx, cast="after", back=True)
+
+
+def _of_norm(axes: int, taken: Arrays, settings: Mapping[str, Any], *, enqueue: bool) -> None:
+    """Write the gradients of the norm of x. To rows, gammas that differ by head are a scale."""
+    op = OPS["rms_norm_bwd"]
+    arrays = dict.fromkeys(("gamma", "dgamma", "dresidual")) | taken
+    gamma, total = arrays["gamma"], arrays["dgamma"]
+    own = {**settings, "scale_offset": 1.0}
+    if gamma is None or gamma.ndim == axes:
+        planned.backward(op, arrays, axes, own, enqueue=enqueue)
+        return
+    own |= {"scale_offset": settings["gamma_offset"], "gamma_offset": 0.0}
+    arrays |= {"gamma": None, "dgamma": None}
+    made, _ = segmented.backward(op, arrays, axes, own, {"scale": gamma}, enqueue=enqueue)
+    if total is not None and enqueue:
+        total[...] = made["dscale"]
