@@ -117,22 +117,28 @@ def _plan_of(
     back: bool = False,
 ) -> _plan.HeadsPlan:
     x = taken["x"]
-    rotary = _plan.Rotary(
-        x.shape[-1],
-        2 * taken["cos"].shape[-1],
-        settings["interleaved"],
-        settings["norm_first"] and norm,
-        norm,
-        back,
-    )
     return _plan.heads(
         launches.cols(x, axes),
-        rotary,
+        rotary(taken, settings, norm=norm, back=back),
         planned.dtypes(taken, (name for name in taken if name != STATISTIC)),
         kernels.arch(x.device.id),
         block,
         gamma_offset=bool(settings["gamma_offset"]),
         cast=settings["cast"],
+    )
+
+
+def rotary(
+    taken: Arrays, settings: Mapping[str, Any], *, norm: bool = True, back: bool = False
+) -> _plan.Rotary:
+    """Return how the heads of x are rotated."""
+    return _plan.Rotary(
+        taken["x"].shape[-1],
+        2 * taken["cos"].shape[-1],
+        settings["interleaved"],
+        settings["norm_first"] and norm,
+        norm,
+        back,
     )
 
 

@@ -8,9 +8,12 @@ import cupy
 
 from .. import _check, _plan
 from .._families import OPS
+from .._launch import backward as of_backward
+from .._launch import kernels, launches
+from .._launch import rope as launch
 from .._plan import accumulator
 from . import planned, remembered, segmented
-from .rope import of_row, rotate
+from .rope import of_row, rotary, rotate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,17 +30,63 @@ def work(
     settings = _check.rope_backward(op, arrays, options)
     x, gamma = arrays["x"], arrays["gamma"]
     complete = {**arrays, "dgamma": None}
+    done: tuple[Launch, ...] = ()
     with x.device:
         complete["dx"] = cupy.empty(x.shape, x.dtype)
         if gamma is not None and settings["sums"]:
             make = cupy.empty if x.size > 0 else cupy.zeros
             complete["dgamma"] = make(gamma.shape, gamma.dtype)
         if x.size > 0:
-            _in_parts(complete, settings, enqueue=enqueue)
-    return complete, ()
+            try:
+                complete, done = _in_one(op, complete, settings, enqueue=enqueue)
+            except _plan.TooLong:
+                _in_parts(complete, settings, enqueue=enqueue)
+    return complete, done
 
 
 rope_backward = remembered.remembered(work)
+
+
+def _in_one(
+    op: Op, arrays: Arrays, settings: Mapping[str, Any], *, enqueue: bool
+) -> tuple[Arrays, tuple[Launch, ...]]:
+    """Enqueue the kernel that turns back on the way, and that of its sums: as `work`.
+
+    Raises
+    ------
+    TooLong
+        Where there is no such kernel: registers do not keep a row, or heads that are rotated first,
+        or gammas that differ by head are not in it.
+    """
+    axes, taken = of_row(arrays, settings)
+    if not settings["norm_first"] or ("gamma" in taken and taken["gamma"].ndim != axes):
+        raise _plan.TooLong("heads that are rotated first, or have a gamma each, come in parts")
+    x, dgamma = arrays["x"], arrays["dgamma"]
+    plan = _plan.backward(
+        op,
+        launches.cols(x, axes),
+        planned.dtypes(taken, (name for name in op.slots if name in taken and name != "rstd")),
+        kernels.arch(x.device.id),
+        sums=settings["sums"],
+        gamma_offset=bool(settings["gamma_offset"]),
+        rotary=rotary(taken, settings, back=True),
+    )
+    partial = None
+    if dgamma is not None:
+        (blocks,) = plan.grid(x.size // plan.cols)
+        partial = cupy.empty((blocks, plan.pitch), plan.accumulator)
+    scalars = {"gamma_offset": settings["gamma_offset"]}
+    main, as_given = launch.backward(
+        plan, axes, taken | {"partial": partial}, scalars, enqueue=enqueue
+    )
+    complete = {**arrays, "partial": partial}
+    done = [main]
+    if dgamma is not None:
+        sums = of_backward.column_sums(plan, dgamma, len(op.totals), main.grid[0], "partial")
+        if enqueue:
+            sums.enqueue(complete.get(name) for name in sums.arrays)
+        done.append(sums)
+    return complete, tuple(done) if as_given else ()
 
 
 def _in_parts(arrays: Arrays, settings: Mapping[str, Any], *, enqueue: bool) -> None:

@@ -390,10 +390,15 @@ def rms_norm_rope_bwd(
 
     Notes
     -----
-    Products and sums are float32, float64 for float64 data, and dn is not rounded: dx of a head has
-    the same bits alone and in any batch, at any alignment and any strides, and dgamma, which has no
-    atomics, on every run and every device. No rounding of ``cast="before"`` is differentiated. The
-    work is enqueued on CuPy's current stream, in several kernels, with dn between them.
+    Products and sums are float32, float64 for float64 data, and dn is not rounded. dx of a head has
+    the same bits alone and in any batch, at any alignment and any strides, and dgamma has those of
+    `rms_norm_bwd`: the same on every run and every device. No rounding of ``cast="before"`` is
+    differentiated. The work is enqueued on CuPy's current stream.
+
+    One kernel reads x and dy once and writes dx once, and another adds up dgamma. There are several
+    with arrays of x's shape in float32 (float64) between them, which are the same definition within
+    rounding, where `norm_first` is False, where gamma has the shape (H, d), and where
+    `across_heads` has rows of more than 12 KiB of 16-bit data, 24 KiB of wider.
 
     Examples
     --------

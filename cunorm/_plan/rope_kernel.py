@@ -108,13 +108,7 @@ def heads(
     if block is not None and block != (share.lanes, share.rows):
         share = _in_block(share, cols, row, *block)
     kept = wide if rotary.norm_first and not rounds else x
-    row_bytes = 0
-    if not rotary.in_lanes(share, cols, PACKET_BYTES // ITEMSIZE[row]):
-        row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
-    in_registers = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
-    if not in_registers or row_bytes * share.rows > shared_bytes(arch):
-        raise TooLong(f"{cols} columns of {row} are more than a block keeps")
-
+    row_bytes = _row_bytes(rotary, cols, row, kept, share, arch)
     rotation = _rotation(rotary, of, product, kept, row_bytes)
     chosen = {"gamma_offset": gamma_offset, "cast": cast}
     normed = {"x": row} | {name: of[name] for name in ("y", "gamma") if name in of}
@@ -148,6 +142,34 @@ def heads(
         at_once=PACKETS_IN_FLIGHT,
         row_bytes=row_bytes,
     )
+
+
+def turned_back(
+    rotary: Rotary, of: Dtypes, share: Split, cols: int, arch: int
+) -> tuple[Stage, int]:
+    """Return what a backward kernel reads its rows by, and the bytes that one of dy passes through.
+
+    Raises
+    ------
+    TooLong
+        As `heads`.
+    """
+    x = of["x"]
+    row_bytes = _row_bytes(rotary, cols, x, x, share, arch)
+    rotation = _rotation(rotary, of, accumulator(x), x, row_bytes)
+    source = Stage(f"TurnedBackPairs<S, X, Dy, {rotation.type}>", f"{{$x, $dy, {rotation.arrays}}}")
+    return source, row_bytes
+
+
+def _row_bytes(rotary: Rotary, cols: int, row: str, kept: str, share: Split, arch: int) -> int:
+    """Return the bytes of shared memory that a row of dtype `kept` passes through, 0 for none."""
+    row_bytes = 0
+    if not rotary.in_lanes(share, cols, PACKET_BYTES // ITEMSIZE[row]):
+        row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
+    in_registers = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
+    if not in_registers or row_bytes * share.rows > shared_bytes(arch):
+        raise TooLong(f"{cols} columns of {row} are more than a block keeps")
+    return row_bytes
 
 
 def _rotation(rotary: Rotary, of: Dtypes, product: str, kept: str, row_bytes: int) -> Stage:

@@ -193,7 +193,7 @@ def test_a_kernel_is_tried_with_a_block_fewer_each_time_and_then_with_fewer_load
 def test_no_plan_function_is_told_the_number_of_rows():
     for function in (_plan.forward, _plan.backward):
         parameters = set(inspect.signature(function).parameters)
-        assert parameters - {"sums"} == {"op", "cols", "dtypes", "arch", "chosen"}
+        assert parameters - {"sums", "rotary"} == {"op", "cols", "dtypes", "arch", "chosen"}
 
 
 @pytest.mark.parametrize(
