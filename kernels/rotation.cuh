@@ -106,9 +106,10 @@ class Angles {
     }
   }
 
-  // The same of 16-bit elements, as they are.
+  // The same of 16-bit elements, as they are: gradients are never computed in those.
   __device__ void packet(int first, bool is_first, Pack<C, S::VEC>& cos,
                          Pack<C, S::VEC>& sin) const {
+    static_assert(!BACK, "gradients are Acc's");
     const Pack<C, COUNT> c = load<Cos::ACCESS == ALIGNED, COUNT>(cos_ + first, COUNT);
     const Pack<C, COUNT> s = load<Sin::ACCESS == ALIGNED, COUNT>(sin_ + first, COUNT);
 #pragma unroll
@@ -116,8 +117,7 @@ class Angles {
       const unsigned twice = w % 2 == 0 ? 0x1010 : 0x3232;  // an element in both halves
       cos.word[w] = H::INTERLEAVED ? __byte_perm(c.word[w / 2], 0, twice) : c.word[w];
       sin.word[w] = H::INTERLEAVED ? __byte_perm(s.word[w / 2], 0, twice) : s.word[w];
-      const unsigned of_first = H::INTERLEAVED ? 0x8000u : is_first ? 0x80008000u : 0u;
-      sin.word[w] ^= BACK ? of_first ^ 0x80008000u : of_first;
+      sin.word[w] ^= H::INTERLEAVED ? 0x8000u : is_first ? 0x80008000u : 0u;
     }
   }
 

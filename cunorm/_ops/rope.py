@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 from .._call.rope import rope
 from .._call.rope_backward import rope_backward
 from .._families import ROPE_OPS
@@ -321,6 +323,42 @@ def qk_norm_rope_fwd(
         (q, k, q_gamma, k_gamma, cos, sin, positions, q_out, k_out),
         (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
     )
+
+
+@overload
+def rms_norm_rope_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    rstd: DeviceArray,
+    positions: DeviceArray | None = ...,
+    *,
+    interleaved: bool = ...,
+    norm_first: bool = ...,
+    across_heads: bool = ...,
+    gamma_offset: float = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def rms_norm_rope_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    rstd: DeviceArray,
+    positions: DeviceArray | None = ...,
+    *,
+    interleaved: bool = ...,
+    norm_first: bool = ...,
+    across_heads: bool = ...,
+    gamma_offset: float = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None]: ...
 
 
 def rms_norm_rope_bwd(

@@ -214,6 +214,16 @@ def test_heads_and_their_gradients_are_read_once_in_one_launch(cols, interleaved
     assert (launch.shared_dynamic == 0) == (cols == 128)
 
 
+@pytest.mark.simgpu
+def test_rows_that_a_block_takes_in_turn_are_apart_in_shared_memory():
+    _, (q, _, gamma, _, cos, sin, positions) = a_layer(tokens=(700,), cols=96)
+    _, rstd = cunorm.rms_norm_rope_fwd(q, gamma, cos, sin, positions)
+    given = (q.copy(), q, gamma, cos, sin, rstd, positions)
+    expected = [bits(a) for a in cunorm.rms_norm_rope_bwd(*given)]
+    with simgpu.warp_races():
+        assert [bits(a) for a in cunorm.rms_norm_rope_bwd(*given)] == expected
+
+
 @pytest.mark.slow("rows of 40 kB and more, in parts")
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("weight", [True, False])

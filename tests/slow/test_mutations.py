@@ -755,6 +755,27 @@ MUTATIONS = [
         "heads out of step",
     ),
     (
+        "the statistic of heads is not saved",
+        "rope.cuh",
+        "if (here.is_first_lane()) statistic.save(statistics, here.row);",
+        "",
+        "rms_norm_rope_fwd float32 (3, 4, 128) contiguous",
+    ),
+    (
+        "gradients of heads are turned on, not back",
+        "rotation.cuh",
+        "!= BACK",
+        "!= false",
+        "rms_norm_rope_bwd float32 (3, 4, 96) contiguous",
+    ),
+    (
+        "gradients of heads: each packet of dy is the first",
+        "rope_gradient.cuh",
+        "packet<Acc>(kept, turn)",
+        "packet<Acc>(kept, 0)",
+        "rms_norm_rope_bwd float32 (3, 4, 96) contiguous",
+    ),
+    (
         "every token is at the first position",
         "rotation.cuh",
         "table.first + position_ * table.stride.level[2]",
