@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .._launch.launches import Launch
     from .._typing import Arrays
 
+READ = ("x", "dy", "gamma", "cos", "sin", "positions")
+
 
 def work(
     op: Op, arrays: Arrays, options: tuple[object, ...], *, enqueue: bool = True
@@ -37,61 +39,73 @@ def work(
             make = cupy.empty if x.size > 0 else cupy.zeros
             complete["dgamma"] = make(gamma.shape, gamma.dtype)
         if x.size > 0:
-            try:
-                complete, done = _in_one(op, complete, settings, enqueue=enqueue)
-            except _plan.TooLong:
-                _in_parts(complete, settings, enqueue=enqueue)
+            axes, taken = of_row(complete, settings)
+            plan = _of_one_kernel(op, axes, taken, settings)
+            if plan is None:
+                _in_parts(axes, taken, settings, enqueue=enqueue)
+            else:
+                complete["partial"], done = _in_one(
+                    op, plan, axes, taken, settings, enqueue=enqueue
+                )
     return complete, done
 
 
 rope_backward = remembered.remembered(work)
 
 
-def _in_one(
-    op: Op, arrays: Arrays, settings: Mapping[str, Any], *, enqueue: bool
-) -> tuple[Arrays, tuple[Launch, ...]]:
-    """Enqueue the kernel that turns back on the way, and that of its sums: as `work`.
+def _of_one_kernel(
+    op: Op, axes: int, taken: Arrays, settings: Mapping[str, Any]
+) -> _plan.BackwardPlan | None:
+    """Return the kernel that turns back on the way, None where gradients come in parts.
 
-    Raises
-    ------
-    TooLong
-        Where there is no such kernel: registers do not keep a row, or heads that are rotated first,
-        or gammas that differ by head are not in it.
+    They do where heads were rotated first, where each has a gamma, and where registers do not keep
+    a row.
     """
-    axes, taken = of_row(arrays, settings)
     if not settings["norm_first"] or ("gamma" in taken and taken["gamma"].ndim != axes):
-        raise _plan.TooLong("heads that are rotated first, or have a gamma each, come in parts")
-    x, dgamma = arrays["x"], arrays["dgamma"]
-    plan = _plan.backward(
-        op,
-        launches.cols(x, axes),
-        planned.dtypes(taken, (name for name in op.slots if name in taken and name != "rstd")),
-        kernels.arch(x.device.id),
-        sums=settings["sums"],
-        gamma_offset=bool(settings["gamma_offset"]),
-        rotary=rotary(taken, settings, back=True),
-    )
-    partial = None
+        return None
+    x = taken["x"]
+    try:
+        return _plan.backward(
+            op,
+            launches.cols(x, axes),
+            planned.dtypes(taken, (name for name in READ if name in taken)),
+            kernels.arch(x.device.id),
+            sums=settings["sums"],
+            gamma_offset=bool(settings["gamma_offset"]),
+            rotary=rotary(taken, settings, back=True),
+        )
+    except _plan.TooLong:
+        return None
+
+
+def _in_one(
+    op: Op,
+    plan: _plan.BackwardPlan,
+    axes: int,
+    taken: Arrays,
+    settings: Mapping[str, Any],
+    *,
+    enqueue: bool,
+) -> tuple[cupy.ndarray | None, tuple[Launch, ...]]:
+    """Enqueue the kernel and that of its sums; return the blocks' sums, and what was launched."""
+    dgamma, partial = taken.get("dgamma"), None
     if dgamma is not None:
-        (blocks,) = plan.grid(x.size // plan.cols)
+        (blocks,) = plan.grid(taken["x"].size // plan.cols)
         partial = cupy.empty((blocks, plan.pitch), plan.accumulator)
-    scalars = {"gamma_offset": settings["gamma_offset"]}
-    main, as_given = launch.backward(
-        plan, axes, taken | {"partial": partial}, scalars, enqueue=enqueue
-    )
-    complete = {**arrays, "partial": partial}
+    complete = {**taken, "partial": partial}
+    scalars = {name: settings[name] for name in plan.scalars}
+    main, as_given = launch.backward(plan, axes, complete, scalars, enqueue=enqueue)
     done = [main]
     if dgamma is not None:
         sums = of_backward.column_sums(plan, dgamma, len(op.totals), main.grid[0], "partial")
         if enqueue:
             sums.enqueue(complete.get(name) for name in sums.arrays)
         done.append(sums)
-    return complete, tuple(done) if as_given else ()
+    return partial, tuple(done) if as_given else ()
 
 
-def _in_parts(arrays: Arrays, settings: Mapping[str, Any], *, enqueue: bool) -> None:
+def _in_parts(axes: int, taken: Arrays, settings: Mapping[str, Any], *, enqueue: bool) -> None:
     """Turn back and differentiate the norm one after the other, in the accumulator between."""
-    axes, taken = of_row(arrays, settings)
     x, dy, dx = taken["x"], taken["dy"], taken["dx"]
     acc = accumulator(x.dtype.name)
 
