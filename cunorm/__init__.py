@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         layer_norm_gated_fwd,
         layer_norm_quant,
         qk_norm_rope,
+        qk_norm_rope_fwd,
         quantize,
         rms_norm,
         rms_norm_add,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
         rms_norm_gated_fwd,
         rms_norm_quant,
         rms_norm_rope,
+        rms_norm_rope_bwd,
+        rms_norm_rope_fwd,
         row_sums,
     )
     from ._quant import Quant
@@ -77,6 +80,7 @@ __all__ = [
     "layer_norm_gated_fwd",
     "layer_norm_quant",
     "qk_norm_rope",
+    "qk_norm_rope_fwd",
     "quantize",
     "rms_norm",
     "rms_norm_add",
@@ -90,6 +94,8 @@ __all__ = [
     "rms_norm_gated_fwd",
     "rms_norm_quant",
     "rms_norm_rope",
+    "rms_norm_rope_bwd",
+    "rms_norm_rope_fwd",
     "row_sums",
     "warm_up",
 ]

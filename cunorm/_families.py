@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter
 from operator import itemgetter
 from typing import Any
@@ -545,15 +545,22 @@ OPS: dict[str, Op] = {
 }
 
 
-def _rope_op(name: str, reads: tuple[str, ...], gammas: str, writes: tuple[Output, ...]) -> Op:
-    """Return an op on heads, each of its arrays with a gamma of its own and the same angles."""
-    parameters = tuple(gammas.format(read) for read in reads)
+def _rope_op(
+    name: str, reads: tuple[str, ...], own: str, writes: tuple[Output, ...], keeps: bool
+) -> Op:
+    """Return an op on heads, each of its arrays with a gamma of its own and the same angles.
+
+    What belongs to one of them has a name of the form `own`.
+    """
+    (weight,), (statistic,) = ROPE.parameters, ROPE.saves
+    parameters = tuple(own.format(read, weight) for read in reads)
+    statistics = tuple(own.format(read, statistic) for read in reads)
     return Op(
-        name=name,
+        name=name + "_fwd" * keeps,
         norm=name,
         family=ROPE,
         source=LOADED,
-        keeps=False,
+        keeps=keeps,
         is_backward=False,
         arguments=(
             *map(Input, reads),
@@ -566,36 +573,59 @@ def _rope_op(name: str, reads: tuple[str, ...], gammas: str, writes: tuple[Outpu
         parameters=parameters,
         operands=(),
         writes=writes,
-        returns=tuple(output.name for output in writes),
+        returns=(*(output.name for output in writes), *(statistics if keeps else ())),
         leader=reads[0],
     )
 
 
-INTERLEAVED = Option("interleaved", False, check="flag", compiled=bool)
-NORM_FIRST = Option("norm_first", True, check="flag", compiled=bool)
-ACROSS_HEADS = Option("across_heads", False, check="flag", compiled=bool)
+INTERLEAVED = Option("interleaved", False, check="flag", compiled=bool, backward=True)
+NORM_FIRST = Option("norm_first", True, check="flag", compiled=bool, backward=True)
+ACROSS_HEADS = Option("across_heads", False, check="flag", compiled=bool, backward=True)
 # Norms of heads that are rotated by their token's position. Their arrays have axes of their own,
 # and so they are none of FAMILIES and OPS, whose ops take rows of any axes.
 ROPE = Family(
     "rms_norm_rope",
     "MeanSquare",
     "Scale",
-    (),
+    ("rstd",),
     ("gamma",),
     (_eps(1e-6), INTERLEAVED, NORM_FIRST, ACROSS_HEADS, GAMMA_OFFSET, CAST),
     sources=(LOADED,),
-    has_gradient=False,
+)
+_of_one_array = partial(_rope_op, "rms_norm_rope", ("x",), "{1}", (Output("y", "out", "x"),))
+_of_queries_and_keys = partial(
+    _rope_op,
+    "qk_norm_rope",
+    ("q", "k"),
+    "{0}_{1}",
+    (Output("q_out", "q_out", "q"), Output("k_out", "k_out", "k")),
+)
+ROPE_BWD = Op(
+    name="rms_norm_rope_bwd",
+    norm="rms_norm_rope",
+    family=ROPE,
+    source=LOADED,
+    keeps=False,
+    is_backward=True,
+    arguments=(
+        *map(Input, ("dy", "x")),
+        Input("gamma", optional=True),
+        *map(Input, ("cos", "sin", "rstd")),
+        Indices("positions", optional=True),
+        *(a for a in ROPE.options if isinstance(a, Option) and a.backward),
+        SUMS,
+    ),
+    reads=("x", "dy"),
+    parameters=ROPE.parameters,
+    operands=(),
+    writes=(),
+    returns=("dx", "dgamma"),
 )
 ROPE_OPS: dict[str, Op] = {
     op.name: op
     for op in (
-        _rope_op("rms_norm_rope", ("x",), "gamma", (Output("y", "out", "x"),)),
-        _rope_op(
-            "qk_norm_rope",
-            ("q", "k"),
-            "{}_gamma",
-            (Output("q_out", "q_out", "q"), Output("k_out", "k_out", "k")),
-        ),
+        *(of(keeps) for keeps in (False, True) for of in (_of_one_array, _of_queries_and_keys)),
+        ROPE_BWD,
     )
 }
 ALL_OPS = OPS | ROPE_OPS | QUANTISED

@@ -35,7 +35,7 @@ unit roundoff of the accumulator, 2^-24 or 2^-53.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -464,13 +464,14 @@ def _backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     given_dy = dy.astype(wide)
     factor = _factor(given, precision)
     gate_first = given.get("gate_first", False)
-    data_error: Wide = np.zeros(())
+    data_error: Wide = given.get("x_error", np.zeros(()))
     if gate_first:
         product = _times_gate(Near(data, data_error), given, precision)
         data, data_error = product.value, product.error
     elif "gate" in op.reads:
         factor = _times_gate(factor, given, precision)
     upstream, upstream_error = given_dy * factor.value, np.abs(given_dy) * factor.error
+    upstream_error = upstream_error + given.get("dy_error", 0) * np.abs(factor.value)
     kept = {name: _beside_rows(given[name], axes, wide) for name in op.family.saves}
     r, r_error = kept["rstd"].value, kept["rstd"].error
     weight = _weight(gamma, given.get("gamma_offset", 0.0), precision)
@@ -648,7 +649,7 @@ def _statistic(statistic: Near, axes: tuple[int, ...], dtype: np.dtype) -> Expec
 # as given.
 
 
-def rms_norm_rope(
+def rms_norm_rope_fwd(
     x: npt.NDArray[Any],
     gamma: npt.NDArray[Any] | None,
     cos: npt.NDArray[Any],
@@ -661,18 +662,20 @@ def rms_norm_rope(
     across_heads: bool = False,
     gamma_offset: float = 0.0,
     cast: str = "before",
-) -> Expected:
+) -> tuple[Expected, Expected]:
     """Return what is expected of the op of this name, which has the same arguments but `out`."""
     precision = Precision.of(x.dtype)
     rounds = cast == "before"
     product = _promoted(x.dtype, cos.dtype)
     rows = _rows(cos, positions, x), _rows(sin, positions, x)
+    kept: list[Near] = []
 
     def normalise(h: Near, dtype: np.dtype[Any]) -> Near:
         shape = (*x.shape[:-2], -1) if across_heads else x.shape
         h = Near(h.value.reshape(shape), np.broadcast_to(h.error, x.shape).reshape(shape))
         wide_eps = precision.wide(eps)
-        normal, _ = _mean_square(h, (-1,), h.value.shape[-1], wide_eps, precision)
+        normal, saved = _mean_square(h, (-1,), h.value.shape[-1], wide_eps, precision)
+        kept.extend(saved)
         of = {"x": np.empty(0, dtype), "gamma": gamma, "gamma_offset": gamma_offset, "cast": cast}
         n = _scale(normal, of, precision)
         n = Near(n.value.reshape(x.shape), n.error.reshape(x.shape))
@@ -683,10 +686,16 @@ def rms_norm_rope(
 
     exact = Near(x.astype(precision.wide), np.zeros(x.shape))
     y = rotate(normalise(exact, x.dtype)) if norm_first else normalise(rotate(exact), product)
-    return Expected(y.value, y.error, x.dtype)
+    (rstd,) = kept
+    return Expected(y.value, y.error, x.dtype), _statistic(rstd, (-1,), x.dtype)
 
 
-def qk_norm_rope(
+def rms_norm_rope(*given: Any, **named: Any) -> Expected:
+    """Return what is expected of the op of this name."""
+    return rms_norm_rope_fwd(*given, **named)[0]
+
+
+def qk_norm_rope_fwd(
     q: npt.NDArray[Any],
     k: npt.NDArray[Any],
     q_gamma: npt.NDArray[Any] | None,
@@ -695,12 +704,79 @@ def qk_norm_rope(
     sin: npt.NDArray[Any],
     *given: Any,
     **options: Any,
-) -> tuple[Expected, Expected]:
+) -> tuple[Expected, Expected, Expected, Expected]:
+    """Return what is expected of q and of k, each as `rms_norm_rope_fwd` has it."""
+    of_q = rms_norm_rope_fwd(q, q_gamma, cos, sin, *given, **options)
+    of_k = rms_norm_rope_fwd(k, k_gamma, cos, sin, *given, **options)
+    return of_q[0], of_k[0], of_q[1], of_k[1]
+
+
+def qk_norm_rope(*given: Any, **named: Any) -> tuple[Expected, Expected]:
     """Return what is expected of q and of k, each as `rms_norm_rope` has it."""
-    return (
-        rms_norm_rope(q, q_gamma, cos, sin, *given, **options),
-        rms_norm_rope(k, k_gamma, cos, sin, *given, **options),
-    )
+    return qk_norm_rope_fwd(*given, **named)[:2]
+
+
+def rms_norm_rope_bwd(
+    dy: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    gamma: npt.NDArray[Any] | None,
+    cos: npt.NDArray[Any],
+    sin: npt.NDArray[Any],
+    rstd: npt.NDArray[Any],
+    positions: npt.NDArray[Any] | None = None,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    sums: bool = True,
+) -> tuple[Expected, Expected | None]:
+    """Return what is expected of the op of this name: no rounding is differentiated."""
+    precision = Precision.of(x.dtype)
+    rows = _rows(cos, positions, x), _rows(sin, positions, x)
+    back = rows[0], -rows[1]
+    v, dn = (Near(a.astype(precision.wide), np.zeros(x.shape)) for a in (x, dy))
+    dtype = x.dtype
+    if norm_first:
+        dn = _rotated(dn, back, interleaved, None, precision)
+    else:
+        dtype = _promoted(dtype, cos.dtype)
+        v = _rotated(v, rows, interleaved, dtype, precision)
+
+    def of_norm(head: int | slice, gamma: npt.NDArray[Any] | None) -> tuple[Near, Near | None]:
+        """Return the gradients of the norm of some heads, or of all of a token together."""
+
+        def of(a: Wide) -> Wide:
+            a = np.broadcast_to(a, x.shape)
+            return a.reshape(*x.shape[:-2], -1) if across_heads else a[..., head, :]
+
+        given: dict[str, Any] = {"gamma": gamma, "sums": sums}
+        given |= {"x": of(v.value).astype(dtype), "dy": of(dn.value)}
+        given |= {"x_error": of(v.error), "dy_error": of(dn.error), "gamma_offset": gamma_offset}
+        given |= {"rstd": rstd if across_heads else rstd[..., head]}
+        made = _backward(OPS["rms_norm_bwd"], given)
+        dx, total = (None if e is None else Near(e.value, e.slack) for e in made.values())
+        assert dx is not None
+        return dx, total
+
+    if gamma is None or gamma.ndim == 1:
+        dv, total = of_norm(slice(None), gamma)
+    else:
+        of_heads = [of_norm(head, weight) for head, weight in enumerate(gamma)]
+        dv = _stacked((dx for dx, _ in of_heads), -2)
+        total = _stacked((total for _, total in of_heads if total is not None), 0) if sums else None
+    dx = Near(dv.value.reshape(x.shape), dv.error.reshape(x.shape))
+    if not norm_first:
+        dx = _rotated(dx, back, interleaved, None, precision)
+    dgamma = None
+    if gamma is not None and total is not None:
+        dgamma = Expected(total.value, total.error, gamma.dtype)
+    return Expected(dx.value, dx.error, x.dtype), dgamma
+
+
+def _stacked(parts: Iterable[Near], axis: int) -> Near:
+    values, errors = zip(*((near.value, near.error) for near in parts), strict=True)
+    return Near(np.stack(values, axis), np.stack(errors, axis))
 
 
 def _rows(

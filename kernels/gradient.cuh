@@ -351,7 +351,7 @@ __device__ inline void backward(const typename Source::Arrays& from,
   for (long long group = own.block; group < groups; group += own.blocks) {
     const Place<S> here = Place<S>::at(rows, own.first + group * S::ROWS + threadIdx.y, own.end);
     if (here.is_idle_warp()) break;
-    __syncwarp();  // the seams of the row before are read before this one's are written
+    __syncwarp();  // shared memory of the row before is read before this one's is written
     const Source pairs(from, here);
     Other other(beside, here);
     const Saved saved(statistics, here);

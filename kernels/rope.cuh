@@ -7,7 +7,8 @@
 //              partner's value: often the lane has that itself, in the same packet or in one of
 //              another turn; otherwise rows pass through shared memory, once (`Kept`).
 //
-// Traffic      x once, y once; the cosines and sines of a token once a row, from cache.
+// Traffic      x once, y once; the cosines and sines of a token once a row, from cache; 4 bytes a
+//              row for its rstd where that is wanted.
 //
 // Numerics     What was normalised is rounded as the norm's y is. Each product and sum is rounded
 //              to the type that the operators of arrays give it, `Product`; to Acc, it is not.
@@ -119,13 +120,15 @@ class Rotated {
   Rotation<S, H, Angles> rotation_;
 };
 
-// As normalise() in norm.cuh, of the group'th ROWS rows, and without the statistics. The sink is
-// there before the row is summed: it knows its angles then.
+// As normalise() in norm.cuh, of the group'th ROWS rows. The sink is there before the row is summed:
+// it knows its angles then.
 template <class Source, class Statistic, class Epilogue, class Sink>
 __device__ inline void normalise_heads(const typename Source::Arrays& from,
                                        const typename Epilogue::Arrays& parameters,
-                                       const typename Sink::Arrays& to, const Rows& rows,
-                                       typename Statistic::Acc eps, long long group) {
+                                       const typename Sink::Arrays& to,
+                                       const typename Statistic::Arrays& statistics,
+                                       const Rows& rows, typename Statistic::Acc eps,
+                                       long long group) {
   using S = typename Source::S;
   static_assert(S::IN_REGISTERS && S::CLUSTER == 1, "the plan keeps rows in registers");
   const Place<S> here = Place<S>::of(rows, group);
@@ -139,4 +142,5 @@ __device__ inline void normalise_heads(const typename Source::Arrays& from,
   Sink sink(to, here);
   const Statistic statistic = Statistic::of(row, eps);
   write_normalised<S>(row, statistic, epilogue, sink);
+  if (here.is_first_lane()) statistic.save(statistics, here.row);
 }

@@ -67,8 +67,9 @@ struct ByPosition {
 };
 
 // The cosines and sines of a row. The sine of a pair's first column is negated: it is what the
-// partner of that is multiplied with before both are added.
-template <class S, class H, class Cos, class Sin, class By>
+// partner of that is multiplied with before both are added. Where pairs are turned BACK, as the
+// transposed rotation does, it is that of the second one.
+template <class S, class H, class Cos, class Sin, class By, bool BACK = false>
 class Angles {
  public:
   struct Arrays {
@@ -101,13 +102,14 @@ class Angles {
     for (int i = 0; i < S::VEC; ++i) {
       const int at = H::INTERLEAVED ? i / 2 : i;
       cos[i] = c[at];
-      sin[i] = (H::INTERLEAVED ? i % 2 == 0 : is_first) ? -s[at] : s[at];
+      sin[i] = (H::INTERLEAVED ? i % 2 == 0 : is_first) != BACK ? -s[at] : s[at];
     }
   }
 
-  // The same of 16-bit elements, as they are.
+  // The same of 16-bit elements, as they are: gradients are never computed in those.
   __device__ void packet(int first, bool is_first, Pack<C, S::VEC>& cos,
                          Pack<C, S::VEC>& sin) const {
+    static_assert(!BACK, "gradients are Acc's");
     const Pack<C, COUNT> c = load<Cos::ACCESS == ALIGNED, COUNT>(cos_ + first, COUNT);
     const Pack<C, COUNT> s = load<Sin::ACCESS == ALIGNED, COUNT>(sin_ + first, COUNT);
 #pragma unroll
@@ -122,7 +124,7 @@ class Angles {
   __device__ typename S::Acc cosine(int column) const { return one(cos_ + H::angle(column)); }
   __device__ typename S::Acc sine(int column) const {
     const typename S::Acc sine = one(sin_ + H::angle(column));
-    return H::is_first(column) ? -sine : sine;
+    return H::is_first(column) != BACK ? -sine : sine;
   }
 
  private:

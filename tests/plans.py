@@ -1,7 +1,7 @@
 """Plans of kernels by the dtypes of their arrays, in the words of a test."""
 
 from cunorm import _plan
-from cunorm._families import OPS
+from cunorm._families import OPS, ROPE_BWD
 
 
 def rms_norm(cols, x, gamma, *, cast="before", gamma_offset=False, arch=90, residual=None):
@@ -21,6 +21,14 @@ def rms_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90
 
 def layer_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90, sums=True):
     return _backward("layer_norm_bwd", cols, arch, x, gamma, dresidual, sums, gamma_offset)
+
+
+def rms_norm_rope_bwd(cols, x, beside, *, head=128, arch=90):
+    dtypes = (("x", x), ("dy", x), *((name, beside) for name in ("gamma", "cos", "sin")))
+    rotary = _plan.Rotary(head, head, interleaved=False, norm_first=True, back=True)
+    return _plan.backward(
+        ROPE_BWD, cols, (*dtypes, ("positions", "int64")), arch, gamma_offset=True, rotary=rotary
+    )
 
 
 def _forward(norm, cols, arch, dtypes, residual, chosen):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import cupy
+import numpy as np
 
 from .. import _check, _plan
 from .._families import OPS
 from .._launch import kernels, launches
 from .._launch import rope as launch
 from .._plan import accumulator
-from . import forward, remembered
+from . import planned, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Side = tuple[int, Arrays, dict[str, str]]
 
 TABLES = ("cos", "sin", "positions")
+STATISTIC = "rstd"
 
 
 def work(
@@ -38,46 +40,64 @@ def work(
             if arrays[output.name] is None:
                 like = arrays[output.like]
                 complete[output.name] = cupy.empty(like.shape, like.dtype)
+        for statistic, name in zip(_statistics(op), op.reads, strict=True):
+            made = _of_each_row(arrays[name], settings) if op.keeps else None
+            complete[statistic] = made
         sides = tuple(_sides(op, complete, settings))
         try:
-            planned = _planned(sides, settings)
+            heads = _heads(sides, settings)
         except _plan.TooLong:
             for side in sides:
                 _in_parts(*side, settings, enqueue=enqueue)
         else:
-            if planned:
-                done = launch.forward(planned, _scalars(settings), enqueue=enqueue)
+            if heads:
+                done = launch.forward(heads, _scalars(settings), enqueue=enqueue)
     return complete, done
 
 
 rope = remembered.remembered(work)
 
 
+def _statistics(op: Op) -> tuple[str, ...]:
+    """Return a name for the statistic of each array, by which it is returned if it is."""
+    return op.returns[len(op.writes) :] if op.keeps else tuple(f"{x}_rstd" for x in op.reads)
+
+
+def _of_each_row(x: cupy.ndarray, settings: Mapping[str, Any]) -> cupy.ndarray:
+    """Return an array for one number of each row of x: NaN where rows have no heads."""
+    shape = x.shape[: -2 if settings["across_heads"] else -1]
+    dtype = accumulator(x.dtype.name)
+    return cupy.empty(shape, dtype) if x.size else cupy.full(shape, np.nan, dtype)
+
+
 def _sides(op: Op, arrays: Arrays, settings: Mapping[str, Any]) -> Iterator[Side]:
-    """Yield, of each array with elements, the axes of a row, and what the kernel takes and reads.
+    """Yield, of each array with elements, a row's axes, what a kernel takes, and its names."""
+    of_each = zip(op.reads, op.parameters, op.writes, _statistics(op), strict=True)
+    for name, gamma, output, statistic in of_each:
+        if arrays[name].size > 0:
+            names = {"y": output.name, "x": name, "gamma": gamma, STATISTIC: statistic}
+            names |= {table: table for table in TABLES}
+            yield *of_row({own: arrays[n] for own, n in names.items()}, settings), names
 
-    As tables, cos and sin have two axes, or a row for each token.
+
+def of_row(arrays: Arrays, settings: Mapping[str, Any]) -> tuple[int, Arrays]:
+    """Return how many axes of x are a row, and the arrays that are there as a kernel takes them.
+
+    gamma then has a row's axes. As tables, cos and sin have two, or a row for each token.
     """
-    for name, gamma, output in zip(op.reads, op.parameters, op.writes, strict=True):
-        x = arrays[name]
-        if x.size == 0:
-            continue
-        names = {"y": output.name, "x": name, "gamma": gamma} | {table: table for table in TABLES}
-        taken = {own: arrays[n] for own, n in names.items() if arrays[n] is not None}
-        if "positions" not in taken and taken["cos"].ndim == 2:
-            tokens = x.shape[-3] if x.ndim > 2 else 1
-            taken |= {table: taken[table][:tokens] for table in ("cos", "sin")}
-            if x.ndim == 2:
-                taken |= {table: taken[table][0] for table in ("cos", "sin")}
-        axes = 1
-        if settings["across_heads"]:
-            axes = 2
-            if "gamma" in taken:
-                taken["gamma"] = taken["gamma"].reshape(x.shape[-2:])
-        yield axes, taken, names
+    taken = {name: a for name, a in arrays.items() if a is not None}
+    x = taken["x"]
+    if "positions" not in taken and taken["cos"].ndim == 2:
+        rows = slice(x.shape[-3]) if x.ndim > 2 else 0
+        taken |= {table: taken[table][rows] for table in ("cos", "sin")}
+    if not settings["across_heads"]:
+        return 1, taken
+    if "gamma" in taken:
+        taken["gamma"] = taken["gamma"].reshape(x.shape[-2:])
+    return 2, taken
 
 
-def _planned(sides: Sequence[Side], settings: Mapping[str, Any]) -> list[launch.Heads]:
+def _heads(sides: Sequence[Side], settings: Mapping[str, Any]) -> list[launch.Heads]:
     """Return what a launch does with each array: a row of each has as many lanes."""
     plans = [_plan_of(axes, taken, settings) for axes, taken, _ in sides]
     block = max((plan.block for plan in plans), default=None)
@@ -94,23 +114,31 @@ def _plan_of(
     block: tuple[int, int] | None = None,
     *,
     norm: bool = True,
+    back: bool = False,
 ) -> _plan.HeadsPlan:
     x = taken["x"]
-    rotary = _plan.Rotary(
-        x.shape[-1],
-        2 * taken["cos"].shape[-1],
-        settings["interleaved"],
-        settings["norm_first"] and norm,
-        norm,
-    )
     return _plan.heads(
         launches.cols(x, axes),
-        rotary,
-        tuple((name, a.dtype.name) for name, a in taken.items()),
+        rotary(taken, settings, norm=norm, back=back),
+        planned.dtypes(taken, (name for name in taken if name != STATISTIC)),
         kernels.arch(x.device.id),
         block,
         gamma_offset=bool(settings["gamma_offset"]),
         cast=settings["cast"],
+    )
+
+
+def rotary(
+    taken: Arrays, settings: Mapping[str, Any], *, norm: bool = True, back: bool = False
+) -> _plan.Rotary:
+    """Return how the heads of x are rotated."""
+    return _plan.Rotary(
+        taken["x"].shape[-1],
+        2 * taken["cos"].shape[-1],
+        settings["interleaved"],
+        settings["norm_first"] and norm,
+        norm,
+        back,
     )
 
 
@@ -124,9 +152,6 @@ def _in_parts(
 ) -> None:
     """Normalise and rotate rows that one kernel does not keep, in two."""
     x, y = taken["x"], taken["y"]
-    gamma = taken.pop("gamma", None)
-    if gamma is None:
-        gamma = cupy.ones(x.shape[x.ndim - axes :], x.dtype)
     dtype = x.dtype
     if settings["cast"] == "after":
         dtype = accumulator(x.dtype.name)
@@ -134,21 +159,36 @@ def _in_parts(
         dtype = _plan.promoted(x.dtype.name, taken["cos"].dtype.name)
     between = y if y.dtype == dtype else cupy.empty(x.shape, dtype)
 
-    def rotate(source: cupy.ndarray, to: cupy.ndarray) -> None:
-        arrays = taken | {"x": source, "y": to}
-        heads = launch.Heads(_plan_of(1, arrays, settings, norm=False), 1, arrays, names)
-        launch.forward([heads], _scalars(settings), enqueue=enqueue)
-
     def normalise(source: cupy.ndarray, to: cupy.ndarray) -> None:
         op = OPS["rms_norm"]
-        options = tuple(settings.get(option.name, option.default) for option in op.options)
-        given = dict.fromkeys(op.slots) | {"x": source, "gamma": gamma, "y": to}
-        forward.work(op, given, options, enqueue=enqueue)
+        given = {"gamma": None, STATISTIC: None} | taken | {"x": source, "y": to}
+        options = {**settings, "scale_offset": 1.0, "count": 0.0}
+        beside = dict.fromkeys((*op.operands, *op.sums))
+        planned.forward(op, given | beside, axes, options, enqueue=enqueue)
 
-    steps = (normalise, rotate) if settings["norm_first"] else (rotate, normalise)
+    def turn(source: cupy.ndarray, to: cupy.ndarray) -> None:
+        rotate(source, to, taken, settings, enqueue=enqueue)
+
+    steps = (normalise, turn) if settings["norm_first"] else (turn, normalise)
     steps[0](x, between)
     steps[1](between, y)
 
 
+def rotate(
+    x: cupy.ndarray,
+    y: cupy.ndarray,
+    taken: Arrays,
+    settings: Mapping[str, Any],
+    *,
+    enqueue: bool,
+    back: bool = False,
+) -> None:
+    """Rotate heads that are not normalised, as `_in_parts` and gradients have it."""
+    arrays = {name: taken[name] for name in TABLES if name in taken} | {"x": x, "y": y}
+    plan = _plan_of(1, arrays, settings, norm=False, back=back)
+    heads = launch.Heads(plan, 1, arrays, {name: name for name in arrays})
+    launch.forward([heads], _scalars(settings), enqueue=enqueue)
+
+
 def _scalars(settings: Mapping[str, Any]) -> dict[str, float]:
-    return {name: settings[name] for name in ("eps", "gamma_offset")}
+    return {name: settings.get(name, 0.0) for name in ("eps", "gamma_offset")}

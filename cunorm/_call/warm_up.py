@@ -20,7 +20,7 @@ from .. import _check
 from .._families import ALL_OPS, BETA, QUANTISED, ROPE_OPS, Input, Op
 from .._plan import accumulator
 from .._typing import Arrays
-from . import backward, forward, quantised, rope
+from . import backward, forward, quantised, rope, rope_backward
 
 # What CuPy's own allocations start on.
 ALIGNMENT = 512
@@ -151,13 +151,17 @@ def _build_heads(
     described: Mapping[str, str | None],
     options: Mapping[str, Any],
 ) -> None:
-    """Build the kernel of one call on heads, as `_build` does others'."""
+    """Build the kernels of one call on heads, as `_build` does others'."""
     if 0 in shape:
         return
     tokens, heads, cols = shape[:-2], shape[-2:-1], shape[-1:]
-    of_gamma = (prod(heads + cols),) if options.get("across_heads") else cols
+    of_gamma, rows = (cols, (*tokens, *heads))
+    if options.get("across_heads"):
+        of_gamma, rows = ((prod(heads + cols),), tokens)
     table = (*(tokens[-1:] or (1,)), max(1, cols[0] // 2))
     extents = {"gamma": of_gamma, "cos": table, "positions": tokens}
+    extents |= dict.fromkeys(op.family.saves, rows)
+    described = {**described, **dict.fromkeys(op.family.saves, accumulator(x))}
     arrays: Arrays = {output.name: None for output in op.writes}
     for argument in op.arguments:
         if isinstance(argument, Input):
@@ -167,7 +171,7 @@ def _build_heads(
             own = x if dtype == "x" else dtype
             arrays[name] = None if own is None else cupy.empty(extents.get(of, shape), own)
     values = tuple(options.get(option.name, option.default) for option in op.options)
-    rope.work(op, arrays, values, enqueue=False)
+    (rope_backward if op.is_backward else rope).work(op, arrays, values, enqueue=False)
 
 
 def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from .arrays import (
 )
 from .memory import laid_out_alike, sums_out, written
 from .options import CASTS, OPTIONS, cast, dtype, eps, options, real, word
-from .rope import rope
+from .rope import rope, rope_backward
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -50,6 +50,7 @@ __all__ = [
     "outputs",
     "real",
     "rope",
+    "rope_backward",
     "rows",
     "sums_out",
     "type_name",

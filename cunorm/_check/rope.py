@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._plan import ITEMSIZE, accumulator
-from .arrays import array, data, parameter_dtype, same_device
+from .arrays import array, data, like_x, parameter_dtype, same_device, statistic
 from .memory import written
 from .options import options
 
@@ -34,19 +34,44 @@ def rope(op: Op, arrays: Arrays, values: tuple[object, ...]) -> dict[str, Any]:
         settings = options(op, values, {"x": x, "gamma": arrays[gamma]})
         if arrays[gamma] is not None:
             _gamma(gamma, arrays[gamma], name, x, settings["across_heads"])
-        for table in ("cos", "sin"):
-            array(table, arrays[table])
-            parameter_dtype(table, arrays[table], x, name)
-            same_device(table, arrays[table], leader, op.leader)
-    cos, sin, positions = arrays["cos"], arrays["sin"], arrays["positions"]
-    _sin(sin, cos)
-    _columns(cos, op.leader, leader)
-    if positions is None:
-        _rows(cos, op.leader, leader)
-    else:
-        _positions(positions, cos, op.leader, leader)
+        _tables(arrays, name, x)
+    _angles(arrays, op.leader, leader)
     _outputs(op, arrays)
     return settings
+
+
+def rope_backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> dict[str, Any]:
+    """Check all that a backward op on heads is given, and return its options by name."""
+    x, gamma = arrays["x"], arrays["gamma"]
+    _heads("x", x)
+    like_x("dy", arrays["dy"], x)
+    settings = options(op, values, arrays)
+    across_heads = settings["across_heads"]
+    if gamma is not None:
+        _gamma("gamma", gamma, "x", x, across_heads)
+    _tables(arrays, "x", x)
+    _angles(arrays, "x", x)
+    statistic("rstd", arrays["rstd"], x, x.shape[: -2 if across_heads else -1])
+    return settings
+
+
+def _tables(arrays: Arrays, name: str, x: cupy.ndarray) -> None:
+    """Refuse tables that are no arrays, or not such as rotate heads of x's dtype."""
+    for table in ("cos", "sin"):
+        array(table, arrays[table])
+        parameter_dtype(table, arrays[table], x, name)
+        same_device(table, arrays[table], x, name)
+
+
+def _angles(arrays: Arrays, name: str, x: cupy.ndarray) -> None:
+    """Refuse tables and positions that do not go together, or with the tokens of x."""
+    cos, positions = arrays["cos"], arrays["positions"]
+    _sin(arrays["sin"], cos)
+    _columns(cos, name, x)
+    if positions is None:
+        _rows(cos, name, x)
+    else:
+        _positions(positions, cos, name, x)
 
 
 def _heads(name: str, x: Any) -> None:

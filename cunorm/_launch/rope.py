@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from .._plan import HeadsPlan, Reach, RopePlan
+from .._plan import BackwardPlan, HeadsPlan, Reach, RopePlan
 from .._typing import Arrays
 from . import kernels
 from .launches import (
@@ -41,7 +41,7 @@ class Heads:
     arrays : dict of str to cupy.ndarray
         Those of the kernel, by their names there. gamma has the shape of a row, or one for each
         head. Positions, and tables where there are none, broadcast against x without its columns
-        and heads.
+        and heads. rstd is there where it is wanted.
     names : mapping of str to str
         What those are called in the call.
     """
@@ -60,6 +60,11 @@ class _Prepared:
     numbers: np.ndarray
     taken: Arrays
     blocks: int
+
+    def is_as_given(self, arrays: Arrays) -> bool:
+        """Return whether none of the kernel's arrays is a copy."""
+        places = ((self.taken[name], a) for name, a in arrays.items() if name in self.taken)
+        return all(a is b or a.data.ptr == b.data.ptr for a, b in places)
 
 
 def forward(
@@ -81,7 +86,7 @@ def forward(
     tuple of Launch
         What was launched, for the next arrays of the same kind; nothing where arrays were copied.
     """
-    prepared = [_prepare(side, scalars) for side in sides]
+    prepared = [_prepare(side.plan, side.axes, side.arrays, scalars) for side in sides]
     plan = RopePlan(tuple(side.plan for side in sides))
     device = sides[0].arrays["x"].device.id
     launch = Launch(
@@ -100,19 +105,68 @@ def forward(
             for side, part in zip(sides, prepared, strict=True)
             for name in side.plan.arrays
         )
-    as_given = True
     for side, part in zip(sides, prepared, strict=True):
         if part.taken["y"] is not side.arrays["y"]:
             side.arrays["y"][...] = part.taken["y"]
-        places = ((part.taken[name], side.arrays[name]) for name in side.plan.arrays)
-        as_given &= all(a.data.ptr == b.data.ptr for a, b in places)
+    as_given = all(
+        part.is_as_given(side.arrays) for side, part in zip(sides, prepared, strict=True)
+    )
     return (launch,) if as_given else ()
 
 
-def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
+def backward(
+    plan: BackwardPlan,
+    axes: int,
+    arrays: Arrays,
+    scalars: Mapping[str, float],
+    *,
+    enqueue: bool,
+) -> tuple[Launch, bool]:
+    """Enqueue a backward kernel on the current stream.
+
+    Parameters
+    ----------
+    plan : BackwardPlan
+        The kernel.
+    axes : int
+        How many trailing axes of x are a row.
+    arrays : dict of str to cupy.ndarray
+        Those of the kernel, by their names there and in the call, as `Heads` has them; dx is
+        C-contiguous. partial is there where sums are wanted.
+    scalars : mapping of str to float
+        The numbers of the kernel's last argument.
+    enqueue : bool
+        Whether the kernel is to run, and not only to be built.
+
+    Returns
+    -------
+    launch : Launch
+        What was launched.
+    as_given : bool
+        Whether nothing that it took is a copy.
+    """
+    part = _prepare(plan, axes, arrays, scalars)
+    device = arrays["x"].device.id
+    launch = Launch(
+        kernels.load(plan, part.reach, device).kernel,
+        (part.blocks,),
+        plan.block,
+        plan.shared_bytes,
+        CNumpyArray(part.numbers),
+        device,
+        tuple(plan.arrays),
+        {},
+    )
+    if enqueue:
+        launch.enqueue(part.taken[name] for name in plan.arrays)
+    return launch, part.is_as_given(arrays)
+
+
+def _prepare(
+    plan: HeadsPlan | BackwardPlan, axes: int, given: Arrays, scalars: Mapping[str, float]
+) -> _Prepared:
     """Return how the kernel reaches an array's rows, copied where it cannot step through them."""
-    plan, axes, given = side.plan, side.axes, side.arrays
-    rows = {name: given[name] for name in ("y", "x")}
+    rows = {name: given[name] for name in plan.of_rows}
     x = rows["x"]
     tables = {name: _with_unit_stride(given[name]) for name in TABLES}
     beside: dict[str, cupy.ndarray] = {}
@@ -126,12 +180,15 @@ def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
     if not fit(axes, *rows.values(), beside=beside.values()):
         beside = {name: cupy.ascontiguousarray(a) for name, a in beside.items()}
     if not fit(axes, *rows.values(), beside=beside.values()):
-        rows["x"] = cupy.ascontiguousarray(x)
+        read = {name: a for name, a in rows.items() if name not in plan.written}
+        rows |= {name: cupy.ascontiguousarray(a) for name, a in read.items()}
     if not fit(axes, *rows.values(), beside=beside.values()):
         rows["y"] = empty_like(x)
-    shared = {}
-    if gamma is not None and "gamma" not in beside:
-        shared["gamma"] = cupy.ascontiguousarray(gamma)
+    others = {name: given.get(name) for name in plan.arrays if name not in rows | beside | tables}
+    shared = {
+        name: a if a is None or name in plan.written else cupy.ascontiguousarray(a)
+        for name, a in others.items()
+    }
     layout = layout_of(axes, *rows.values(), *beside.values())
     strides = {
         name: tuple(stride * int(a.itemsize) for stride in steps)
@@ -148,12 +205,13 @@ def _prepare(side: Heads, scalars: Mapping[str, float]) -> _Prepared:
         if name in strides
         else access_of_parameter(plan, taken[name])
         for name in plan.arrays
+        if name not in plan.statistics
     }
     if "positions" in beside:
         accesses["positions"] = "SCALAR"
     by_row = tuple(name for name in plan.arrays if name in strides and name not in plan.of_rows)
     reach = Reach(
-        tuple((name, accesses[name]) for name in plan.arrays),
+        tuple(accesses.items()),
         len(layout.extents),
         layout.count >= 2**32,
         by_row,

@@ -38,7 +38,13 @@ from .rms import (
     rms_norm_bwd,
     rms_norm_fwd,
 )
-from .rope import qk_norm_rope, rms_norm_rope
+from .rope import (
+    qk_norm_rope,
+    qk_norm_rope_fwd,
+    rms_norm_rope,
+    rms_norm_rope_bwd,
+    rms_norm_rope_fwd,
+)
 from .sums import combine_moments, row_sums
 
 __all__ = [
@@ -60,6 +66,7 @@ __all__ = [
     "layer_norm_gated_fwd",
     "layer_norm_quant",
     "qk_norm_rope",
+    "qk_norm_rope_fwd",
     "quantize",
     "rms_norm",
     "rms_norm_add",
@@ -73,5 +80,7 @@ __all__ = [
     "rms_norm_gated_fwd",
     "rms_norm_quant",
     "rms_norm_rope",
+    "rms_norm_rope_bwd",
+    "rms_norm_rope_fwd",
     "row_sums",
 ]

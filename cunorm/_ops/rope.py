@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 from .._call.rope import rope
+from .._call.rope_backward import rope_backward
 from .._families import ROPE_OPS
 from .._typing import Cast, DeviceArray, DeviceArrayT
 
@@ -79,6 +82,7 @@ def rms_norm_rope(
     See Also
     --------
     qk_norm_rope : Of queries and keys, in one launch.
+    rms_norm_rope_fwd : With what the gradient takes.
     rms_norm : The norm alone.
 
     Notes
@@ -192,4 +196,264 @@ def qk_norm_rope(
         ROPE_OPS["qk_norm_rope"],
         (q, k, q_gamma, k_gamma, cos, sin, positions, q_out, k_out),
         (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
+    )
+
+
+def rms_norm_rope_fwd(
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    positions: DeviceArray | None = None,
+    eps: float = 1e-6,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT]:
+    """Normalise and rotate heads, and return what the gradient takes.
+
+    Parameters
+    ----------
+    x, gamma, cos, sin, positions, eps, interleaved, norm_first, across_heads, gamma_offset, cast
+        As in `rms_norm_rope`.
+    out : cupy.ndarray, optional
+        As there. With `x` itself nothing is left to differentiate.
+
+    Returns
+    -------
+    y : cupy.ndarray, shape (..., H, d)
+        As `rms_norm_rope` returns it, bit for bit.
+    rstd : cupy.ndarray, shape (..., H), or (...) where `across_heads`
+        ``1 / sqrt(mean(v * v) + eps)`` of what was normalised, one number for each head, or for all
+        heads of a token: float32, float64 for float64 data. v is x, or the rotated x where
+        `norm_first` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm_rope`.
+
+    See Also
+    --------
+    rms_norm_rope_bwd : The gradient.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[[1.0, 7.0], [4.0, 3.0]]], dtype="float32")
+    >>> cos, sin = cupy.ones((1, 1), "float32"), cupy.zeros((1, 1), "float32")
+    >>> y, rstd = cunorm.rms_norm_rope_fwd(x, None, cos, sin)
+    >>> rstd.round(3)
+    array([[0.2  , 0.283]], dtype=float32)
+    """
+    return rope(
+        ROPE_OPS["rms_norm_rope_fwd"],
+        (x, gamma, cos, sin, positions, out),
+        (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
+    )
+
+
+def qk_norm_rope_fwd(
+    q: DeviceArrayT,
+    k: DeviceArray,
+    q_gamma: DeviceArray | None,
+    k_gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    positions: DeviceArray | None = None,
+    eps: float = 1e-6,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    cast: Cast = "before",
+    q_out: DeviceArray | None = None,
+    k_out: DeviceArray | None = None,
+) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT, DeviceArrayT]:
+    """Normalise and rotate queries and keys, and return what their gradients take.
+
+    In one launch, as ``rms_norm_rope_fwd(q, q_gamma, ...)`` and ``rms_norm_rope_fwd(k, k_gamma,
+    ...)``, bit for bit.
+
+    Parameters
+    ----------
+    q, k, q_gamma, k_gamma, cos, sin, positions, eps, interleaved, norm_first, across_heads
+        As in `qk_norm_rope`.
+    gamma_offset, cast
+        As in `rms_norm_rope`.
+    q_out, k_out : cupy.ndarray, optional
+        As in `qk_norm_rope`. With `q` and `k` themselves nothing is left to differentiate.
+
+    Returns
+    -------
+    q : cupy.ndarray, shape (..., Hq, d)
+        As `qk_norm_rope` returns it.
+    k : cupy.ndarray, shape (..., Hk, d)
+        The same of keys.
+    q_rstd, k_rstd : cupy.ndarray, shape (..., Hq) and (..., Hk), or (...) where `across_heads`
+        The statistics of each, as rstd of `rms_norm_rope_fwd`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm_rope`.
+
+    See Also
+    --------
+    rms_norm_rope_bwd : The gradient, of q and of k in turn.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> q, k = cupy.ones((3, 4, 8), "float16"), cupy.ones((3, 2, 8), "float16")
+    >>> cos, sin = cupy.ones((3, 4), "float16"), cupy.zeros((3, 4), "float16")
+    >>> *_, q_rstd, k_rstd = cunorm.qk_norm_rope_fwd(q, k, None, None, cos, sin)
+    >>> q_rstd.shape, k_rstd.shape
+    ((3, 4), (3, 2))
+    """
+    return rope(
+        ROPE_OPS["qk_norm_rope_fwd"],
+        (q, k, q_gamma, k_gamma, cos, sin, positions, q_out, k_out),
+        (eps, interleaved, norm_first, across_heads, gamma_offset, cast),
+    )
+
+
+@overload
+def rms_norm_rope_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    rstd: DeviceArray,
+    positions: DeviceArray | None = ...,
+    *,
+    interleaved: bool = ...,
+    norm_first: bool = ...,
+    across_heads: bool = ...,
+    gamma_offset: float = ...,
+    sums: Literal[True] = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT]: ...
+
+
+@overload
+def rms_norm_rope_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    rstd: DeviceArray,
+    positions: DeviceArray | None = ...,
+    *,
+    interleaved: bool = ...,
+    norm_first: bool = ...,
+    across_heads: bool = ...,
+    gamma_offset: float = ...,
+    sums: bool = ...,
+) -> tuple[DeviceArrayT, DeviceArrayT | None]: ...
+
+
+def rms_norm_rope_bwd(
+    dy: DeviceArray,
+    x: DeviceArrayT,
+    gamma: DeviceArray | None,
+    cos: DeviceArray,
+    sin: DeviceArray,
+    rstd: DeviceArray,
+    positions: DeviceArray | None = None,
+    *,
+    interleaved: bool = False,
+    norm_first: bool = True,
+    across_heads: bool = False,
+    gamma_offset: float = 0.0,
+    sums: bool = True,
+) -> tuple[DeviceArrayT, DeviceArrayT | None]:
+    """Return the gradients of `rms_norm_rope` with respect to x and gamma.
+
+    A pair (a, b) of dy is turned back, to ``(a * c + b * s, b * c - a * s)``; columns that are not
+    rotated pass. Of what that gives, dn, and with ``g = gamma + gamma_offset`` and
+    ``n = x * rstd``: ``dx = rstd * (g * dn - n * mean(g * dn * n))``, the mean over a head, or over
+    all heads of a token where `across_heads`, and ``dgamma = sum(dn * n)`` over all tokens, and
+    over heads where they have one gamma. cos and sin get no gradient.
+
+    Where `norm_first` is False, x is the rotated x in those, rounded as `rms_norm_rope` rounds it,
+    and dn is dy; what is dx there is turned back last.
+
+    Parameters
+    ----------
+    dy : cupy.ndarray, shape (..., H, d)
+        The gradient with respect to y, of x's shape and dtype, laid out in any way.
+    x : cupy.ndarray, shape (..., H, d)
+        As it was given to the forward op: q or k of `qk_norm_rope_fwd`, say.
+    gamma : cupy.ndarray or None
+        The weight, as it was given there.
+    cos, sin : cupy.ndarray
+        As they were given there.
+    rstd : cupy.ndarray, shape (..., H), or (...) where `across_heads`
+        What that returned: float32, float64 for float64 data.
+    positions : cupy.ndarray of int, optional
+        As they were given there.
+    interleaved, norm_first, across_heads, gamma_offset
+        As there.
+    sums : bool
+        Whether dgamma is wanted: False where gamma is frozen. Then nothing of it is returned.
+
+    Returns
+    -------
+    dx : cupy.ndarray, shape (..., H, d)
+        In x's dtype, C-contiguous.
+    dgamma : cupy.ndarray or None
+        In gamma's shape and dtype; zeros where there are no heads. None where `gamma` is None, or
+        `sums` is False.
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type or dtype.
+    ValueError
+        For a wrong shape, device or value.
+
+    See Also
+    --------
+    rms_norm_rope_fwd, qk_norm_rope_fwd : What give rstd.
+    rms_norm_bwd : The gradient of the norm alone.
+
+    Notes
+    -----
+    Products and sums are float32, float64 for float64 data, and dn is not rounded. dx of a head has
+    the same bits alone and in any batch, at any alignment and any strides, and dgamma has those of
+    `rms_norm_bwd`: the same on every run and every device. No rounding of ``cast="before"`` is
+    differentiated. The work is enqueued on CuPy's current stream.
+
+    One kernel reads x and dy once and writes dx once, and another adds up dgamma. There are several
+    with arrays of x's shape in float32 (float64) between them, which are the same definition within
+    rounding, where `norm_first` is False, where gamma has the shape (H, d), and where
+    `across_heads` has rows of more than 12 KiB of 16-bit data, 24 KiB of wider.
+
+    Examples
+    --------
+    >>> import cupy
+    >>> import cunorm
+    >>> x = cupy.asarray([[[1.0, 7.0]]], dtype="float32")
+    >>> gamma = cupy.ones(2, "float32")
+    >>> angle = cupy.full((1, 1), cupy.pi / 2, "float32")
+    >>> cos, sin = cupy.cos(angle), cupy.sin(angle)
+    >>> y, rstd = cunorm.rms_norm_rope_fwd(x, gamma, cos, sin)
+    >>> dy = cupy.asarray([[[-1.0, 1.0]]], dtype="float32")
+    >>> dx, dgamma = cunorm.rms_norm_rope_bwd(dy, x, gamma, cos, sin, rstd)
+    >>> dx.round(3), dgamma.round(3)
+    (array([[[ 0.168, -0.024]]], dtype=float32), array([0.2, 1.4], dtype=float32))
+    """
+    return rope_backward(
+        ROPE_OPS["rms_norm_rope_bwd"],
+        (dy, x, gamma, cos, sin, rstd, positions),
+        (interleaved, norm_first, across_heads, gamma_offset, sums),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
 from .parts import gate_of, weight_of
 from .plan import Plan
+from .rope_kernel import Rotary, turned_back
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
 from .unit import Reach, Stage, Try
 
@@ -47,15 +48,18 @@ class BackwardPlan(Plan):
         Bytes of shared memory for each packet of x kept there: dy's and the sums' are beside it.
     resident : int
         Threads that a multiprocessor should hold at once.
+    row_bytes : int
+        Bytes of shared memory that a row of dy passes through, of heads that are turned back.
     """
 
     shared_packet_bytes: int
     resident: int
+    row_bytes: int = field(default=0, kw_only=True)
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of dynamic shared memory of a block."""
-        return self.split.shared_bytes(self.shared_packet_bytes)
+        return self.split.shared_bytes(self.shared_packet_bytes) + self.row_bytes * self.split.rows
 
     @property
     def pitch(self) -> int:
@@ -199,6 +203,7 @@ def backward(
     arch: int,
     *,
     sums: bool = True,
+    rotary: Rotary | None = None,
     **chosen: object,
 ) -> BackwardPlan:
     """Plan a backward op for rows of `cols` elements.
@@ -217,12 +222,19 @@ def backward(
     sums : bool
         Whether the sums over all rows are wanted; there are none without a gamma. With a scale or a
         shift there are sums of each segment of rows that have one row of those.
+    rotary : Rotary or None
+        How heads were rotated after their norm.
     **chosen
         What the kernel is compiled for beside: as of `forward`.
 
     Returns
     -------
     BackwardPlan
+
+    Raises
+    ------
+    TooLong
+        Of heads, where registers, or shared memory beside them, do not keep a row.
     """
     of = dict(dtypes)
     x, family = of["x"], op.family
@@ -231,10 +243,13 @@ def backward(
     # The gradient of a gate that follows takes y without it.
     bias = ("beta",) if is_gated and "beta" in of and not chosen["gate_first"] else ()
     by_segment = (*(("scale",) if "scale" in of else ()), *bias)
-    parameters = tuple(name for name in (*op.parameters, "scale", *bias) if name in of)
+    angles = ("cos", "sin")
+    parameters = tuple(name for name in (*op.parameters, "scale", *bias, *angles) if name in of)
     kinds = kinds_of_sums(op, of, sums=sums)
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
+    # Longer rows of heads come in parts, which have other bits: where, no device is to decide.
+    fewest = of_wide if rotary is None else RESIDENT_THREADS_ELSEWHERE[1]
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
     packet_bytes = 2 * PACKET_BYTES + kinds * packet_sums
     most_packets = 2 if ITEMSIZE[x] == 2 else PACKETS_IN_FLIGHT
@@ -249,7 +264,7 @@ def backward(
             lanes_of_leaf=RESIDENT_THREADS_ELSEWHERE[ITEMSIZE[x] != 2],
             packet_bytes=packet_bytes,
         )
-        for most_lanes in (of_wide, resident)
+        for most_lanes in (fewest, resident)
     )
     read = tuple(name for name in op.reads if name in of)
     weight = weight_of(of, chosen)
@@ -258,17 +273,23 @@ def backward(
         other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"
     acc = accumulator(x)
     source, gate = Stage("Pairs<S, X, Dy>", "{$x, $dy}"), Stage("NoGate<S>", "{}")
+    header, row_bytes = "gradient.cuh", 0
     if is_gated:
+        header = "gate_gradient.cuh"
         source, gate = gate_of(of, chosen)
+    if rotary is not None:
+        # Who has the partners of a packet follows from the lanes of a row, which are always these.
+        header, aligned = "rope_gradient.cuh", share
+        source, row_bytes = turned_back(rotary, of, share, cols, arch)
     groups = "groups_of_segment(n.segments)" if segmented else "all_groups(n.rows)"
     return BackwardPlan(
         op.name,
-        "gate_gradient.cuh" if is_gated else "gradient.cuh",
+        header,
         x,
         cols,
         share,
         arrays={"dx": x, **({"dgate": of["gate"]} if is_gated else {}), "partial": acc}
-        | {name: of[name] for name in (*read, *parameters)}
+        | {name: of[name] for name in (*read, *parameters, "positions") if name in of}
         | dict.fromkeys(family.saves, acc),
         of_rows=(*op.gradients, *read),
         statistics=family.saves,
@@ -283,6 +304,7 @@ def backward(
         at_once=PACKETS_IN_FLIGHT,
         shared_packet_bytes=packet_bytes,
         resident=resident,
+        row_bytes=row_bytes,
         if_aligned=aligned if aligned != share else None,
         by_segment=by_segment if segmented else None,
     )

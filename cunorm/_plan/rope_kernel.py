@@ -15,6 +15,7 @@ from .unit import Stage
 
 # The arrays of a kernel, in its order.
 ARRAYS = ("y", "x", "gamma", "cos", "sin", "positions")
+STATISTIC = "rstd"
 BANKS_BYTES = 128  # of shared memory, that an access reaches at once
 
 
@@ -38,6 +39,8 @@ class Rotary:
         Whether the norm comes before the rotation.
     norm : bool
         Whether there is one.
+    back : bool
+        Whether pairs are turned back, as gradients are.
     """
 
     head: int
@@ -45,6 +48,7 @@ class Rotary:
     interleaved: bool
     norm_first: bool
     norm: bool = True
+    back: bool = False
 
     def in_lanes(self, share: Split, cols: int, vec: int) -> bool:
         """Return whether each lane has the partners of its packets."""
@@ -104,13 +108,7 @@ def heads(
     if block is not None and block != (share.lanes, share.rows):
         share = _in_block(share, cols, row, *block)
     kept = wide if rotary.norm_first and not rounds else x
-    row_bytes = 0
-    if not rotary.in_lanes(share, cols, PACKET_BYTES // ITEMSIZE[row]):
-        row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
-    in_registers = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
-    if not in_registers or row_bytes * share.rows > shared_bytes(arch):
-        raise TooLong(f"{cols} columns of {row} are more than a block keeps")
-
+    row_bytes = _row_bytes(rotary, cols, row, kept, share, arch)
     rotation = _rotation(rotary, of, product, kept, row_bytes)
     chosen = {"gamma_offset": gamma_offset, "cast": cast}
     normed = {"x": row} | {name: of[name] for name in ("y", "gamma") if name in of}
@@ -123,26 +121,55 @@ def heads(
     else:
         source = Stage(f"Rotated<S, X, {rotation.type}>", f"{{$x, {rotation.arrays}}}")
         sink = Stage("Stored<S, Y>", "{$y}")
-    statistic = "MeanSquare" if rotary.norm else "Unnormalised"
+    statistic, kept_of_row = ("MeanSquare", (STATISTIC,)) if rotary.norm else ("Unnormalised", ())
     return HeadsPlan(
         "heads",
         HEADER,
         row,
         cols,
         share,
-        arrays={name: of[name] for name in ARRAYS if name in of},
+        arrays={name: of[name] for name in ARRAYS if name in of} | dict.fromkeys(kept_of_row, wide),
         of_rows=("y", "x"),
-        statistics=(),
+        statistics=kept_of_row,
         parameters=tuple(name for name in ("gamma", "cos", "sin") if name in of),
-        written=("y",),
+        written=("y", *kept_of_row),
         scalars=("eps", "gamma_offset"),
         body=f"normalise_heads<{source.type}, {statistic}<S>, {ending.type},\n"
         f"                  {sink.type}>(\n"
-        f"      {source.arrays}, {ending.arrays}, {sink.arrays}, n.rows, n.eps, group);",
+        f"      {source.arrays}, {ending.arrays}, {sink.arrays}, {{{', '.join(kept_of_row)}}}, "
+        "n.rows, n.eps, group);",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,
         row_bytes=row_bytes,
     )
+
+
+def turned_back(
+    rotary: Rotary, of: Dtypes, share: Split, cols: int, arch: int
+) -> tuple[Stage, int]:
+    """Return what a backward kernel reads its rows by, and the bytes that one of dy passes through.
+
+    Raises
+    ------
+    TooLong
+        As `heads`.
+    """
+    x = of["x"]
+    row_bytes = _row_bytes(rotary, cols, x, x, share, arch)
+    rotation = _rotation(rotary, of, accumulator(x), x, row_bytes)
+    source = Stage(f"TurnedBackPairs<S, X, Dy, {rotation.type}>", f"{{$x, $dy, {rotation.arrays}}}")
+    return source, row_bytes
+
+
+def _row_bytes(rotary: Rotary, cols: int, row: str, kept: str, share: Split, arch: int) -> int:
+    """Return the bytes of shared memory that a row of dtype `kept` passes through, 0 for none."""
+    row_bytes = 0
+    if not rotary.in_lanes(share, cols, PACKET_BYTES // ITEMSIZE[row]):
+        row_bytes = _pitch(cols * ITEMSIZE[kept], share.lanes)
+    in_registers = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
+    if not in_registers or row_bytes * share.rows > shared_bytes(arch):
+        raise TooLong(f"{cols} columns of {row} are more than a block keeps")
+    return row_bytes
 
 
 def _rotation(rotary: Rotary, of: Dtypes, product: str, kept: str, row_bytes: int) -> Stage:
@@ -152,9 +179,10 @@ def _rotation(rotary: Rotary, of: Dtypes, product: str, kept: str, row_bytes: in
     by, positions = "ByToken<S>", "{}"
     if "positions" in of:
         by, positions = "ByPosition<S, Positions>", "{$positions}"
+    back = ", true" * rotary.back
     return Stage(
         f"{heads}, Kept<S, {heads}, {C_TYPE[kept]}, {row_bytes}>, "
-        f"Angles<S, {heads}, Cos, Sin, {by}>",
+        f"Angles<S, {heads}, Cos, Sin, {by}{back}>",
         f"{{$cos, $sin, {positions}}}",
     )
 

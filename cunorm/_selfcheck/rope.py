@@ -12,7 +12,8 @@ import numpy as np
 import cunorm
 
 from .. import _reference
-from .._families import ROPE_OPS
+from .._families import ROPE_BWD, ROPE_OPS
+from .._plan import accumulator
 from .._reference import DTYPES
 from .checks import Check, Outcome, compare, outcome_of
 from .layouts import Array, around, place
@@ -30,16 +31,30 @@ WAYS = [
     *("in place", "in place, row-strided", "half of the columns", *OPTIONS),
 ]
 TOKENS, HEADS, K_HEADS, POSITIONS = 3, 4, 2, 8
+# Of gradients, of which each dtype has every other one.
+OF_GRADIENTS = [
+    *("contiguous", "row-strided", "half of the columns", "interleaved", "rotated first"),
+    *("across heads", "gamma offset 1"),
+]
 # Of a head, whose partners a lane has itself, and which other lanes hand over.
 COLS = (128, 96)
 
 
 def grid() -> Iterator[Check]:
     """Yield each way of one op, and of one length of heads: both take turns."""
-    for dtype in DTYPES:
+    plain, of_statistics = (
+        [name for name, op in ROPE_OPS.items() if op.keeps == keeps and not op.is_backward]
+        for keeps in (False, True)
+    )
+    for turn, dtype in enumerate(DTYPES):
         for index, where in enumerate(WAYS):
-            op, cols = list(ROPE_OPS)[index % 2], COLS[index // 2 % 2]
+            op, cols = plain[index % 2], COLS[index // 2 % 2]
             yield Check(op, dtype, (TOKENS, HEADS, cols), where, measure)
+        for op, where in zip(of_statistics, ("contiguous", "across heads"), strict=True):
+            yield Check(op, dtype, (TOKENS, HEADS, COLS[turn % 2]), where, measure)
+        for index, where in enumerate(OF_GRADIENTS[turn % 2 :: 2]):
+            cols = COLS[(index + turn // 2) % 2]
+            yield Check(ROPE_BWD.name, dtype, (TOKENS, HEADS, cols), where, measure)
 
 
 def measure(check: Check) -> Outcome:
@@ -52,12 +67,12 @@ def measure(check: Check) -> Outcome:
     def random(*shape: int) -> Array:
         return (rng.standard_normal(shape) * 2 + 0.25).astype(DTYPES[check.dtype])
 
-    shapes = [(tokens, count, cols) for count in (heads, K_HEADS)[: len(op.reads)]]
+    shapes = [(tokens, K_HEADS if name == "k" else heads, cols) for name in op.reads]
     rows = {name: random(*shape) for name, shape in zip(op.reads, shapes, strict=True)}
     across = check.where == "across heads"
     weights = {
         name: random(shape[1] * cols if across else cols)
-        for name, shape in zip(op.parameters, shapes, strict=True)
+        for name, shape in zip(op.parameters, shapes, strict=False)
     }
     pairs = cols // 4 if check.where == "half of the columns" else cols // 2
     angles = rng.uniform(-4, 4, (POSITIONS, pairs))
@@ -66,6 +81,10 @@ def measure(check: Check) -> Outcome:
         "sin": np.sin(angles).astype(DTYPES[check.dtype]),
         "positions": rng.integers(0, POSITIONS, tokens),
     }
+    if op.is_backward:
+        given: dict[str, Any] = {n: a for n, a in (rows | beside).items() if n != "dy"}
+        _, rstd = _reference.rms_norm_rope_fwd(**given, **options)
+        beside["rstd"] = rstd.value.astype(accumulator(check.dtype))
     placed = {name: place(values, check.where) for name, values in rows.items()}
     before = {name: cupy.asnumpy(whole) for name, (whole, _) in placed.items()}
     views = {name: view for name, (_, view) in placed.items()}

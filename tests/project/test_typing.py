@@ -32,6 +32,10 @@ def of_tensors(x: torch.Tensor, gamma: torch.Tensor, rstd: torch.Tensor) -> None
     assert_type(gamma - dgamma, torch.Tensor)  # there, where gamma is and sums are wanted
     _, frozen = cunorm.rms_norm_bwd(x, x, gamma, rstd, sums=False)
     assert_type(frozen, torch.Tensor | None)
+    _, of_heads = cunorm.rms_norm_rope_bwd(x, x, gamma, x, x, rstd)
+    assert_type(of_heads, torch.Tensor)
+    _, frozen = cunorm.rms_norm_rope_bwd(x, x, None, x, x, rstd)
+    assert_type(frozen, torch.Tensor | None)
     _, absent, _ = cunorm.layer_norm_bwd(x, x, None, rstd, rstd)
     assert_type(absent, torch.Tensor | None)
     assert_type(cunorm.torch.rms_norm(x, gamma), torch.Tensor)

@@ -746,8 +746,8 @@ MUTATIONS = [
     (
         "a pair is turned the other way",
         "rotation.cuh",
-        "? -s[at] : s[at]",
-        "? s[at] : -s[at]",
+        "!= BACK ? -s[at] : s[at]",
+        "!= BACK ? s[at] : -s[at]",
         "rms_norm_rope float32 (3, 4, 128) contiguous",
     ),
     (
@@ -770,6 +770,27 @@ MUTATIONS = [
         "      __syncwarp();\n",
         "",
         "heads out of step",
+    ),
+    (
+        "the statistic of heads is not saved",
+        "rope.cuh",
+        "if (here.is_first_lane()) statistic.save(statistics, here.row);",
+        "",
+        "rms_norm_rope_fwd float32 (3, 4, 128) contiguous",
+    ),
+    (
+        "gradients of heads are turned on, not back",
+        "rotation.cuh",
+        "!= BACK",
+        "!= false",
+        "rms_norm_rope_bwd float32 (3, 4, 96) contiguous",
+    ),
+    (
+        "gradients of heads: each packet of dy is the first",
+        "rope_gradient.cuh",
+        "packet<Acc>(kept, turn)",
+        "packet<Acc>(kept, 0)",
+        "rms_norm_rope_bwd float32 (3, 4, 96) contiguous",
     ),
     (
         "every token is at the first position",

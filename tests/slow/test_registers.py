@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("439 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("451 kernels that the assembler takes seconds for", shares=30)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
@@ -136,6 +136,13 @@ HARDEST = (
         for cols, dtypes in BACKWARD_HARDEST.items()
         for dtype in dtypes
     ]
+    + [
+        # Heads that are turned back: one whose lane has all partners, and the most of a token.
+        ("rms_norm_rope_bwd", arch, cols, dtype, "float32", access, "ELEMENTS")
+        for arch in (75, 90, 120)
+        for cols, access in ((128, "ALIGNED"), (6144, "SHIFTED"))
+        for dtype in ("bfloat16", "float32")
+    ]
 )
 REGISTERS = 65536  # of a multiprocessor, everywhere
 THREADS = {75: 1024, 80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}
@@ -193,6 +200,8 @@ def sizes(op, arch, dtype, parameter):
 
 
 def plan_of(op, arch, cols, dtype, parameter):
+    if op == "rms_norm_rope_bwd":
+        return plans.rms_norm_rope_bwd(cols, dtype, parameter, arch=arch)
     if op == "rms_norm_bwd":
         return plans.rms_norm_bwd(
             cols, dtype, parameter, gamma_offset=True, dresidual=True, arch=arch
@@ -218,8 +227,12 @@ def reach_of(plan, access, of_parameters, levels):
     named += [(name, of_parameters) for name in plan.parameters]
     if "partial" in plan.arrays:
         named.append(("partial", "ALIGNED"))
+    by_row = ()
+    if "positions" in plan.arrays:
+        by_row = ("cos", "sin", "positions")
+        named.append(("positions", "SCALAR"))
     # 2^32 rows of more than some 256 bytes are more than any device holds.
-    return _plan.Reach((*named,), levels, wide_index=plan.split.lanes < 8)
+    return _plan.Reach((*named,), levels, plan.split.lanes < 8, by_row)
 
 
 def assemble(unit, name, arch):
@@ -261,7 +274,7 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
     if op in BACKWARD and access == "SHIFTED":
         # They wait for x before they ask for dy, so that less is in flight than is asked below.
         assert threads >= max(256 // block, 1) * block
-    arrays = 2 if op.startswith("add_") or op in BACKWARD else 1
+    arrays = 2 if op.startswith("add_") or "bwd" in op else 1
     if op in BACKWARD and dtype in ("float16", "bfloat16"):
         arrays = 3  # dresidual is asked for with x and dy
     at_once = min(plan.split.packets, attempt.at_once)

@@ -63,7 +63,9 @@ def test_every_argument_arrives_under_its_own_name(monkeypatch, op):
     calls = []
     function = getattr(cunorm, op.name)
     made_by = "backward" if op.is_backward else "forward"
-    made_by = "quantised" if op.name in QUANTISED else "rope" if op.name in ROPE_OPS else made_by
+    if op.name in ROPE_OPS:
+        made_by = "rope_backward" if op.is_backward else "rope"
+    made_by = "quantised" if op.name in QUANTISED else made_by
     monkeypatch.setitem(function.__globals__, made_by, caught)
     given = {name: object() for name, *_ in signature(op)}
     function(**given)

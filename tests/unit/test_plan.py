@@ -170,6 +170,19 @@ def test_a_backward_grid_is_the_same_on_every_architecture(plan_of, dtype):
         assert len({plan_of(cols, dtype, arch).grid(rows) for arch in ARCHS}) == 1, (cols, rows)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_heads_are_one_kernel_up_to_the_same_length_on_every_architecture(dtype):
+    """Past it they come in parts, which have other bits."""
+    itemsize = _plan.ITEMSIZE[dtype]
+    longest = (12 if itemsize == 2 else 24) * 1024 // itemsize
+    for cols, rows in product((128, 256, 1024, longest), (1, 100, 5000, 10**6)):
+        of = [plans.rms_norm_rope_bwd(cols, dtype, "float32", arch=arch) for arch in ARCHS]
+        assert len({(plan.grid(rows), plan.split.rows) for plan in of}) == 1, (cols, rows)
+    for arch in ARCHS:
+        with pytest.raises(_plan.TooLong):
+            plans.rms_norm_rope_bwd(longest + 128, dtype, "float32", arch=arch)
+
+
 @pytest.mark.parametrize(
     ("dtype", "cols", "lanes", "blocks"),
     [
@@ -193,7 +206,7 @@ def test_a_kernel_is_tried_with_a_block_fewer_each_time_and_then_with_fewer_load
 def test_no_plan_function_is_told_the_number_of_rows():
     for function in (_plan.forward, _plan.backward):
         parameters = set(inspect.signature(function).parameters)
-        assert parameters - {"sums"} == {"op", "cols", "dtypes", "arch", "chosen"}
+        assert parameters - {"sums", "rotary"} == {"op", "cols", "dtypes", "arch", "chosen"}
 
 
 @pytest.mark.parametrize(
