@@ -50,7 +50,7 @@ def rows_with_one_statistic(eps, count=3000):
     x = torch.from_numpy(rng.permuted(np.concatenate([half, -half], axis=1), axis=1)).float()
     shifted = x.pow(2).mean(-1) + torch.tensor(eps, dtype=torch.float32)
     _, mean, fused = torch.native_layer_norm(x, (COLUMNS,), None, None, eps)
-    _, op_mean, op = torch.ops.cunorm.layer_norm_fwd(x, None, None, eps, 0.0)
+    _, op_mean, op = torch.ops.cunorm.layer_norm_fwd(x, None, None, eps, 0.0, None, None, 1.0, None)
     spelt = (torch.rsqrt(shifted), 1 / torch.sqrt(shifted), torch.pow(shifted, -0.5))
     alike = torch.stack([other == op for other in (*spelt, fused.squeeze(-1))]).all(0)
     alike &= (mean.squeeze(-1) == 0) & (op_mean == 0)
