@@ -115,7 +115,7 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        given = copied(x, self.weight) if self.copy_inputs else x
+        (given,) = copied((x,), self.weight) if self.copy_inputs else (x,)
         rows = rows_of(given, self.normalized_shape, self.weight)
         eps = machine_epsilon(x) if self.eps is None else self.eps
         y = rms_norm(rows, self.weight, eps, gamma_offset=self.gamma_offset, cast=self.cast)
@@ -216,7 +216,7 @@ class LayerNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        given = copied(x, self.weight, self.bias) if self.copy_inputs else x
+        (given,) = copied((x,), self.weight, self.bias) if self.copy_inputs else (x,)
         rows = rows_of(given, self.normalized_shape, self.weight)
         y = layer_norm(rows, self.weight, self.bias, self.eps)
         return y if rows is given else y.view(x.shape)
@@ -370,12 +370,14 @@ def rows_of(
     return x
 
 
-def copied(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
-    """Return a copy of x where a gradient is recorded, which keeps what the op is given, else x."""
-    given = (x, *parameters)
+def copied(
+    rows: tuple[torch.Tensor, ...], *parameters: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    """Return copies of rows where a gradient is recorded, which keeps what the op is given."""
+    given = (*rows, *parameters)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        return x.clone()
-    return x
+        return tuple(x.clone() for x in rows)
+    return rows
 
 
 def machine_epsilon(x: torch.Tensor) -> float:
