@@ -175,8 +175,6 @@ class Family:
         Where its rows may come from. The backward op is that of the first.
     has_gradient : bool
         Whether there is a backward op.
-    is_of_tensors : bool
-        Whether `cunorm.torch` has its ops.
     given : tuple of Input or Option
         What may stand for the sums over a row: an array, and the number of columns that it is of.
     """
@@ -189,7 +187,6 @@ class Family:
     options: tuple[Option | Operand, ...]
     sources: tuple[Source, ...] = (LOADED, ADDED)
     has_gradient: bool = True
-    is_of_tensors: bool = True
     given: tuple[Input | Option, ...] = ()
 
     @property
@@ -275,15 +272,14 @@ class Op:
         return (*self.reads, *written)
 
     @cached_property
-    def differentiable(self) -> tuple[Input | Option, ...]:
+    def of_tensors(self) -> tuple[Input | Option, ...]:
         """The arguments that the op of `cunorm.torch` takes."""
-        others = (SCALE_OFFSET, DTYPE, BETA, *self.family.given)
-        return tuple(a for a in self.arguments if not (isinstance(a, Operand) or a in others))
+        return tuple(a for a in self.arguments if a not in self.family.given)
 
     @cached_property
-    def torch_names(self) -> tuple[str, ...]:
-        """The names of those."""
-        return tuple(a.name for a in self.differentiable)
+    def of_tensors_in_place(self) -> tuple[Input | Option, ...]:
+        """The arguments of the one that writes over its input, whose dtype that has."""
+        return tuple(a for a in self.of_tensors if a is not DTYPE)
 
     @cached_property
     def sums(self) -> tuple[str, ...]:
@@ -421,7 +417,6 @@ RMS_NORM_GATED = Family(
     ("gamma",),
     (_eps(1e-6), *GATING),
     sources=(GATED,),
-    is_of_tensors=False,
 )
 LAYER_NORM_GATED = Family(
     "layer_norm_gated",
@@ -431,7 +426,6 @@ LAYER_NORM_GATED = Family(
     ("gamma", "beta"),
     (_eps(1e-5), *GATING),
     sources=(GATED,),
-    is_of_tensors=False,
 )
 RMS_NORM_ADD = Family(
     "rms_norm_add",
@@ -442,7 +436,6 @@ RMS_NORM_ADD = Family(
     (_eps(1e-6), GAMMA_OFFSET, CAST),
     sources=(BESIDE_RESIDUAL,),
     has_gradient=False,
-    is_of_tensors=False,
 )
 LAYER_NORM_ADD = Family(
     "layer_norm_add",
@@ -453,7 +446,6 @@ LAYER_NORM_ADD = Family(
     (_eps(1e-5), GAMMA_OFFSET),
     sources=(BESIDE_RESIDUAL,),
     has_gradient=False,
-    is_of_tensors=False,
 )
 RMS_NORM_ADD_RMS_NORM = Family(
     "rms_norm_add_rms_norm",
@@ -464,7 +456,6 @@ RMS_NORM_ADD_RMS_NORM = Family(
     (_eps(1e-6), EPS2, GAMMA_OFFSET, CAST),
     sources=(NORMED,),
     has_gradient=False,
-    is_of_tensors=False,
 )
 FAMILIES = (
     RMS_NORM,
@@ -483,7 +474,6 @@ RMS_NORM_QUANT = Family(
     ("gamma",),
     (_eps(1e-6), QUANT, GAMMA_OFFSET, CAST),
     has_gradient=False,
-    is_of_tensors=False,
 )
 LAYER_NORM_QUANT = Family(
     "layer_norm_quant",
@@ -493,7 +483,6 @@ LAYER_NORM_QUANT = Family(
     ("gamma", "beta"),
     (_eps(1e-5), QUANT, GAMMA_OFFSET),
     has_gradient=False,
-    is_of_tensors=False,
 )
 
 
@@ -633,6 +622,12 @@ ALL_OPS = OPS | ROPE_OPS | QUANTISED
 # Those that return no statistics, which users call where no gradient is wanted.
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
 BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
+# What the gradients of a family are made with: where it has no backward op, that of its norm.
+GRADIENTS = BACKWARD | {
+    RMS_NORM_ADD: BACKWARD[RMS_NORM],
+    LAYER_NORM_ADD: BACKWARD[LAYER_NORM],
+    RMS_NORM_ADD_RMS_NORM: BACKWARD[RMS_NORM],
+}
 
 # And back: x has the codes.
 DEQUANTIZE = Op(

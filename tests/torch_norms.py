@@ -5,9 +5,9 @@ from arrays import random, to_torch
 
 import cunorm.torch
 from cunorm import _families
-from cunorm._families import PLAIN, RMS_NORM, Option
+from cunorm._families import ADDED, LOADED, PLAIN, RMS_NORM
 
-OPS = [op.name for op in PLAIN if op.family.is_of_tensors]
+OPS = [op.name for op in PLAIN if op.source in (LOADED, ADDED)]
 
 
 def names(op):
@@ -38,14 +38,21 @@ def call(op, tensors, **options):
     return as_tuple(getattr(cunorm.torch, op)(*tensors, **options))
 
 
-def numbers(op):
-    """Return the numbers that an operator takes after its tensors."""
-    return tuple(a.default for a in _families.OPS[op].differentiable if isinstance(a, Option))
+def every(op, in_place=False, **given):
+    """Return all that an operator takes: what is given, and else the defaults."""
+    own = _families.OPS[op]
+    arguments = own.of_tensors_in_place if in_place else own.of_tensors
+    return [given.get(a.name, getattr(a, "default", None)) for a in arguments]
 
 
-def operator(op, tensors):
+def beside(op, in_place=False, **given):
+    """Return what an operator takes after its tensors."""
+    return every(op, in_place, **given)[len(names(op)) :]
+
+
+def operator(op, tensors, **given):
     """Return the outputs of an operator, statistics and all."""
-    return as_tuple(getattr(torch.ops.cunorm, op)(*tensors, *numbers(op)))
+    return as_tuple(getattr(torch.ops.cunorm, op)(*tensors, *beside(op, **given)))
 
 
 def definition(op, tensors, gamma_offset=0.0):

@@ -26,7 +26,7 @@ from .arrays import (
     type_name,
 )
 from .memory import laid_out_alike, sums_out, written
-from .options import CASTS, OPTIONS, cast, dtype, eps, options, real, word
+from .options import ACTIVATIONS, CASTS, OPTIONS, cast, dtype, eps, options, real, whole, word
 from .rope import rope, rope_backward
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .._typing import Arrays
 
 __all__ = [
+    "ACTIVATIONS",
     "CASTS",
     "OPTIONS",
     "array",
@@ -54,6 +55,7 @@ __all__ = [
     "rows",
     "sums_out",
     "type_name",
+    "whole",
     "word",
 ]
 

@@ -16,6 +16,11 @@ class Named:
         """The name, as that of a device."""
         return self.name
 
+    @property
+    def kind(self) -> str:
+        """What NumPy calls the kind of a dtype: i or u of integers."""
+        return self.name[0] if "int" in self.name else "f"
+
 
 @dataclass(frozen=True)
 class Described:

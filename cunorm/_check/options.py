@@ -96,22 +96,30 @@ def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:
     return np.dtype(word)
 
 
-def _group(name: str, value: object, arrays: Arrays) -> int | None:
-    """Refuse a number of columns that does not divide a row, or rows of several axes."""
+def whole(name: str, value: object) -> int | None:
+    """Refuse what is neither an int nor None, a bool among others."""
     if value is None:
         return None
-    cols = arrays["x"].shape[-1]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int or None, but is a {type_name(value)}")
-    if value < 1 or cols % int(value):
-        raise ValueError(f"{name} must divide the columns of x, {cols}, but is {value}")
+    return int(value)
+
+
+def _group(name: str, value: object, arrays: Arrays) -> int | None:
+    """Refuse a number of columns that does not divide a row, or rows of several axes."""
+    group = whole(name, value)
+    if group is None:
+        return None
+    cols = arrays["x"].shape[-1]
+    if group < 1 or cols % group:
+        raise ValueError(f"{name} must divide the columns of x, {cols}, but is {group}")
     for parameter in ("gamma", "beta"):
         axes = getattr(arrays.get(parameter), "ndim", 1)
         if axes != 1:
             raise ValueError(
                 f"{parameter} must have one axis where {name} is given, but has {axes}"
             )
-    return int(value)
+    return group
 
 
 def _count(name: str, value: object, arrays: Arrays) -> float:
@@ -122,13 +130,12 @@ def _count(name: str, value: object, arrays: Arrays) -> float:
             f"{name} must be given with {sums}, and only then, but {name} is {value} and {sums} is "
             f"{'None' if arrays[sums] is None else 'given'}"
         )
-    if value is None:
+    count = whole(name, value)
+    if count is None:
         return 0.0
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int or None, but is a {type_name(value)}")
-    if value < 1:
+    if count < 1:
         raise ValueError(f"{name} must be a number of columns, from 1 up, but is {value}")
-    return 1 / int(value)
+    return 1 / count
 
 
 def _quant(name: str, value: object, _arrays: Arrays) -> Quant:

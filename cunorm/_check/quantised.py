@@ -5,8 +5,6 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .._quant import (
     CODES_OF_BYTE,
     Quant,
@@ -145,7 +143,7 @@ class _Steps:
 
 
 def _is(name: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
-    if value.dtype != np.dtype(dtype):
+    if value.dtype.name != dtype:
         raise TypeError(f"{name} must be {dtype} with this quant, but is {value.dtype.name}")
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {shape} with this quant, but has {value.shape}")

@@ -1,11 +1,13 @@
 """The checks of arguments, with the words of the CuPy ops.
 
-What a user gives meets `tensors` and `options`; CPU tensors and the compiler's fake ones meet the
-others, which do what the CuPy ops do with those on CUDA.
+What a user gives meets `tensors`, `operand` and `options`; CPU tensors and the compiler's fake ones
+meet the others, which do what the CuPy ops do with those on CUDA.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,8 +16,10 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._check.described import Described, Memory, Named, Placed
-from .._families import OPS, OPTIONAL, Op
+from .._families import OPS, OPTIONAL, ROPE_OPS, Input, Op, Option
 from .._typing import Arrays
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def tensors(**given: object) -> None:
@@ -32,34 +36,115 @@ def tensors(**given: object) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
 
 
-# Options that are no numbers, by name: what refuses a wrong one follows from it alone.
-WORDS = {
-    option.name: _check.OPTIONS[option.check]
-    for op in OPS.values()
-    for option in op.options
-    if not isinstance(option.default, float)
+def operand(
+    x: Tensor, name: str, value: object, *, added: float = 0.0, rounds: bool = True
+) -> Tensor | None:
+    """Return what broadcasts against x as a tensor: for a number one of x's dtype.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        The rows.
+    name : str
+        What users call the operand.
+    value : object
+        What they gave for it.
+    added : float
+        What is added to a number.
+    rounds : bool
+        Whether what follows is rounded at each step. If not, the tensor is as wide as sums are.
+    """
+    if isinstance(value, Real):
+        number = _check.real(name, value) + added
+        return x.new_full((), number, dtype=x.dtype if rounds else accumulator(x.dtype))
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a number, but is a {_check.type_name(value)}"
+        )
+    tensors(**{name: value})
+    return value
+
+
+def modulation(
+    x: Tensor, scale: object, shift: object, scale_offset: object, *, rounds: bool = True
+) -> tuple[Tensor | None, Tensor | None, float]:
+    """Return scale, shift and scale_offset; of a scale that is a number, it is part."""
+    offset = _real("scale_offset", scale_offset)
+    factor = operand(x, "scale", scale, added=offset, rounds=rounds)
+    addend = operand(x, "shift", shift, rounds=rounds)
+    return factor, addend, 0.0 if isinstance(scale, Real) else offset
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of statistics and of sums: float32, float64 for float64 data."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _dtype(name: str, value: Any) -> torch.dtype | None:
+    if value is None or (isinstance(value, torch.dtype) and value in DTYPES):
+        return value
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"{name} must be a torch.dtype or None, but is a {_check.type_name(value)}")
+    word = str(value).removeprefix("torch.")
+    raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, but is {word}")
+
+
+def _word(name: str, value: Any) -> Any:
+    return _check.OPTIONS[name](name, value, {})
+
+
+def _real(name: str, value: Any) -> float:
+    return value if type(value) is float else _check.real(name, value)
+
+
+def _whole(name: str, value: Any) -> int | None:
+    return value if type(value) is int else _check.whole(name, value)
+
+
+# By `Option.check`: the type of an option in an operator's schema, and what an operator is given
+# of what a user gave.
+TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "eps": ("float", _real),
+    "eps2": ("float?", lambda name, value: None if value is None else _real(name, value)),
+    "gamma_offset": ("float", _real),
+    "scale_offset": ("float", _real),
+    "cast": ("str", _word),
+    "activation": ("str?", _word),
+    "group": ("int?", _whole),
+    "dtype": ("ScalarType?", _dtype),
+    "gate_first": ("bool", lambda _, value: bool(value)),
+    "flag": ("bool", lambda _, value: bool(value)),
+    "sums": ("bool", lambda _, value: bool(value)),
+}
+# What turns an option into that, by its name.
+_BY_NAME = {
+    option.name: TAKEN[option.check][1]
+    for op in (OPS | ROPE_OPS).values()
+    for option in op.of_tensors
+    if isinstance(option, Option)
 }
 
 
 def options(**given: Any) -> list[Any]:
     """Return options as operators take them: words that are known, and real numbers as floats."""
-    return [_option(name, value) for name, value in given.items()]
+    return [_BY_NAME[name](name, value) for name, value in given.items()]
 
 
-def _option(name: str, value: Any) -> Any:
-    if name in WORDS:
-        return WORDS[name](name, value, {})
-    return value if type(value) is float else _check.real(name, value)
+def named(arguments: tuple[Input | Option, ...], given: tuple[Any, ...]) -> dict[str, Any]:
+    """Return what an operator is given by name."""
+    return {argument.name: value for argument, value in zip(arguments, given, strict=True)}
 
 
-def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int]:
+def checked(op: Op, given: dict[str, Any]) -> tuple[Arrays, dict[str, Any], int]:
     """Check an operator's arguments as the CuPy ops do.
 
     Parameters
     ----------
     op : Op
         The CuPy op.
-    given : tuple
+    given : dict of str to object
         The arguments: tensors, numbers and words.
 
     Returns
@@ -71,20 +156,44 @@ def checked(op: Op, given: tuple[Any, ...]) -> tuple[Arrays, dict[str, Any], int
     axes : int
         How many trailing axes are normalised.
     """
-    named = dict(zip(op.torch_names, given, strict=True))
-    values = tuple(named.pop(option.name, option.default) for option in op.options)
-    _strided(**named)
-    named |= dict.fromkeys(op.operands)
-    described = {name: _described(tensor) for name, tensor in named.items()}
+    tensors, described, values = parted(op, given)
     check = _check.backward if op.is_backward else _check.forward
     axes, options = check(op, described, values)
-    return named, options, axes
+    if options.get("dtype") is not None:
+        options["dtype"] = given["dtype"]
+    return tensors, options, axes
+
+
+def parted(op: Op, given: dict[str, Any]) -> tuple[Arrays, dict[str, Any], tuple[Any, ...]]:
+    """Return tensors, what the checks ask of them, and the values of an op's options."""
+    values = tuple(given.get(option.name, option.default) for option in op.options)
+    names = [a.name for a in op.arguments if isinstance(a, Input)]
+    tensors = {name: given.get(name) for name in names}
+    _strided(**tensors)
+    return tensors, {name: _described(tensor) for name, tensor in tensors.items()}, values
 
 
 def apart(op: Op, tensors: Arrays) -> None:
     """Refuse to write over memory that is not one argument's own, as the CuPy ops do."""
-    placed = {name: _placed(tensor) for name, tensor in tensors.items()}
-    _check.outputs(op, placed | {output.name: placed[output.like] for output in op.writes})
+    own = {name: placed(tensor) for name, tensor in tensors.items()}
+    _check.outputs(op, own | {output.name: own[output.like] for output in op.writes})
+
+
+def no_gradient(op: str, hint: str, **given: Tensor | None) -> None:
+    """Refuse a tensor whose gradient would be lost."""
+    if not torch.is_grad_enabled():
+        return
+    for name, value in given.items():
+        if value is not None and value.requires_grad:
+            raise RuntimeError(
+                f"{name} must not require a gradient, which {op} has none of: {hint}"
+            )
+
+
+def in_place(op: str, **given: Tensor | None) -> None:
+    """Refuse a gradient where an op is asked to write over its input."""
+    hint = f"{op} is differentiable, and torch.no_grad() says that no gradient is wanted"
+    no_gradient(f"{op}_", hint, **given)
 
 
 def _strided(**given: Tensor | None) -> None:
@@ -102,7 +211,7 @@ def _described(tensor: Tensor | None) -> Any:
     return Described(tuple(tensor.shape), Named(dtype), Named(device))
 
 
-def _placed(tensor: Tensor | None) -> Any:
+def placed(tensor: Tensor | None) -> Any:
     """Return what the checks ask of a tensor in memory that is written or must not be."""
     if tensor is None:
         return None

@@ -1,12 +1,13 @@
 """The ops on CPU tensors: the kernels' definitions in plain PyTorch, forward and backward.
 
-Formula and roundings are those of kernels/statistic.cuh and kernels/epilogue.cuh. What differs is
-how sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
+Formula and roundings are those of kernels/statistic.cuh and of the epilogues. What differs is how
+sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
 once, so that no square overflows, where a kernel's sums are float32. Both are within the bounds of
 cunorm/_reference.py, these by a wide margin, and so differ by those at most.
 
 Of given statistics, y of 16-bit and float32 data has the kernels' bits, but where a float32 is
-subnormal: kernels flush it to zero. Of float64 rows LayerNorm's multiply-add rounds twice here.
+subnormal: kernels flush it to zero; and but for activations, which both have to 2 ulp. Of float64
+rows LayerNorm's multiply-add rounds twice here.
 
 Backward passes are in float32, float64 for float64 data, like the kernels', in the order in which
 PyTorch adds. An op is what its family says: a source, a statistic and an epilogue, by the names
@@ -17,24 +18,21 @@ checked before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from .._families import Op, Option
+from .._families import Op
 from .._typing import Arrays
+from ._checks import accumulator
+from ._statistics import MeanSquare, Moments, fma
 
-# As in kernels/packet.cuh: a power of two that brings any float64's square back into range, and the
-# mean square from which on no square was lost. Squares of what is narrower stay in float64's range.
-RESCUE = 2.0**-560
-SMALLEST = 2.0**-960
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of statistics and of sums: float32, float64 for float64 data."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+# What an op is given, by name: tensors and options.
+Given = Mapping[str, Any]
+# The row that is normalised, and what is made beside y on the way.
+Made = tuple[Tensor, dict[str, Tensor]]
 
 
 def trailing(x: Tensor, *parameters: Tensor | None) -> tuple[int, ...]:
@@ -43,69 +41,42 @@ def trailing(x: Tensor, *parameters: Tensor | None) -> tuple[int, ...]:
     return tuple(range(-axes, 0))
 
 
-def add(x: Tensor, residual: Tensor) -> Tensor:
-    """Return ``h = x + residual``, rounded once to residual's dtype."""
+def rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a value as a dtype holds it, as wide as it is."""
+    return value.to(dtype).to(value.dtype)
+
+
+def add(given: Given, axes: tuple[int, ...]) -> Made:
+    """Return ``h = x + residual``, rounded once to residual's dtype; x times a gate, if any."""
+    x, residual, gate = (given[name] for name in ("x", "residual", "gate"))
     wide = accumulator(x.dtype)
-    return (x.to(wide) + residual.to(wide)).to(residual.dtype).contiguous()
+    addend = x.to(wide)
+    if gate is not None:
+        addend = rounded(addend * gate.to(wide), torch.promote_types(x.dtype, gate.dtype))
+    h = (addend + residual.to(wide)).to(residual.dtype).contiguous()
+    return h, {"residual_out": h}
 
 
-class MeanSquare:
-    """The statistic of RMSNorm, with axes of length 1."""
-
-    def __init__(self, rstd: Tensor) -> None:
-        self._rstd = rstd
-
-    @classmethod
-    def of(cls, x: Tensor, axes: tuple[int, ...], eps: float) -> MeanSquare:
-        """Compute it of rows."""
-        return cls(_rstd(x, axes, eps))
-
-    @property
-    def saved(self) -> tuple[Tensor, ...]:
-        """What is kept for a backward pass."""
-        return (self._rstd,)
-
-    def normal(self, x: Tensor) -> Tensor:
-        """Return the normalised rows, not rounded yet."""
-        return x.to(accumulator(x.dtype)).contiguous() * self._rstd
-
-    def gradient(self, weighted: Tensor, normal: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Return dx, given the gradient of the normalised rows."""
-        return self._rstd * (weighted - normal * (weighted * normal).mean(axes, keepdim=True))
+def gated(given: Given, axes: tuple[int, ...]) -> Made:
+    """Return ``v = x * activation(gate)``, not rounded, where the gate comes first; else x."""
+    x = given["x"]
+    return (x.to(accumulator(x.dtype)) * activated(given) if given["gate_first"] else x), {}
 
 
-class Moments:
-    """The statistics of LayerNorm, with axes of length 1, the mean in two parts or in one."""
+def normed(given: Given, axes: tuple[int, ...]) -> Made:
+    """Return ``h = residual + rms_norm(x)``, rounded to residual's dtype."""
+    x = given["x"]
+    statistic = MeanSquare.of(x, axes, given["eps"])
+    h = then_add(_scale(statistic.normal(x), given)(x.dtype), given["residual"])
+    h = h.to(given["residual"].dtype)
+    (rstd,) = statistic.saved
+    return h, {"residual_out": h, "rstd": rstd}
 
-    def __init__(self, center: Tensor, rstd: Tensor, correction: Tensor | None = None) -> None:
-        self._center = center
-        self._correction = correction
-        self._rstd = rstd
 
-    @classmethod
-    def of(cls, x: Tensor, axes: tuple[int, ...], eps: float) -> Moments:
-        """Compute them of rows."""
-        center, correction, rstd = _moments(x, axes, eps)
-        return cls(center, rstd, correction)
-
-    @property
-    def saved(self) -> tuple[Tensor, ...]:
-        """What is kept for a backward pass."""
-        correction = 0 if self._correction is None else self._correction
-        return self._center + correction, self._rstd
-
-    def normal(self, x: Tensor) -> Tensor:
-        """Return the normalised rows, not rounded yet."""
-        centred = x.to(accumulator(x.dtype)).contiguous() - self._center
-        if self._correction is None:
-            return centred * self._rstd
-        return _fma(centred, self._rstd, -self._correction * self._rstd)
-
-    def gradient(self, weighted: Tensor, normal: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Return dx, given the gradient of the normalised rows."""
-        level = weighted.mean(axes, keepdim=True)
-        slope = (weighted * normal).mean(axes, keepdim=True)
-        return self._rstd * (weighted - level - normal * slope)
+def activated(given: Given) -> Tensor:
+    """Return ``activation(gate)``, in float32, float64 for float64 data."""
+    gate = given["gate"].to(accumulator(given["x"].dtype))
+    return ACTIVATIONS[given["activation"]](gate)
 
 
 def scale(
@@ -115,7 +86,7 @@ def scale(
     y = normal
     if gamma is not None:
         if cast == "before":
-            y = y.to(dtype).to(normal.dtype)
+            y = rounded(y, dtype)
         y = y * (gamma.to(normal.dtype) + gamma_offset)
     return y.to(dtype)
 
@@ -131,7 +102,7 @@ def affine(
     """Return y of LayerNorm, given the normalised rows."""
     y, wide = normal, normal.dtype
     if gamma is not None and beta is not None:
-        y = _fma(y, gamma.to(wide) + gamma_offset, beta.to(wide))
+        y = fma(y, gamma.to(wide) + gamma_offset, beta.to(wide))
     elif gamma is not None:
         y = y * (gamma.to(wide) + gamma_offset)
     elif beta is not None:
@@ -139,136 +110,193 @@ def affine(
     return y.to(dtype)
 
 
+# A norm of rows that are normalised already, by the dtype that it is rounded to.
+Norm = Callable[[torch.dtype], Tensor]
+
+
+def _scale(normal: Tensor, given: Given, gamma: str = "gamma") -> Norm:
+    options = {name: given[name] for name in ("gamma_offset", "cast")}
+    return lambda dtype: scale(normal, given[gamma], **options, dtype=dtype)
+
+
+def _affine(normal: Tensor, given: Given) -> Norm:
+    offset = given["gamma_offset"]
+    return lambda dtype: affine(
+        normal, given["gamma"], given["beta"], gamma_offset=offset, dtype=dtype
+    )
+
+
+def modulated(norm: Norm, given: Given) -> Tensor:
+    """Return ``n * (scale + scale_offset) + shift``, each result rounded to the dtype it has."""
+    dtype, rounds = given["x"].dtype, given.get("cast") != "after"
+    wide = accumulator(dtype)
+    y = norm(dtype if rounds else wide).to(wide)
+    for name in ("scale", "shift"):
+        operand = given.get(name)
+        if operand is None:
+            continue
+        if name == "scale":
+            own = operand if rounds else operand.to(wide)
+            # To an array a number has its dtype.
+            factor = own + own.new_full((), given["scale_offset"])
+            y = y * factor.to(wide)
+        else:
+            y = y + operand.to(wide)
+        dtype = torch.promote_types(dtype, operand.dtype)
+        y = rounded(y, dtype) if rounds else y
+    return y
+
+
+def then_gate(norm: Norm, given: Given) -> Tensor:
+    """Return ``y = t * activation(gate)`` of the norm t, unless the gate came first."""
+    if given["gate_first"]:
+        return modulated(norm, given)
+    dtype = given["x"].dtype
+    wide = accumulator(dtype)
+    return norm(dtype if given["cast"] == "before" else wide).to(wide) * activated(given)
+
+
+def then_add(norm: Tensor, residual: Tensor, gate: Tensor | None = None) -> Tensor:
+    """Return ``h = residual + gate * n`` of the norm n, each result rounded to the dtype it has."""
+    dtype = norm.dtype
+    wide = accumulator(dtype)
+    addend = norm.to(wide)
+    if gate is not None:
+        dtype = torch.promote_types(dtype, gate.dtype)
+        addend = rounded(addend * gate.to(wide), dtype)
+    return rounded(addend + residual.to(wide), torch.promote_types(dtype, residual.dtype))
+
+
+def _then_add(norm: Norm, given: Given) -> Tensor:
+    return then_add(norm(given["x"].dtype), given["residual"], given["gate"])
+
+
+def _of_sum(normal: Tensor, given: Given) -> Tensor:
+    """Return ``y = rms_norm(h, gamma2)``, rounded to the dtype of h, or once at the end."""
+    dtype = given["residual"].dtype if given["cast"] == "before" else normal.dtype
+    return _scale(normal, given, "gamma2")(dtype)
+
+
 # By the names of `_families.py`.
-SOURCES: dict[str, Callable[..., Tensor]] = {"Loaded": lambda x: x, "Added": add}
+SOURCES: dict[str, Callable[[Given, tuple[int, ...]], Made]] = {
+    "Loaded": lambda given, _: (given["x"], {}),
+    "Added": add,
+    "Gated": gated,
+    "Normed": normed,
+}
 STATISTICS: dict[str, type[MeanSquare | Moments]] = {"MeanSquare": MeanSquare, "Moments": Moments}
-EPILOGUES: dict[str, Callable[..., Tensor]] = {"Scale": scale, "Affine": affine}
+EPILOGUES: dict[str, Callable[[Tensor, Given], Tensor]] = {
+    "Scale": lambda normal, given: modulated(_scale(normal, given), given),
+    "Affine": lambda normal, given: modulated(_affine(normal, given), given),
+    "ScaleThenGate": lambda normal, given: then_gate(_scale(normal, given), given),
+    "AffineThenGate": lambda normal, given: then_gate(_affine(normal, given), given),
+    "ScaleThenAdd": lambda normal, given: _then_add(_scale(normal, given), given),
+    "AffineThenAdd": lambda normal, given: _then_add(_affine(normal, given), given),
+    "ScaleOfSum": _of_sum,
+}
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+    None: lambda gate: gate,
+}
 
 
-def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Return what a forward op returns."""
-    h = SOURCES[op.source.name](*(tensors[name] for name in op.source.reads))
-    parameters = [tensors[name] for name in op.parameters]
-    axes = trailing(h, *parameters)
-    taken = [a.name for a in op.differentiable if isinstance(a, Option)]
-    others = {name: options[name] for name in taken}
-    statistic = STATISTICS[op.family.statistic].of(h, axes, others.pop("eps"))
-    epilogue = EPILOGUES[op.family.epilogue]
-    y = epilogue(statistic.normal(h), *parameters, **others, dtype=tensors["x"].dtype)
-    rows = h.shape[: h.ndim - len(axes)]
-    kept = (value.reshape(rows) for value in statistic.saved) if op.keeps else ()
-    return (y, *(h for _ in op.source.writes), *kept)
+def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the results of a forward op by name."""
+    x, group = tensors["x"], options.get("group")
+    given = {**_in_groups(tensors, (*op.reads, *op.parameters), group), **options}
+    axes = (-1,) if group is not None else trailing(x, *(given[name] for name in op.parameters))
+    rows, made = SOURCES[op.source.name](given, axes)
+    second = options.get("eps2")
+    eps = options["eps"] if second is None else second
+    statistic = STATISTICS[op.family.statistic].of(rows, axes, eps)
+    y = EPILOGUES[op.family.epilogue](statistic.normal(rows), given)
+    made |= {op.writes[0].name: y.to(options.get("dtype") or tensors[op.writes[0].like].dtype)}
+    # Of what a family saves, the last are those of the rows that its epilogue follows.
+    made |= dict(zip(op.family.saves[-len(statistic.saved) :], statistic.saved, strict=True))
+    for output in op.writes:
+        made[output.name] = shaped(made[output.name], x.shape)
+    lead = rows.shape[: rows.ndim - len(axes)]
+    return made | {name: made[name].reshape(lead) for name in op.family.saves}
 
 
-def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> tuple[Tensor | None, ...]:
-    """Return what a backward op returns: None for sums that nobody wants."""
-    x, dy, dresidual = (tensors[name] for name in ("x", "dy", "dresidual"))
-    (gamma,) = (tensors[name] for name in op.parameters)
-    axes = trailing(x, gamma)
+def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what a backward op returns by name, without the sums that nobody wants."""
+    x, group, gate = tensors["x"], options.get("group"), tensors.get("gate")
+    names = (*op.reads, *op.parameters, "beta")
+    given = {**_in_groups(tensors, names, group), **options}
+    (gamma,), beta = (given[name] for name in op.parameters), given.get("beta")
+    axes = (-1,) if group is not None else trailing(x, gamma, beta)
+    wide = accumulator(x.dtype)
+    dy, data = (given[name].to(wide).contiguous() for name in ("dy", "x"))
+    weight = 1.0 if gamma is None else gamma.to(wide) + options["gamma_offset"]
+    gate_first = gate is not None and options["gate_first"]
+    factor = upstream_factor(given, wide)
     kept = (_over_columns(tensors[name], axes) for name in op.family.saves)
     statistic = STATISTICS[op.family.statistic](*kept)
-    upstream = dy.to(accumulator(x.dtype)).contiguous()
-    normal = statistic.normal(x)
-    weighted = upstream
-    if gamma is not None:
-        weight = gamma.to(upstream.dtype)
-        if "gamma_offset" in options:
-            weight = weight + options["gamma_offset"]
-        weighted = upstream * weight
-    dx = statistic.gradient(weighted, normal, axes)
-    if dresidual is not None:
-        dx = dx + dresidual.to(dx.dtype)
-    dx = dx.to(x.dtype).contiguous()
-    if gamma is None or not options["sums"]:
-        return (dx, *(None for _ in op.totals))
-    # The first parameter multiplies the normalised rows, and the others are added.
-    terms = (upstream * normal, *(upstream for _ in op.totals[1:]))
-    return (dx, *(_sum_of_rows(term, gamma) for term in terms))
+    normal = statistic.normal(data * activated(given) if gate_first else data)
+    upstream = dy * factor
+    dx = statistic.gradient(upstream * weight, normal, axes)
+    value = normal * weight + (0.0 if beta is None else beta.to(wide))
+    made: dict[str, Tensor] = {}
+    if gate is not None:
+        product = dx * data if gate_first else dy * value
+        made["dgate"] = product * slope(given)
+        dx = dx * activated(given) if gate_first else dx
+    if given.get("dresidual") is not None:
+        dx = dx + given["dresidual"].to(wide)
+    made["dx"] = dx
+    made = {
+        name: shaped(made[name].to(tensors[name.removeprefix("d")].dtype).contiguous(), x.shape)
+        for name in op.gradients
+    }
+    own = tensors[op.parameters[0]]
+    if own is not None and options["sums"]:
+        # The first parameter multiplies the normalised rows, and the others are added.
+        terms = (upstream * normal, *(upstream for _ in op.totals[1:]))
+        made |= {name: sum_to(term, own, x) for name, term in zip(op.totals, terms, strict=True)}
+    for name, term in (("scale", dy * value), ("shift", dy)):
+        if given.get(name) is not None:
+            made[f"d{name}"] = sum_to(term, given[name], x)
+    return made
 
 
-def _rstd(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """Return rstd of RMSNorm, with axes of length 1."""
-    data = x.to(torch.float64)
-    mean_square = data.square().mean(axes, keepdim=True) + eps
-    rstd = mean_square.rsqrt()
-    if x.dtype == torch.float64:
-        lost, scale = _rescue(mean_square)
-        if lost.any():
-            scaled = (data * scale).square().mean(axes, keepdim=True) + eps * scale * scale
-            rstd = torch.where(lost, scaled.rsqrt() * scale, rstd)
-    return rstd.to(accumulator(x.dtype))
+def upstream_factor(given: Given, wide: torch.dtype) -> Tensor | float:
+    """Return what the norm is multiplied with: a scale, or an activated gate."""
+    scale: Tensor | None = given.get("scale")
+    if scale is not None:
+        return scale.to(wide) + scale.new_full((), given["scale_offset"]).to(wide)
+    return 1.0 if given.get("gate_first", True) else activated(given)
 
 
-def _rescue(mean_square: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which rows' squares left float64's range, and what to multiply those rows with."""
-    lost = ~((mean_square >= SMALLEST) & mean_square.isfinite())
-    scale = torch.full_like(mean_square, RESCUE)
-    return lost, torch.where(mean_square < SMALLEST, 1 / RESCUE, scale)
+def slope(given: Given) -> Tensor | float:
+    """Return the derivative of the activation at the gate."""
+    if given["activation"] is None:
+        return 1.0
+    gate: Tensor = given["gate"].to(accumulator(given["x"].dtype))
+    sigmoid = gate.sigmoid()
+    if given["activation"] == "sigmoid":
+        return sigmoid * (1 - sigmoid)
+    return sigmoid * (1 + gate * (1 - sigmoid))
 
 
-def _moments(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean in two parts, and rstd, all with axes of length 1."""
-    data = x.to(torch.float64)
-    if x.dtype == torch.float64 or x.numel() == 0:
-        center, correction, mean_square = _moments_of(data, axes, eps)
-        rstd = mean_square.rsqrt()
-        lost, scale = _rescue(mean_square)
-        if lost.any():
-            *scaled, square = _moments_of(data * scale, axes, eps * scale * scale)
-            center, correction = (
-                torch.where(lost, s / scale, m)
-                for m, s in zip((center, correction), scaled, strict=True)
-            )
-            rstd = torch.where(lost, square.rsqrt() * scale, rstd)
-        wide = accumulator(x.dtype)
-        return center.to(wide), correction.to(wide), rstd.to(wide)
-    variance, mean = torch.var_mean(data, axes, correction=0, keepdim=True)
-    center = mean.to(torch.float32)
-    return center, (mean - center).to(torch.float32), (variance + eps).rsqrt().to(torch.float32)
+def sum_to(terms: Tensor, operand: Tensor, x: Tensor) -> Tensor:
+    """Return the sum over the axes along which an operand broadcasts, in its shape and dtype."""
+    return terms.reshape(x.shape).sum_to_size(operand.shape).to(operand.dtype).clone()
 
 
-def _moments_of(
-    data: Tensor, axes: tuple[int, ...], eps: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return center, correction and 1 / rstd^2 by the corrected two-pass algorithm, in float64."""
-    center = data.mean(axes, keepdim=True)
-    about = data - center
-    correction = about.mean(axes, keepdim=True)
-    variance = about.square().mean(axes, keepdim=True) - correction.square()
-    return center, correction, variance.clamp(min=0) + eps
+def _in_groups(tensors: Arrays, names: tuple[str, ...], group: int | None) -> Arrays:
+    """Return tensors of which rows and parameters have an axis of groups, where there are any."""
+    if group is None:
+        return tensors
+    found = {name: tensors[name] for name in names if tensors.get(name) is not None}
+    return tensors | {n: t.unflatten(-1, (t.shape[-1] // group, group)) for n, t in found.items()}
+
+
+def shaped(value: Tensor, shape: torch.Size) -> Tensor:
+    """Return a value in another shape; no view, of which autograd takes note."""
+    return value if value.shape == shape else value.reshape(shape).clone()
 
 
 def _over_columns(statistic: Tensor, axes: tuple[int, ...]) -> Tensor:
     return statistic.reshape(statistic.shape + (1,) * len(axes))
-
-
-def _sum_of_rows(terms: Tensor, gamma: Tensor) -> Tensor:
-    """Return the sum over all rows, in gamma's shape and dtype."""
-    rows = prod(terms.shape[: terms.ndim - gamma.ndim])
-    return terms.reshape(rows, *gamma.shape).sum(0).to(gamma.dtype)
-
-
-def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Return a * b + c, of float32 rounded once; of float64 twice, since nothing is wider."""
-    if a.dtype == torch.float64:
-        return a * b + c
-    # The product is exact in float64, and the sum rounded: harmless, unless that puts it halfway
-    # between two float32, 29 bits having the pattern of a tie, where it was on one side.
-    total = torch.addcmul(c.double(), a.double(), b.double())
-    is_tie = (total.view(torch.int64) & (2**29 - 1)) == 2**28
-    if is_tie.any():
-        product, addend = ((a.double() * b.double())[is_tie], c.double().expand_as(total)[is_tie])
-        total[is_tie] = _to_odd(total[is_tie], product, addend)
-    return total.to(torch.float32)
-
-
-def _to_odd(total: Tensor, product: Tensor, addend: Tensor) -> Tensor:
-    """Return the float64 sum of two numbers rounded to odd, which keeps the side of a tie.
-
-    Boldo and Melquiond, IEEE Transactions on Computers 57, 2008; the error is Knuth's two-sum.
-    """
-    share = total - product
-    error = (product - (total - share)) + (addend - share)
-    bits = total.view(torch.int64)
-    away = torch.where((error > 0) == (total > 0), 1, -1)
-    return torch.where(error == 0, bits, bits + away).view(torch.float64)

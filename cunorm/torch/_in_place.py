@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._typing import Cast
-from ._checks import options, tensors
+from ._checks import in_place, modulation, operand, options, tensors
 
 _operators = torch.ops.cunorm
 
@@ -18,13 +18,16 @@ def rms_norm_(
     *,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
 ) -> Tensor:
     """Write over x what `rms_norm` returns, and return x.
 
     Parameters
     ----------
-    x, gamma, eps, gamma_offset, cast
-        As in `rms_norm`. `x` must not overlap itself, nor `gamma`.
+    x, gamma, eps, gamma_offset, cast, scale, shift, scale_offset
+        As in `rms_norm`. `x` must not overlap itself, nor another argument.
 
     Returns
     -------
@@ -56,8 +59,10 @@ def rms_norm_(
             [1.0000, 1.0000]])
     """
     tensors(x=x, gamma=gamma)
-    _no_gradient("rms_norm", x=x, gamma=gamma)
-    _operators.rms_norm_(x, gamma, *options(eps=eps, gamma_offset=gamma_offset, cast=cast))
+    eps, gamma_offset, cast = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
+    beside = modulation(x, scale, shift, scale_offset, rounds=cast == "before")
+    in_place("rms_norm", x=x, gamma=gamma, scale=beside[0], shift=beside[1])
+    _operators.rms_norm_(x, gamma, eps, gamma_offset, cast, *beside)
     return x
 
 
@@ -68,13 +73,16 @@ def layer_norm_(
     eps: float = 1e-5,
     *,
     gamma_offset: float = 0.0,
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
 ) -> Tensor:
     """Write over x what `layer_norm` returns, and return x.
 
     Parameters
     ----------
-    x, gamma, beta, eps, gamma_offset
-        As in `layer_norm`. `x` must not overlap itself, nor `gamma` or `beta`.
+    x, gamma, beta, eps, gamma_offset, scale, shift, scale_offset
+        As in `layer_norm`. `x` must not overlap itself, nor another argument.
 
     Returns
     -------
@@ -102,8 +110,10 @@ def layer_norm_(
             [-1.,  1.]])
     """
     tensors(x=x, gamma=gamma, beta=beta)
-    _no_gradient("layer_norm", x=x, gamma=gamma, beta=beta)
-    _operators.layer_norm_(x, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset))
+    eps, gamma_offset = options(eps=eps, gamma_offset=gamma_offset)
+    beside = modulation(x, scale, shift, scale_offset)
+    in_place("layer_norm", x=x, gamma=gamma, beta=beta, scale=beside[0], shift=beside[1])
+    _operators.layer_norm_(x, gamma, beta, eps, gamma_offset, *beside)
     return x
 
 
@@ -113,14 +123,18 @@ def add_rms_norm_(
     gamma: Tensor | None = None,
     eps: float = 1e-6,
     *,
+    gate: Tensor | float | None = None,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Write over x and residual the y and h that `add_rms_norm` returns, and return both.
 
     Parameters
     ----------
-    x, residual, gamma, eps, gamma_offset, cast
+    x, residual, gamma, eps, gate, gamma_offset, cast, scale, shift, scale_offset
         As in `add_rms_norm`. What is written must not overlap itself, nor another argument.
 
     Returns
@@ -149,9 +163,11 @@ def add_rms_norm_(
     tensor([[1., 7.]])
     """
     tensors(x=x, residual=residual, gamma=gamma)
-    _no_gradient("add_rms_norm", x=x, residual=residual, gamma=gamma)
-    numbers = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
-    _operators.add_rms_norm_(x, residual, gamma, *numbers)
+    eps, gamma_offset, cast = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
+    beside = modulation(x, scale, shift, scale_offset, rounds=cast == "before")
+    given = {"x": x, "residual": residual, "gamma": gamma, "gate": operand(x, "gate", gate)}
+    in_place("add_rms_norm", **given, scale=beside[0], shift=beside[1])
+    _operators.add_rms_norm_(x, residual, gamma, eps, given["gate"], gamma_offset, cast, *beside)
     return x, residual
 
 
@@ -162,13 +178,17 @@ def add_layer_norm_(
     beta: Tensor | None = None,
     eps: float = 1e-5,
     *,
+    gate: Tensor | float | None = None,
     gamma_offset: float = 0.0,
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Write over x and residual the y and h that `add_layer_norm` returns, and return both.
 
     Parameters
     ----------
-    x, residual, gamma, beta, eps, gamma_offset
+    x, residual, gamma, beta, eps, gate, gamma_offset, scale, shift, scale_offset
         As in `add_layer_norm`. What is written must not overlap itself, nor another argument.
 
     Returns
@@ -197,19 +217,10 @@ def add_layer_norm_(
     tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
-    _no_gradient("add_layer_norm", x=x, residual=residual, gamma=gamma, beta=beta)
-    _operators.add_layer_norm_(
-        x, residual, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset)
-    )
+    eps, gamma_offset = options(eps=eps, gamma_offset=gamma_offset)
+    beside = modulation(x, scale, shift, scale_offset)
+    given = {"x": x, "residual": residual, "gamma": gamma, "beta": beta}
+    given["gate"] = operand(x, "gate", gate)
+    in_place("add_layer_norm", **given, scale=beside[0], shift=beside[1])
+    _operators.add_layer_norm_(x, residual, gamma, beta, eps, given["gate"], gamma_offset, *beside)
     return x, residual
-
-
-def _no_gradient(op: str, **given: Tensor | None) -> None:
-    if not torch.is_grad_enabled():
-        return
-    for name, value in given.items():
-        if value is not None and value.requires_grad:
-            raise RuntimeError(
-                f"{name} must not require a gradient, which {op}_ has none of: {op} is "
-                "differentiable, and torch.no_grad() says that no gradient is wanted"
-            )

@@ -51,11 +51,17 @@ class Known:
     functions: tuple[tuple[Any, str, Any], ...]
     reasons: dict[Key, str]
 
-    def find(self, module: Any, x: torch.Tensor) -> Plan | None:
+    def find(self, module: Any, x: torch.Tensor, gate: torch.Tensor | None = None) -> Plan | None:
         """Return how to compute the norm of x, None where that is not known."""
         if x.ndim not in self.ranks:
             return None
-        if self.shape is not None and tuple(x.shape[-self.axes :]) != self.shape:
+        if self.shape is not None and tuple(x.shape[-len(self.shape) :]) != self.shape:
+            return None
+        if gate is not None and (gate.shape, gate.dtype, gate.device) != (
+            x.shape,
+            x.dtype,
+            x.device,
+        ):
             return None
         for owner, name, function in self.functions:
             if getattr(owner, name, None) is not function:
@@ -147,11 +153,11 @@ class _Trial:
 
     def learn(self) -> Known:
         """Return what there is to know; `Differs` says where a forward differs."""
-        argument(type(self.module))
+        gated = len(arguments(type(self.module))) > 1
         shapes = [shape for _, shape in _shapes(self.module) if shape is not None]
         if len(set(shapes)) > 1:
             raise Differs("its parameters are of several shapes")
-        base, normal = self._first(shapes)
+        base, normal = self._first(shapes, gated)
         row = base.row
         eps = self._eps(base, normal)
         self._require_the_same(base, normal, bool(shapes))
@@ -164,6 +170,8 @@ class _Trial:
             plans = {(*key[:3], *key[3:] * len(names)): plan for key, plan in plans.items()}
             reasons = {(*key[:3], *key[3:] * len(names)): why for key, why in reasons.items()}
         fixed = bool(names) or row not in ROWS
+        if not fixed and normal.row != row:
+            raise Differs("it normalises groups of rows of any length")
         return Known(
             plans,
             names,
@@ -203,12 +211,12 @@ class _Trial:
         found += [(functional, name, getattr(functional, name)) for name in FUNCTIONS]
         return tuple(found)
 
-    def _first(self, shapes: list[Shape]) -> tuple[Setting, Normal]:
+    def _first(self, shapes: list[Shape], gated: bool) -> tuple[Setting, Normal]:
         """Return a setting that a forward runs in, and what it computes there.
 
         Without a parameter, the row may be as long as some attribute says.
         """
-        base = Setting(shapes[0] if shapes else ROWS[0])
+        base = Setting(shapes[0] if shapes else ROWS[0], gated=gated)
         try:
             return base, self.run(base)[0]
         except Differs:
@@ -278,7 +286,7 @@ class _Trial:
                         except Differs as differs:
                             reasons[key] = str(differs)
                             continue
-                        found = plan(normal, x, setting.parameters, y, eps)
+                        found = plan(normal, setting, y, eps)
                         if isinstance(found, Plan):
                             plans[key] = found
                         else:
@@ -298,16 +306,16 @@ class _Trial:
         return frozenset(ranks)
 
 
-def argument(cls: Any) -> str:
-    """Return the name of the one argument that a forward takes beside the module."""
+def arguments(cls: Any) -> tuple[str, ...]:
+    """Return the names of what a forward takes beside the module: x, and maybe a gate."""
     try:
         names = list(inspect.signature(cls.forward).parameters.values())
     except (TypeError, ValueError):
         raise Differs("its forward has no signature") from None
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if len(names) != 2 or any(p.kind not in positional for p in names):
-        raise Differs("its forward takes other arguments than one tensor")
-    return names[1].name
+    if len(names) not in (2, 3) or any(p.kind not in positional for p in names):
+        raise Differs("its forward takes other arguments than x and a gate")
+    return tuple(p.name for p in names[1:])
 
 
 def _in(setting: Setting, dtype: torch.dtype) -> Setting:
@@ -317,7 +325,7 @@ def _in(setting: Setting, dtype: torch.dtype) -> Setting:
 def _parameters(plans: dict[Key, Plan]) -> list[Parameter]:
     found = []
     for each in plans.values():
-        found += [p for p in (each.gamma, each.beta) if p is not None]
+        found += [p for p in (each.gamma, each.beta, each.scale, each.shift) if p is not None]
         found += [step.by for step in each.steps if isinstance(step, Multiply | Add)]
     return found
 

@@ -26,6 +26,7 @@ from ._values import (
     Add,
     Data,
     Differs,
+    Gate,
     Mean,
     MeanSquare,
     Multiply,
@@ -40,6 +41,7 @@ from ._values import (
     Square,
     Statistic,
     Step,
+    Times,
     Total,
     Unused,
     name_of,
@@ -56,6 +58,12 @@ def _mul(a: Any, b: Any) -> Result:
             return _like(one, value)
         if isinstance(value, Data) and value == factor and one.shape == other.shape:
             return _square(one, _promoted(one, other))
+        if value == Data() and isinstance(factor, Gate):
+            return _gated(one, other)
+        if isinstance(value, Normal) and isinstance(factor, Gate):
+            _require_same_shape(one, other)
+            step = Times(factor.activation, _promoted(one, other))
+            return _like(one, replace(value, steps=(*value.steps, step)))._replace(dtype=step.dtype)
         if isinstance(value, Data) and isinstance(factor, Rstd):
             return _normalised(one, other)
         if isinstance(value, Normal) and isinstance(factor, Parameter):
@@ -69,7 +77,7 @@ def _add(a: Any, b: Any, alpha: float = 1) -> Result:
         if alpha != 1:
             break
         if isinstance(value, MeanSquare) and isinstance(term, (int, float)):
-            return _like(one, Shifted(value.row, value.centred, float(term)))
+            return _like(one, Shifted(value.row, value.of, float(term)))
         if isinstance(value, Parameter) and isinstance(term, (int, float)):
             return _like(one, replace(value, changes=(*value.changes, float(term))))
         if isinstance(value, Normal) and isinstance(term, Parameter):
@@ -91,7 +99,7 @@ def _sub(a: Any, b: Any, alpha: float = 1) -> Result:
 def _div(a: Any, b: Any) -> Result:
     value, divisor = _value(a), _value(b)
     if isinstance(value, Total) and divisor == prod(value.row):
-        return _like(a, MeanSquare(value.row, value.centred))
+        return _like(a, MeanSquare(value.row, value.of))
     if isinstance(value, Data) and isinstance(divisor, Root):
         raise Differs("it divides by the root, which rounds once where a product by rstd rounds")
     raise Differs(f"it divides {_words(a)} by {_words(b)}")
@@ -102,9 +110,9 @@ def _pow(a: Any, exponent: Any) -> Result:
     if isinstance(value, Data) and exponent == 2:
         return _square(a, a.dtype)
     if isinstance(value, Shifted) and exponent == -0.5:
-        return _like(a, Rstd(value.row, value.centred, value.eps))
+        return _like(a, Rstd(value.row, value.of, value.eps))
     if isinstance(value, Shifted) and exponent == 0.5:
-        return _like(a, Root(value.row, value.centred, value.eps))
+        return _like(a, Root(value.row, value.of, value.eps))
     raise Differs(f"it raises {_words(a)} to the power {_words(exponent)}")
 
 
@@ -114,8 +122,21 @@ def _after(before: type[Any], after: type[Any]) -> Callable[[Any], Result]:
     def rule(a: Any) -> Result:
         value = _value(a)
         if type(value) is before:
-            return _like(a, after(value.row, value.centred, value.eps))
+            return _like(a, after(value.row, value.of, value.eps))
         raise Differs(f"it has it of {_words(a)}")
+
+    return rule
+
+
+def _activated(name: str) -> Callable[[Any], Result]:
+    """Return the rule of an activation."""
+
+    def rule(a: Any) -> Result:
+        if _value(a) != Gate():
+            raise Differs(f"it has it of {_words(a)}")
+        if a.dtype not in ACCUMULATORS:
+            raise Differs(f"it rounds the activated gate to {name_of(a.dtype)}")
+        return _like(a, Gate(name))
 
     return rule
 
@@ -128,8 +149,8 @@ def _mean(
     kept = a.dtype if dtype is None else dtype
     if value == Data():
         return Result(Mean(row), shape, _accumulated(kept))
-    if isinstance(value, Square) and value.row in (None, row):
-        return Result(MeanSquare(row, value.row is not None), shape, _accumulated(kept, a.dtype))
+    if isinstance(value, Square) and value.of.row in (None, row):
+        return Result(MeanSquare(row, value.of), shape, _accumulated(kept, a.dtype))
     raise Differs(f"it takes the mean of {_words(a)}")
 
 
@@ -138,9 +159,9 @@ def _sum(
 ) -> Result:
     value = _value(a)
     row, shape = _reduced(a, dim, keepdim)
-    if isinstance(value, Square) and value.row in (None, row):
+    if isinstance(value, Square) and value.of.row in (None, row):
         kept = _accumulated(a.dtype if dtype is None else dtype, a.dtype)
-        return Result(Total(row, value.row is not None), shape, kept)
+        return Result(Total(row, value.of), shape, kept)
     raise Differs(f"it sums {_words(a)}")
 
 
@@ -150,7 +171,7 @@ def _var(a: Any, dim: Any = None, *, correction: Any = None, keepdim: bool = Fal
     if correction != 0:
         raise Differs("it divides the variance by less than N")
     row, shape = _reduced(a, dim, keepdim)
-    return Result(MeanSquare(row, True), shape, _accumulated(a.dtype))
+    return Result(MeanSquare(row, Data(row)), shape, _accumulated(a.dtype))
 
 
 def _var_mean(a: Any, dim: Any = None, **options: Any) -> tuple[Result, Result]:
@@ -193,7 +214,8 @@ def _fused(
             raise Differs(f"its weight or bias is {_words(tensor)}")
     if x.dtype != wide:
         steps.append(Round(x.dtype))
-    return _like(x, Normal(row, centred, float(eps), wide, tuple(steps)))
+    of = Data(row) if centred else Data()
+    return _like(x, Normal(row, of, float(eps), wide, tuple(steps)))
 
 
 def _cast(a: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Result:
@@ -210,7 +232,7 @@ def _cast(a: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Result
             value = replace(value, steps=(*value.steps, Round(to)))
     elif isinstance(value, Parameter):
         value = replace(value, changes=(*value.changes, to))
-    elif not isinstance(value, Data) or value.row is not None or narrowed(a.source, to):
+    elif not isinstance(value, Data | Gate) or narrowed(a.source, to) or not _is_given(value):
         raise Differs(f"it casts {_words(a)} to {name_of(to)}")
     return Result(value, tuple(a.shape), to)
 
@@ -260,6 +282,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "sqrt": _after(Shifted, Root),
     "rsqrt": _after(Shifted, Rstd),
     "reciprocal": _after(Root, Rstd),
+    "silu": _activated("silu"),
+    "sigmoid": _activated("sigmoid"),
     "mean": _mean,
     "sum": _sum,
     "var": _var,
@@ -313,35 +337,60 @@ def _accumulated(*dtypes: torch.dtype) -> torch.dtype:
 def _square(a: Any, dtype: torch.dtype) -> Result:
     if dtype not in ACCUMULATORS:
         raise Differs(f"it rounds the squares to {name_of(dtype)}")
-    return Result(Square(_value(a).row), tuple(a.shape), dtype)
+    return Result(Square(_value(a)), tuple(a.shape), dtype)
 
 
 def _normalised(a: Any, statistic: Any) -> Result:
     value, rstd = _value(a), _value(statistic)
     dtype = _promoted(a, statistic)
-    if value.row != (rstd.row if rstd.centred else None):
+    if value != rstd.of:
         raise Differs("it normalises x by another statistic")
     if dtype != statistic.dtype:
         raise Differs(f"it multiplies by rstd in {name_of(dtype)}")
     _require_aligned(a, statistic, rstd.row)
-    return Result(Normal(rstd.row, rstd.centred, rstd.eps, dtype), tuple(a.shape), dtype)
+    return Result(Normal(rstd.row, rstd.of, rstd.eps, dtype), tuple(a.shape), dtype)
 
 
 def _stepped(kind: type[Multiply] | type[Add], a: Any, parameter: Any) -> Result:
+    """Return what a parameter makes of rows: of one of them, or of as many as it has numbers."""
     value, by = _value(a), _value(parameter)
-    dtype = _promoted(a, parameter)
-    if by.shape != value.row:
-        count = len(by.shape)
+    dtype, size = _promoted(a, parameter), prod(by.shape)
+    shape, given = tuple(a.shape), tuple(parameter.shape)
+    padded = (1,) * (len(shape) - len(given)) + given
+    count = next((n for n in range(1, len(shape) + 1) if prod(shape[-n:]) >= size), 0)
+    if size % prod(value.row) or (by.shape != value.row and len(value.row) > 1):
+        axes = len(by.shape)
         raise Differs(
-            f"its {by.name} has {count} {'axis' if count == 1 else 'axes'}, "
+            f"its {by.name} has {axes} {'axis' if axes == 1 else 'axes'}, "
             f"its rows have {'one' if len(value.row) == 1 else len(value.row)}"
         )
-    shape, given = tuple(a.shape), tuple(parameter.shape)
-    padded, count = (1,) * (len(shape) - len(given)) + given, len(value.row)
-    fits = len(given) <= len(shape) and padded[-count:] == value.row == shape[-count:]
+    fits = (
+        len(given) <= len(shape)
+        and padded[-count:] == shape[-count:]
+        and prod(shape[-count:]) == size
+    )
     if not fits or any(p not in (1, s) for p, s in zip(padded, shape, strict=True)):
         raise Differs(f"{by.words} lies along another axis")
     return Result(replace(value, steps=(*value.steps, kind(by, dtype))), shape, dtype)
+
+
+def _gated(x: Any, gate: Any) -> Result:
+    """Return x times the gate, which is not rounded."""
+    _require_same_shape(x, gate)
+    dtype = _promoted(x, gate)
+    if dtype not in ACCUMULATORS:
+        raise Differs(f"it rounds x times the gate to {name_of(dtype)}")
+    return Result(Data(gate=_value(gate).activation), tuple(x.shape), dtype)
+
+
+def _is_given(value: Data | Gate) -> bool:
+    """Return whether a value is an input as it was given."""
+    return value in (Data(), Gate())
+
+
+def _require_same_shape(a: Any, gate: Any) -> None:
+    if tuple(a.shape) != tuple(gate.shape):
+        raise Differs("the gate lies along another axis")
 
 
 def _require_aligned(a: Any, statistic: Any, row: Shape) -> None:

@@ -9,7 +9,8 @@ from numbers import Integral
 import torch
 
 from .. import _check
-from .._typing import Cast
+from .._typing import Activation, Cast
+from ._gated import rms_norm_gated
 from ._ops import layer_norm, rms_norm
 
 
@@ -114,7 +115,7 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        given = copied(x, self.weight) if self.copy_inputs else x
+        (given,) = copied((x,), self.weight) if self.copy_inputs else (x,)
         rows = rows_of(given, self.normalized_shape, self.weight)
         eps = machine_epsilon(x) if self.eps is None else self.eps
         y = rms_norm(rows, self.weight, eps, gamma_offset=self.gamma_offset, cast=self.cast)
@@ -215,7 +216,7 @@ class LayerNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y, of x's shape and dtype."""
-        given = copied(x, self.weight, self.bias) if self.copy_inputs else x
+        (given,) = copied((x,), self.weight, self.bias) if self.copy_inputs else (x,)
         rows = rows_of(given, self.normalized_shape, self.weight)
         y = layer_norm(rows, self.weight, self.bias, self.eps)
         return y if rows is given else y.view(x.shape)
@@ -228,6 +229,125 @@ class LayerNorm(torch.nn.Module):
             + ", copy_inputs=True"
             * self.copy_inputs
         )
+
+
+class RMSNormGated(torch.nn.Module):
+    """Normalise rows by their root mean square and multiply by a gate: `rms_norm_gated`.
+
+    ``y = rms_norm(x) * weight * silu(gate)``, or ``rms_norm(x * silu(gate)) * weight`` with
+    `gate_first`. The state dict has the one key ``weight``, as those of Hugging Face's classes of
+    this name. The arguments say which of them this module computes, to the rounding:
+
+    =====================================  ======================================================
+    Qwen3-Next, Qwen3.5, OLMo Hybrid       ``RMSNormGated(N)``
+    Kimi Linear, Bailing Hybrid            ``RMSNormGated(N, activation="sigmoid", cast="after")``
+    Mamba2, Zamba2, Bamba, Nemotron-H      ``RMSNormGated(N, group=g, gate_first=True)``
+    Falcon-H1                              ``RMSNormGated(N, group=g, cast="after")``
+    =====================================  ======================================================
+
+    Parameters
+    ----------
+    normalized_shape : int
+        The length N of a row.
+    eps : float
+        Added to the mean square.
+    group : int, optional
+        Columns that are normalised together, a divisor of N.
+    activation : {"silu", "sigmoid", None}
+        What the gate becomes before it multiplies.
+    gate_first : bool
+        Whether the gate multiplies before the norm.
+    gamma_offset : float
+        Added to the weight in float32.
+    cast : {"before", "after"}
+        As in `rms_norm_gated`.
+    device, dtype
+        Of the weight.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter
+        Of shape (N,), ``1 - gamma_offset`` at first, which multiplies by one.
+
+    See Also
+    --------
+    rms_norm_gated : What it calls.
+    replace_norms : Swap those of a model that exists.
+
+    Notes
+    -----
+    y has x's dtype, whatever the weight's. Where the gate comes first, Hugging Face's classes
+    return the promoted dtype of the two.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import cunorm
+    >>> norm = cunorm.torch.RMSNormGated(2)
+    >>> norm(torch.tensor([[1.0, 7.0]]), torch.tensor([[0.0, 1.0]])).detach()
+    tensor([[0.0000, 1.0235]])
+    >>> list(norm.state_dict())
+    ['weight']
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int,
+        eps: float = 1e-6,
+        *,
+        group: int | None = None,
+        activation: Activation = "silu",
+        gate_first: bool = False,
+        gamma_offset: float = 0.0,
+        cast: Cast = "before",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        (size,) = self.normalized_shape = _shape(normalized_shape)[:1]
+        self.eps = _eps(eps)
+        self.group = _check.whole("group", group)
+        if self.group is not None and (self.group < 1 or size % self.group):
+            raise ValueError(f"group must divide normalized_shape, {size}, but is {group}")
+        self.activation: Activation = activation
+        _check.word(activation, "activation", _check.ACTIVATIONS)
+        self.gate_first = bool(gate_first)
+        self.gamma_offset = _check.real("gamma_offset", gamma_offset)
+        _check.cast(cast)
+        self.cast = cast
+        self.weight = torch.nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the weight with ``1 - gamma_offset``, so that it multiplies by one."""
+        torch.nn.init.constant_(self.weight, 1.0 - self.gamma_offset)
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """Return y, of x's shape and dtype."""
+        return rms_norm_gated(
+            x,
+            gate,
+            self.weight,
+            self.eps,
+            activation=self.activation,
+            gate_first=self.gate_first,
+            group=self.group,
+            gamma_offset=self.gamma_offset,
+            cast=self.cast,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for repr."""
+        parts = [f"{self.normalized_shape}, eps={self.eps}"]
+        if self.group is not None:
+            parts.append(f"group={self.group}")
+        parts.append(f"activation={self.activation!r}")
+        if self.gate_first:
+            parts.append("gate_first=True")
+        if self.gamma_offset:
+            parts.append(f"gamma_offset={self.gamma_offset}")
+        parts.append(f"cast={self.cast!r}")
+        return ", ".join(parts)
 
 
 def rows_of(
@@ -250,12 +370,14 @@ def rows_of(
     return x
 
 
-def copied(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
-    """Return a copy of x where a gradient is recorded, which keeps what the op is given, else x."""
-    given = (x, *parameters)
+def copied(
+    rows: tuple[torch.Tensor, ...], *parameters: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    """Return copies of rows where a gradient is recorded, which keeps what the op is given."""
+    given = (*rows, *parameters)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
-        return x.clone()
-    return x
+        return tuple(x.clone() for x in rows)
+    return rows
 
 
 def machine_epsilon(x: torch.Tensor) -> float:

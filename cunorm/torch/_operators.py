@@ -18,28 +18,50 @@ from torch._library.custom_ops import CustomOpDef
 
 import cunorm
 
-from .._families import OPS, Input, Op, Option
+from .._families import OPS, QUANT, Input, Op, Option
 from . import _cpu
-from ._checks import apart, checked
+from ._checks import TAKEN, accumulator, apart, checked, named
+
+Arguments = tuple[Input | Option, ...]
+# The fields of a `Quant`, and their types in a schema.
+FIELDS = {
+    "format": "str",
+    "group": "int?",
+    "scale": "str",
+    "layout": "str",
+    "floor": "float",
+    "minimum": "float",
+    "ceiling": "float?",
+    "static": "float?",
+    "global_scale": "float?",
+}
 
 
 def _defined(op: Op) -> CustomOpDef:
     """Define the operator of an op that returns new tensors."""
+    arguments = op.of_tensors
+    returned = (*op.returns, *(f"d{name}" for name in op.operands if op.is_backward))
 
     def call(*given: Any) -> tuple[Tensor, ...]:
-        if _is_on_cuda(op, given):
-            made = getattr(cunorm, op.name)(**_detached(op, given))
+        own = named(arguments, given)
+        if is_on_cuda(op, own):
+            results = getattr(cunorm, op.name)(**detached(own))
+            made = dict(zip(op.returned(own), results, strict=True))
         else:
-            tensors, options, _ = checked(op, given)
+            tensors, options, _ = checked(op, own)
             made = (_cpu.backward if op.is_backward else _cpu.forward)(op, tensors, options)
-        return tuple(given[0].new_empty(0) if tensor is None else tensor for tensor in made)
+        return tuple(
+            own["x"].new_empty(0) if made.get(name) is None else made[name] for name in returned
+        )
 
     def fake(*given: Any) -> tuple[Tensor, ...]:
-        tensors, options, axes = checked(op, given)
-        return _gradients(op, tensors, options) if op.is_backward else _rows(op, tensors, axes)
+        tensors, options, axes = checked(op, named(arguments, given))
+        shapes = _gradients if op.is_backward else _rows
+        made = shapes(op, tensors, options, axes)
+        return tuple(made.get(name, tensors["x"].new_empty(0)) for name in returned)
 
     operator = torch.library.custom_op(
-        f"cunorm::{op.name}", call, mutates_args=(), schema=_schema(op)
+        f"cunorm::{op.name}", call, mutates_args=(), schema=schema(arguments, len(returned))
     )
     operator.register_fake(fake)
     return operator
@@ -47,80 +69,92 @@ def _defined(op: Op) -> CustomOpDef:
 
 def _defined_in_place(op: Op) -> CustomOpDef:
     """Define the operator that writes what an op returns over the inputs that are like it."""
+    arguments = op.of_tensors_in_place
     written = tuple(output.like for output in op.writes)
 
     def call(*given: Any) -> None:
-        if _is_on_cuda(op, given):
-            own = _detached(op, given)
-            outputs = {output.argument: own[output.like] for output in op.writes}
-            getattr(cunorm, op.name)(**own, **outputs)
+        own = named(arguments, given)
+        if is_on_cuda(op, own):
+            plain = detached(own)
+            outputs = {output.argument: plain[output.like] for output in op.writes}
+            getattr(cunorm, op.name)(**plain, **outputs)
             return
-        tensors, options, _ = checked(op, given)
+        tensors, options, _ = checked(op, own)
         apart(op, tensors)
-        for name, result in zip(written, _cpu.forward(op, tensors, options), strict=True):
-            tensors[name].copy_(result)
+        made = _cpu.forward(op, tensors, options)
+        for output in op.writes:
+            tensors[output.like].copy_(made[output.name])
 
     return torch.library.custom_op(
-        f"cunorm::{op.name}_", call, mutates_args=written, schema=_schema(op, written)
+        f"cunorm::{op.name}_", call, mutates_args=written, schema=schema(arguments, 0, written)
     )
 
 
-def _schema(op: Op, written: tuple[str, ...] = ()) -> str:
-    """Return an operator's schema; nothing is returned where something is written."""
-    returned = "" if written else ", ".join("Tensor" for _ in op.returns)
-    return f"({', '.join(_declared(a, written) for a in op.differentiable)}) -> ({returned})"
+def schema(arguments: Arguments, returned: int, written: tuple[str, ...] = ()) -> str:
+    """Return an operator's schema, of how many tensors it returns and which ones it writes."""
+    taken = ", ".join(declared(argument, written) for argument in arguments)
+    return f"({taken}) -> ({', '.join(['Tensor'] * returned)})"
 
 
-def _declared(argument: Input | Option, written: tuple[str, ...]) -> str:
-    """Return an argument as a schema has it."""
+def declared(argument: Input | Option, written: tuple[str, ...]) -> str:
+    """Return an argument as a schema has it: of a `Quant` each of its fields."""
+    if argument.name == QUANT.name:
+        return ", ".join(f"{type_} quant_{name}" for name, type_ in FIELDS.items())
     if isinstance(argument, Option):
-        return f"{type(argument.default).__name__} {argument.name}"
+        return f"{TAKEN[argument.check][0]} {argument.name}"
     name = argument.name
     alias = f"(a{written.index(name)}!)" if name in written else ""
     return f"Tensor{alias}{'?' if argument.optional else ''} {name}"
 
 
-def _is_on_cuda(op: Op, given: tuple[Any, ...]) -> bool:
+def is_on_cuda(op: Op, given: dict[str, Any]) -> bool:
     """Return whether the CuPy ops do the work; if not, `_cpu` does."""
-    x = given[op.torch_names.index("x")]
+    x = given[op.leader]
     if x.is_cuda:
         return True
     if x.device.type != "cpu":
-        raise TypeError(f"x must be on a CUDA device or on the CPU, but is on {x.device}")
+        raise TypeError(f"{op.leader} must be on a CUDA device or on the CPU, but is on {x.device}")
     return False
 
 
-def _detached(op: Op, given: tuple[Any, ...]) -> dict[str, Any]:
-    # DLPack exports nothing that requires a gradient. The operators have formulas for that.
-    plain = (value.detach() if isinstance(value, Tensor) else value for value in given)
-    return dict(zip(op.torch_names, plain, strict=True))
+def detached(given: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments for a CuPy op.
+
+    DLPack exports nothing that requires a gradient. The operators have formulas for that.
+    """
+    return {
+        name: value.detach() if isinstance(value, Tensor) else value
+        for name, value in given.items()
+    }
 
 
-def _rows(op: Op, tensors: dict[str, Any], axes: int) -> tuple[Tensor, ...]:
-    """Return empty tensors for the results of a forward op."""
-    x = tensors["x"]
-    statistic = {"size": x.shape[: x.ndim - axes], "dtype": _cpu.accumulator(x.dtype)}
-    rows = (_like(tensors[output.like]) for output in op.writes)
-    return (*rows, *(x.new_empty(**statistic) for _ in op.family.saves))
+def _rows(op: Op, tensors: dict[str, Any], options: dict[str, Any], axes: int) -> dict[str, Tensor]:
+    """Return empty tensors for the results of a forward op, by name."""
+    x, group = tensors["x"], options.get("group")
+    lead = x.shape[: x.ndim - axes] if group is None else (*x.shape[:-1], x.shape[-1] // group)
+    made = {name: x.new_empty(lead, dtype=accumulator(x.dtype)) for name in op.family.saves}
+    for output in op.writes:
+        like = tensors[output.like]
+        asked = options.get("dtype") if output.of_any_dtype else None
+        made[output.name] = like.new_empty(like.shape, dtype=asked or like.dtype)
+    return made
 
 
-def _gradients(op: Op, tensors: dict[str, Any], options: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Return empty tensors for the results of a backward op."""
-    x = tensors["x"]
+def _gradients(
+    op: Op, tensors: dict[str, Any], options: dict[str, Any], axes: int
+) -> dict[str, Tensor]:
+    """Return empty tensors for the results of a backward op, by name."""
     (weight,) = (tensors[name] for name in op.parameters)
-    wanted = weight is not None and options["sums"]
-    return (_like(x), *(_like(weight) if wanted else x.new_empty(0) for _ in op.totals))
-
-
-def _like(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
+    likes = {name: tensors[name.removeprefix("d")] for name in op.gradients}
+    likes |= {f"d{name}": tensors[name] for name in op.operands if tensors[name] is not None}
+    if weight is not None and options["sums"]:
+        likes |= dict.fromkeys(op.totals, weight)
+    return {name: like.new_empty(like.shape) for name, like in likes.items()}
 
 
 # By the name of the op, and for those in place with an underscore after it.
 OPERATORS: dict[str, CustomOpDef] = {}
 for _op in OPS.values():
-    if not _op.family.is_of_tensors:
-        continue
     if _op.keeps or _op.is_backward:
         OPERATORS[_op.name] = _defined(_op)
     else:

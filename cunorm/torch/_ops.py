@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._typing import Cast
 from . import _autograd  # noqa: F401  (gives the operators their gradients)
-from ._checks import options, tensors
+from ._checks import modulation, operand, options, tensors
 
 _operators = torch.ops.cunorm
 
@@ -19,6 +19,10 @@ def rms_norm(
     *,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Normalise rows by their root mean square, differentiably.
 
@@ -40,11 +44,20 @@ def rms_norm(
         Where 16-bit results are rounded. "before" rounds the normalised value to x's dtype before
         `gamma` multiplies and the product again, as Qwen2, Llama and T5 do. "after" rounds once, at
         the end, as ``torch.nn.RMSNorm`` does.
+    scale, shift : torch.Tensor or float, optional
+        What follows the norm: ``n * (scale + scale_offset)``, then ``+ shift``, each result rounded
+        to the dtype that promotion gives it (float32 of float16 and bfloat16). They broadcast
+        against `x`, with any strides: by column, by sample, by token, by head. Dtypes as of
+        `gamma`; a number stands for one of x's dtype.
+    scale_offset : float
+        Added to `scale`, in its dtype.
+    dtype : torch.dtype, optional
+        That of y: float16, bfloat16, float32 or float64; x's, if left out.
 
     Returns
     -------
     torch.Tensor, shape (..., N)
-        y in x's dtype, contiguous.
+        y in x's dtype, or `dtype`, contiguous.
 
     Raises
     ------
@@ -66,7 +79,9 @@ def rms_norm(
     -----
     For the backward pass x, gamma and rstd are kept, which is one float32 (float64 for float64
     data) for each row: x and gamma themselves, so that writing to them before the backward pass is
-    an error, and copies of what was made under ``torch.inference_mode()``. No rounding is
+    an error, and copies of what was made under ``torch.inference_mode()``; so is a scale, and beta
+    beside it. The gradients of scale and shift are summed over the axes along which those
+    broadcast, in the backward kernel, and y's gradient is cast to x's dtype for it. No rounding is
     differentiated. Autocast changes nothing: y has x's dtype, and sums are float32 anyway. The
     definition is that of Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 
@@ -83,9 +98,11 @@ def rms_norm(
             [1.0000, 1.0000]]), tensor([1.2000, 2.4000]))
     """
     tensors(x=x, gamma=gamma)
-    y, _ = _operators.rms_norm_fwd(
-        x, gamma, *options(eps=eps, gamma_offset=gamma_offset, cast=cast)
+    eps, gamma_offset, cast, dtype = options(
+        eps=eps, gamma_offset=gamma_offset, cast=cast, dtype=dtype
     )
+    beside = modulation(x, scale, shift, scale_offset, rounds=cast == "before")
+    y, _ = _operators.rms_norm_fwd(x, gamma, eps, gamma_offset, cast, *beside, dtype)
     return y  # type: ignore[no-any-return]
 
 
@@ -96,6 +113,10 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     gamma_offset: float = 0.0,
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Normalise rows by their mean and variance, differentiably.
 
@@ -108,13 +129,13 @@ def layer_norm(
         As in `rms_norm`.
     gamma, beta : torch.Tensor, optional
         Weight and bias, each as `gamma` of `rms_norm`; their dtypes may differ.
-    eps, gamma_offset
+    eps, gamma_offset, scale, shift, scale_offset, dtype
         As in `rms_norm`.
 
     Returns
     -------
     torch.Tensor, shape (..., N)
-        y in x's dtype, contiguous.
+        y in x's dtype, or `dtype`, contiguous.
 
     Raises
     ------
@@ -145,7 +166,9 @@ def layer_norm(
     tensor([2., 2.])
     """
     tensors(x=x, gamma=gamma, beta=beta)
-    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset))
+    eps, gamma_offset, dtype = options(eps=eps, gamma_offset=gamma_offset, dtype=dtype)
+    beside = modulation(x, scale, shift, scale_offset)
+    y, *_ = _operators.layer_norm_fwd(x, gamma, beta, eps, gamma_offset, *beside, dtype)
     return y  # type: ignore[no-any-return]
 
 
@@ -155,8 +178,13 @@ def add_rms_norm(
     gamma: Tensor | None = None,
     eps: float = 1e-6,
     *,
+    gate: Tensor | float | None = None,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add a residual and normalise the sum, in one pass, differentiably.
 
@@ -169,13 +197,18 @@ def add_rms_norm(
         As in `rms_norm`.
     residual : torch.Tensor, of x's shape
         float16, bfloat16 or float32, whatever x's is; float64 where `x` is float64.
-    gamma, eps, gamma_offset, cast
+    gamma, eps
+        As in `rms_norm`.
+    gate : torch.Tensor or float, optional
+        What x is multiplied with before it is added: it broadcasts against `x`, as `scale` does,
+        and the product is rounded to the dtype that promotion gives it.
+    gamma_offset, cast, scale, shift, scale_offset, dtype
         As in `rms_norm`.
 
     Returns
     -------
     y : torch.Tensor, shape (..., N)
-        In x's dtype, contiguous.
+        In x's dtype, or `dtype`, contiguous.
     h : torch.Tensor, shape (..., N)
         In residual's dtype, contiguous.
 
@@ -192,7 +225,8 @@ def add_rms_norm(
 
     Notes
     -----
-    For the backward pass h is kept, not x and residual. Where their dtypes differ, y's gradient is
+    For the backward pass h is kept, not x and residual; with a gate x too, whose gradient and the
+    gate's PyTorch makes of h's. Where their dtypes differ, y's gradient is
     cast to h's dtype, and h's gradient, as it leaves the kernel in that dtype, to x's.
 
     Examples
@@ -204,8 +238,14 @@ def add_rms_norm(
     (tensor([[0.2000, 1.4000]]), tensor([[1., 7.]]))
     """
     tensors(x=x, residual=residual, gamma=gamma)
-    numbers = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
-    y, h, _ = _operators.add_rms_norm_fwd(x, residual, gamma, *numbers)
+    eps, gamma_offset, cast, dtype = options(
+        eps=eps, gamma_offset=gamma_offset, cast=cast, dtype=dtype
+    )
+    beside = modulation(x, scale, shift, scale_offset, rounds=cast == "before")
+    gate = operand(x, "gate", gate)
+    y, h, _ = _operators.add_rms_norm_fwd(
+        x, residual, gamma, eps, gate, gamma_offset, cast, *beside, dtype
+    )
     return y, h
 
 
@@ -216,7 +256,12 @@ def add_layer_norm(
     beta: Tensor | None = None,
     eps: float = 1e-5,
     *,
+    gate: Tensor | float | None = None,
     gamma_offset: float = 0.0,
+    scale: Tensor | float | None = None,
+    shift: Tensor | float | None = None,
+    scale_offset: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add a residual and normalise the sum, in one pass, differentiably.
 
@@ -229,13 +274,17 @@ def add_layer_norm(
         As in `layer_norm`.
     residual : torch.Tensor, of x's shape
         As in `add_rms_norm`.
-    gamma, beta, eps, gamma_offset
+    gamma, beta, eps
+        As in `layer_norm`.
+    gate
+        As in `add_rms_norm`.
+    gamma_offset, scale, shift, scale_offset, dtype
         As in `layer_norm`.
 
     Returns
     -------
     y : torch.Tensor, shape (..., N)
-        In x's dtype, contiguous.
+        In x's dtype, or `dtype`, contiguous.
     h : torch.Tensor, shape (..., N)
         In residual's dtype, contiguous.
 
@@ -264,7 +313,10 @@ def add_layer_norm(
     tensor([[1., 3.]])
     """
     tensors(x=x, residual=residual, gamma=gamma, beta=beta)
+    eps, gamma_offset, dtype = options(eps=eps, gamma_offset=gamma_offset, dtype=dtype)
+    beside = modulation(x, scale, shift, scale_offset)
+    gate = operand(x, "gate", gate)
     y, h, *_ = _operators.add_layer_norm_fwd(
-        x, residual, gamma, beta, *options(eps=eps, gamma_offset=gamma_offset)
+        x, residual, gamma, beta, eps, gate, gamma_offset, *beside, dtype
     )
     return y, h

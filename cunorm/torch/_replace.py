@@ -124,8 +124,8 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
     parameters, on CPU and CUDA, in and out of autocast, for several shapes, strides and modes; each
     operation is followed, with the dtype that it rounds to. Where all of it is what an op computes,
     with the same roundings, the norm is swapped. What differs is left alone and listed, with the
-    first operation that does: so are norms that take more than one tensor, keep or change
-    something, compute without gradients, or look at numbers. For the dtypes, numbers of axes
+    first operation that does: so are norms that take other tensors than x and a gate, keep or
+    change something, compute without gradients, or look at numbers. For the dtypes, numbers of axes
     and devices in which a forward is not known, a swapped norm calls it.
 
     The forward may be PyTorch's, a wrapper around it, Hugging Face's, or anyone's own, and may be

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from ._export import exporting
-from ._known import Known, argument, known
+from ._known import Known, arguments, known
 from ._modules import copied
 
 KNOWN = "_cunorm_known"  # where a swapped module has what is known of it
@@ -26,7 +26,7 @@ class Swapped(torch.nn.Module):
     """A norm whose forward calls an op, and the original's forward where the op is not the same."""
 
     _cunorm_original: ClassVar[type[torch.nn.Module]]
-    _cunorm_argument: ClassVar[str]
+    _cunorm_arguments: ClassVar[tuple[str, ...]]
     _cunorm_copies = False  # whether x is copied where it is kept for a gradient
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -36,14 +36,16 @@ class Swapped(torch.nn.Module):
         original = getattr(cls, "_cunorm_original", None)
         if original is None:
             return cls.forward(self, *args, **kwargs)
-        x = args[0] if args else kwargs.get(cls._cunorm_argument)
-        alone = len(args) + len(kwargs) == 1 and not exporting()
-        if alone and isinstance(x, torch.Tensor) and _plain(x):
+        names = cls._cunorm_arguments
+        given = (*args, *(kwargs[name] for name in names[len(args) :] if name in kwargs))
+        complete = len(given) == len(args) + len(kwargs) == len(names) and not exporting()
+        if complete and all(isinstance(t, torch.Tensor) and _plain(t) for t in given):
             found: Known | None = self.__dict__.get(KNOWN)
-            plan = None if found is None else found.find(self, x)
+            plan = None if found is None else found.find(self, *given)
             if found is not None and plan is not None:
-                given = copied(x, *self._parameters.values()) if self._cunorm_copies else x
-                return plan.compute(self, given, found.axes)
+                if self._cunorm_copies:
+                    given = copied(given, *self._parameters.values())
+                return plan.compute(self, found.axes, *given)
         return original.forward(self, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -71,7 +73,7 @@ def swapped_class(original: Any) -> type[Swapped]:
         "__doc__": f"`{original.__qualname__}`, computed by cunorm.",
         "__module__": __name__,
         "_cunorm_original": original,
-        "_cunorm_argument": argument(original),
+        "_cunorm_arguments": arguments(original),
     }
     metaclass: Any = type(original)
     new: type[Swapped] = metaclass(f"Cunorm{original.__name__}", (Swapped, original), names)

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._match import RULES
-from ._values import Data, Differs, Normal, Parameter, Result, Shape, Unused
+from ._values import Data, Differs, Gate, Normal, Parameter, Result, Shape, Unused
 
 SESSION = "_cunorm_session"
 
@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     grad: bool = True
     requires_grad: bool = False
     contiguous: bool = True
+    gated: bool = False  # whether there is a gate beside x
 
 
 @dataclass
@@ -214,12 +215,13 @@ def run(
     """
     session = Session(setting, notes)
     probe, lists = _probe(module, session, changed)
-    x = _input(setting)
+    x = _input(setting, Data())
+    gates = [_input(setting, Gate())] if setting.gated else []
     cls: Any = type(module)
     with _state(setting):
         try:
             with session:
-                y = cls.forward(probe, x)
+                y = cls.forward(probe, x, *gates)
         except Exception as error:
             if session.differs is None:
                 said = (str(error).splitlines() or [""])[0][:100]
@@ -233,6 +235,8 @@ def run(
         raise Differs("its forward does not normalise")
     if y.shape != x.shape:
         raise Differs("its forward returns another shape")
+    if setting.gated and not y.value.is_gated:
+        raise Differs("its forward takes other arguments than x and a gate")
     for _, name in session.pending.values():
         if setting.requires_grad and name == "aten.clone":  # of autograd, to write in place
             continue
@@ -242,14 +246,14 @@ def run(
     return y.value, y.dtype
 
 
-def _input(setting: Setting) -> Traced:
+def _input(setting: Setting, value: Data | Gate) -> Traced:
     shape = (*setting.leading, *setting.row)
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
         step *= size if setting.contiguous else 2 * size
     return Traced(
-        Result(Data(), shape, setting.x),
+        Result(value, shape, setting.x),
         setting.device,
         is_given=True,
         strides=tuple(reversed(strides)),

@@ -16,17 +16,29 @@ class Differs(Exception):
 
 @dataclass(frozen=True)
 class Data:
-    """x, in any dtype that holds it; less the mean of its row, where that is given."""
+    """x, in any dtype that holds it.
+
+    Less the mean of its row, where that is given; times a gate, by the name of its activation.
+    """
 
     row: Shape | None = None
+    gate: str | None = None
     words: ClassVar[str] = "x"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The other input, after an activation."""
+
+    activation: str = "none"
+    words: ClassVar[str] = "its second argument"
 
 
 @dataclass(frozen=True)
 class Square:
     """The squares of `Data`."""
 
-    row: Shape | None
+    of: Data
     words: ClassVar[str] = "the squares"
 
 
@@ -35,7 +47,7 @@ class Total:
     """The sum of the squares of a row."""
 
     row: Shape
-    centred: bool
+    of: Data
     words: ClassVar[str] = "the sum of squares"
 
 
@@ -52,7 +64,7 @@ class MeanSquare:
     """The mean square of a row, or its variance."""
 
     row: Shape
-    centred: bool
+    of: Data
     words: ClassVar[str] = "the mean square"
 
 
@@ -61,7 +73,7 @@ class Shifted:
     """The mean square and eps."""
 
     row: Shape
-    centred: bool
+    of: Data
     eps: float
     words: ClassVar[str] = "the mean square"
 
@@ -71,7 +83,7 @@ class Root:
     """The root of `Shifted`."""
 
     row: Shape
-    centred: bool
+    of: Data
     eps: float
     words: ClassVar[str] = "the root"
 
@@ -81,7 +93,7 @@ class Rstd:
     """One over the `Root`."""
 
     row: Shape
-    centred: bool
+    of: Data
     eps: float
     words: ClassVar[str] = "rstd"
 
@@ -123,7 +135,15 @@ class Add:
     dtype: torch.dtype
 
 
-Step = Round | Multiply | Add
+@dataclass(frozen=True)
+class Times:
+    """A step: multiply by the gate, and round to a dtype."""
+
+    activation: str
+    dtype: torch.dtype
+
+
+Step = Round | Multiply | Add | Times
 
 
 @dataclass(frozen=True)
@@ -131,11 +151,21 @@ class Normal:
     """Rows that are normalised, in the dtype of their statistics, and the steps since."""
 
     row: Shape
-    centred: bool
+    of: Data
     eps: float
     dtype: torch.dtype
     steps: tuple[Step, ...] = ()
     words: ClassVar[str] = "a normalised row"
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean of the row was subtracted."""
+        return self.of.row is not None
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate multiplies."""
+        return self.of.gate is not None or any(isinstance(step, Times) for step in self.steps)
 
     @property
     def precision(self) -> torch.dtype:

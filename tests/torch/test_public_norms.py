@@ -50,7 +50,7 @@ def rows_with_one_statistic(eps, count=3000):
     x = torch.from_numpy(rng.permuted(np.concatenate([half, -half], axis=1), axis=1)).float()
     shifted = x.pow(2).mean(-1) + torch.tensor(eps, dtype=torch.float32)
     _, mean, fused = torch.native_layer_norm(x, (COLUMNS,), None, None, eps)
-    _, op_mean, op = torch.ops.cunorm.layer_norm_fwd(x, None, None, eps, 0.0)
+    _, op_mean, op = torch.ops.cunorm.layer_norm_fwd(x, None, None, eps, 0.0, None, None, 1.0, None)
     spelt = (torch.rsqrt(shifted), 1 / torch.sqrt(shifted), torch.pow(shifted, -0.5))
     alike = torch.stack([other == op for other in (*spelt, fused.squeeze(-1))]).all(0)
     alike &= (mean.squeeze(-1) == 0) & (op_mean == 0)
@@ -74,6 +74,22 @@ def eps_of(module, found, dtype):
     return getattr(module, plan.eps) if isinstance(plan.eps, str) else plan.eps
 
 
+def inputs(found, plan, x):
+    """Return what a module is called with: x in its shape, and a gate where it takes one.
+
+    The activation of that gate is a power of two, so that x times it is exact, and the rows that
+    are normalised are the same.
+    """
+    if found.shape is not None and len(found.shape) > 1:
+        heads = found.shape[0]
+        x = x[: len(x) // heads * heads].unflatten(0, (-1, heads))
+    if plan.gating is None:
+        return (x,)
+    gate = torch.full_like(x, 32.0)
+    assert (torch.nn.functional.silu(gate.float()) == gate.float()).all()
+    return (x / 32 if plan.gating["gate_first"] else x, gate)
+
+
 def fused_and_refused(cls):
     """Return the pairs in which a class is fused, with the same bits, and those PyTorch refuses."""
     module = cls(COLUMNS)
@@ -91,9 +107,10 @@ def fused_and_refused(cls):
             ours = copy.deepcopy(theirs)
             if not replace_norms(ours).swapped:  # it is not known for rows of the weight's dtype
                 break
-            y = ours(x)
+            given = inputs(found, found.plans[key], x)
+            y = ours(*given)
             try:
-                expected = theirs(x)
+                expected = theirs(*given)
             except RuntimeError:
                 assert (x_dtype, w_dtype) in refused or not exact
                 refused += [] if exact else [(x_dtype, w_dtype)]

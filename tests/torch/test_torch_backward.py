@@ -19,10 +19,14 @@ GIVEN = {
     "mean": torch.zeros(2),
     "rstd": torch.ones(2),
     "gamma_offset": 0.0,
+    "beta": None,
+    "scale": None,
+    "shift": None,
+    "scale_offset": 1.0,
     "dresidual": None,
     "sums": True,
 }
-LEFT_OUT = {"rms_norm_bwd": ("mean",), "layer_norm_bwd": ()}
+LEFT_OUT = {"rms_norm_bwd": ("mean", "beta"), "layer_norm_bwd": ()}
 WRONG = [
     {"dy": torch.ones(2, 8, dtype=torch.bfloat16)},
     {"dy": torch.ones(2, 4)},
@@ -39,6 +43,9 @@ WRONG = [
     {"rstd": torch.ones(2, 8)},
     {"dresidual": torch.ones(2, 8, dtype=torch.bfloat16)},
     {"dresidual": torch.ones(8)},
+    {"beta": torch.ones(4)},
+    {"scale": torch.ones(3, 1)},
+    {"shift": torch.ones(2, 8, dtype=torch.float64)},
 ]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch_bridge
-from torch_norms import OPS, arguments, call, numbers, operator
+from torch_norms import OPS, arguments, beside, call, every, operator
 
 import cunorm.torch
+from cunorm import _families
 
 pytestmark = pytest.mark.slow("PyTorch's own checks, of each operator and each way to call it")
 
@@ -31,7 +32,7 @@ def _fresh_compiler():
 @pytest.mark.parametrize("op", OPS)
 def test_forward_operators_pass_opcheck(put, op, grad):
     tensors = arguments(op, (3, 8), "float32", put=put, grad=grad)
-    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*tensors, *numbers(op)))
+    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*tensors, *beside(f"{op}_fwd")))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -40,7 +41,7 @@ def test_forward_operators_pass_opcheck_of_mixed_dtypes_strides_and_options(put,
     tensors = arguments(op, (2, 3, 16), "bfloat16", put=put, grad=False, **own)
     packed = [t.transpose(0, 1) if t.ndim == 3 else t for t in tensors]
     given = [t.requires_grad_() for t in packed]
-    options = (1e-3, 1.0, "after")[: len(numbers(op))]
+    options = beside(f"{op}_fwd", eps=1e-3, gamma_offset=1.0, cast="after")
     torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*given, *options))
 
 
@@ -48,13 +49,15 @@ def test_forward_operators_pass_opcheck_of_mixed_dtypes_strides_and_options(put,
 def test_forward_operators_pass_opcheck_without_parameters(put, op):
     without = dict.fromkeys(("gamma", "beta"))
     tensors = arguments(op, (3, 8), "float64", put=put, **without)
-    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*tensors, *numbers(op)))
+    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_fwd"), (*tensors, *beside(f"{op}_fwd")))
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_operators_in_place_pass_opcheck(put, op):
     tensors = arguments(op, (3, 8), "bfloat16", put=put, grad=False)
-    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op}_"), (*tensors, *numbers(op)))
+    torch.library.opcheck(
+        getattr(torch.ops.cunorm, f"{op}_"), (*tensors, *beside(op, in_place=True))
+    )
 
 
 @pytest.mark.parametrize("sums", [False, True])
@@ -64,10 +67,12 @@ def test_backward_operators_pass_opcheck(put, norm, left_out, sums):
     tensors = arguments(norm, (3, 8), "float32", put=put, grad=False, **left_out)
     x, gamma, *_ = tensors
     _, *statistics = operator(f"{norm}_fwd", tensors)
+    given = dict(zip(_families.OPS[f"{norm}_fwd"].family.saves, statistics, strict=True))
+    given |= {"dy": torch.ones_like(x), "x": x, "gamma": gamma, "sums": sums}
     for dresidual in (None, x):
         torch.library.opcheck(
             getattr(torch.ops.cunorm, f"{norm}_bwd"),
-            (torch.ones_like(x), x, gamma, *statistics, 0.0, dresidual, sums),
+            tuple(every(f"{norm}_bwd", **given, dresidual=dresidual)),
         )
 
 

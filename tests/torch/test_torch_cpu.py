@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from arrays import EVERY, NARROW, bits, random, to_numpy, to_torch
-from torch_norms import OPS, arguments, call, names
+from torch_norms import OPS, arguments, call, every, names
 
 import cunorm.torch
 from cunorm import _reference
-from cunorm.torch import _cpu
+from cunorm.torch import _cpu, _statistics
 
 pytestmark = pytest.mark.slow("each op in each dtype at each size, without a kernel")
 
@@ -84,7 +84,7 @@ def test_rms_norm_has_the_kernels_bits_given_its_rstd(dtype, gamma, cast, gamma_
     options = {"gamma_offset": gamma_offset, "cast": cast}
     y, rstd = kernel("rms_norm_fwd", tensors, **options)
     x, weight = tensors
-    normal = _cpu.MeanSquare(with_an_axis(rstd)).normal(x)
+    normal = _statistics.MeanSquare(with_an_axis(rstd)).normal(x)
     own = _cpu.scale(normal, weight, **options, dtype=x.dtype)
     assert bits(to_numpy(own)) == bits(y)
 
@@ -124,7 +124,7 @@ def test_layer_norm_has_the_kernels_bits_given_its_moments(dtype, parameters, le
     y, mean, rstd = kernel("layer_norm_fwd", (x, gamma, beta))
     assert np.array_equal(mean, to_numpy(x.double()).mean(-1))
     center = with_an_axis(mean)
-    moments = _cpu.Moments(center, with_an_axis(rstd), torch.zeros_like(center))
+    moments = _statistics.Moments(center, with_an_axis(rstd), torch.zeros_like(center))
     own = _cpu.affine(moments.normal(x), gamma, beta, gamma_offset=0.0, dtype=x.dtype)
     assert bits(to_numpy(own)) == bits(y)
 
@@ -138,7 +138,7 @@ def test_a_multiply_add_of_float32_is_rounded_once(sign):
     c = torch.tensor([sign * (1 + 2.0**-23), sign])
     twice = (a.double() * b.double() + c.double()).float()
     assert twice.tolist() == [sign * (1 + 2.0**-22), sign * 22]
-    assert _cpu._fma(a, b, c).tolist() == [sign * (1 + 2.0**-23), sign * 22]
+    assert _statistics.fma(a, b, c).tolist() == [sign * (1 + 2.0**-23), sign * 22]
 
 
 @pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
@@ -146,9 +146,7 @@ def test_a_multiply_add_of_float32_is_rounded_once(sign):
 def test_statistics_of_the_cpu_are_the_definitions_to_half_an_ulp(op, dtype):
     shift = 100.0 if op == "layer_norm" else 0.0
     x = to_torch(random((32, 1031), dtype, shift=shift))
-    _, *found = getattr(torch.ops.cunorm, f"{op}_fwd")(
-        x, None, *((1e-6, 0.0, "before") if op == "rms_norm" else (None, 1e-5, 0.0))
-    )
+    _, *found = getattr(torch.ops.cunorm, f"{op}_fwd")(*every(f"{op}_fwd", x=x))
     _, *expected = getattr(_reference, f"{op}_fwd")(to_numpy(x))
     for statistic, other in zip(found, expected, strict=True):
         # In float64, whose own roundings are some ulps, nothing wider is at hand.
