@@ -20,10 +20,24 @@ class Form:
 
     pattern: str
     family: str
-    expression: re.Pattern[str]
     build: Callable[..., Any]
     decodes: bool  # `build` reads the operands itself, from (builder, statement)
     since: int  # the first architecture that has it
+
+    @functools.cached_property
+    def expression(self) -> re.Pattern[str]:
+        """What its opcodes look like, compiled once one is asked for: few programs use many."""
+        head, *fields = self.pattern.split()
+        parts = [re.escape(head)]
+        for item in fields:
+            optional = item.startswith("[")
+            words, _, name = item.strip("[]").partition(":")
+            name = name or words
+            # `::` stands in cache and scope names, so the field's name follows the last lone colon.
+            choices = "|".join(re.escape(word.replace("=", "::")) for word in words.split("|"))
+            group = rf"(?:\.(?P<{re.sub('[^A-Za-z0-9_]', '_', name)}>{choices}))"
+            parts.append(group + ("?" if optional else ""))
+        return re.compile("".join(parts) + "$")
 
 
 @dataclass(frozen=True)
@@ -38,25 +52,11 @@ class Pure:
 FORMS: dict[str, list[Form]] = {}
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
-    head, *fields = pattern.split()
-    parts = [re.escape(head)]
-    for item in fields:
-        optional = item.startswith("[")
-        words, _, name = item.strip("[]").partition(":")
-        name = name or words
-        # `::` stands in cache and scope names, so the name of a field follows the last lone colon.
-        choices = "|".join(re.escape(word.replace("=", "::")) for word in words.split("|"))
-        group = rf"(?:\.(?P<{re.sub('[^A-Za-z0-9_]', '_', name)}>{choices}))"
-        parts.append(group + ("?" if optional else ""))
-    return re.compile("".join(parts) + "$")
-
-
 def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) -> Callable[..., Any]:
     """Enter the decorated builder into the table under `pattern`."""
 
     def enter(build: Callable[..., Any]) -> Callable[..., Any]:
-        entry = Form(pattern, family, _expression(pattern), build, decodes, since)
+        entry = Form(pattern, family, build, decodes, since)
         FORMS.setdefault(pattern.split()[0], []).append(entry)
         return build
 

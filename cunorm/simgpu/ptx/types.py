@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ SIGNED = {bits: np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)}
 Reading = Callable[[Array], Array]
 
 
+@functools.cache
 def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
     """Return how a register held as `held` is read as `wanted` (its low bits); None for as is."""
     if held == wanted:
@@ -52,6 +54,7 @@ def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
     return lambda array: array.view(whole).astype(low).view(wanted)
 
 
+@functools.cache
 def writing(given: np.dtype, held: np.dtype) -> Reading | None:
     """Return how a result goes into a wider register: extended as its own type says."""
     if given == held:
