@@ -88,11 +88,15 @@ class Execution:
         """Run an operation with effects for a group."""
         registers = self.registers
         operands = [registers[slot] for slot in op.sources]
-        if lanes is not None:
+        if lanes is None:
+            results = op.function(self, op, None, *operands)
+            for target, result in zip(op.targets, results, strict=True):
+                registers[target] = result
+        else:
             operands = [value if value.size == 1 else value[lanes] for value in operands]
-        results = op.function(self, op, lanes, *operands)
-        for target, result in zip(op.targets, results, strict=True):
-            self.merge(target, result, lanes, kept)
+            results = op.function(self, op, lanes, *operands)
+            for target, result in zip(op.targets, results, strict=True):
+                self.merge(target, result, lanes, kept)
         if self.watch is not None:
             self.watch.performed(self.geometry, op, lanes)
 

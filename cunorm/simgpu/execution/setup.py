@@ -124,14 +124,14 @@ class Launch:
         if kind == "tid":
             if self.block[at] == 1:
                 return _one(0)
-            return np.tile(_thread(at, self.block, self.padded), batch.blocks)
+            return repeated(_thread(at, self.block, self.padded), batch.blocks)
         blocks = np.arange(batch.first, batch.first + batch.blocks)
         if kind in ("ctaid", "clusterid", "cluster_ctaid"):
             return self._per_block(self.shape.coordinate(kind, at, blocks))
         if kind == "cluster_ctarank":
             return self._per_block(blocks % self.shape.size)
         if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
-            return np.tile(_within(kind, self.padded), batch.blocks)
+            return repeated(_within(kind, self.padded), batch.blocks)
         if kind == "smid":
             processors = int(self.device.multiprocessors)
             return np.repeat((blocks % processors).astype(np.uint32), self.padded)
@@ -160,6 +160,11 @@ class Launch:
         if (values == values[0]).all():
             return _one(int(values[0]))
         return np.repeat(values.astype(np.uint32), self.padded)
+
+
+def repeated(threads: Array, blocks: int) -> Array:
+    """Return what a block's threads have for each of some blocks, as an array of its own."""
+    return threads.reshape(1, -1).repeat(blocks, axis=0).reshape(-1)
 
 
 # Of the largest blocks an array is 4 KiB, and programs have few shapes of blocks.

@@ -39,7 +39,7 @@ from . import provenance
 from .branches import branch, indexed_branch, jump
 from .progress import PACE, Progress
 from .registers import Execution, step_of
-from .setup import Launch
+from .setup import Launch, repeated
 
 PATIENCE = 1024  # polls of memory by lower blocks before a group above gets a turn: spin locks
 
@@ -69,7 +69,7 @@ class Batch(Execution):
         self.memory, self.device, self.printed = launch.memory, launch.device, launch.printed
         self.place = geometry.place
         self.steps, self.yields = 0, False
-        self.live = np.tile(launch.exists, geometry.blocks)
+        self.live = repeated(launch.exists, geometry.blocks)
         self.live_count = geometry.blocks * geometry.threads
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}

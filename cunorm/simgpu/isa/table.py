@@ -25,19 +25,28 @@ class Form:
     since: int  # the first architecture that has it
 
     @functools.cached_property
-    def expression(self) -> re.Pattern[str]:
-        """What its opcodes look like, compiled once one is asked for: few programs use many."""
-        head, *fields = self.pattern.split()
-        parts = [re.escape(head)]
-        for item in fields:
-            optional = item.startswith("[")
+    def fields(self) -> list[tuple[str, bool, frozenset[str]]]:
+        """The fields in their order: their names, whether they may be missing, and their words."""
+        found = []
+        for item in self.pattern.split()[1:]:
             words, _, name = item.strip("[]").partition(":")
-            name = name or words
             # `::` stands in cache and scope names, so the field's name follows the last lone colon.
-            choices = "|".join(re.escape(word.replace("=", "::")) for word in words.split("|"))
-            group = rf"(?:\.(?P<{re.sub('[^A-Za-z0-9_]', '_', name)}>{choices}))"
-            parts.append(group + ("?" if optional else ""))
-        return re.compile("".join(parts) + "$")
+            choices = frozenset(words.replace("=", "::").split("|"))
+            name = re.sub("[^A-Za-z0-9_]", "_", name or words)
+            found.append((name, item.startswith("["), choices))
+        return found
+
+    def match(self, words: list[str], at: int = 0) -> dict[str, str | None] | None:
+        """Return the words of each field from the one at a place on; None for another form's."""
+        if at == len(self.fields):
+            return None if words else {}
+        name, optional, choices = self.fields[at]
+        if words and words[0] in choices:
+            rest = self.match(words[1:], at + 1)
+            if rest is not None:
+                return {name: words[0], **rest}
+        rest = self.match(words, at + 1) if optional else None
+        return None if rest is None else {name: None, **rest}
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,11 @@ def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) ->
 @functools.cache
 def find(opcode: str) -> tuple[Form, dict[str, str | None]] | None:
     """Return the form that spells `opcode`, with its fields, or None where there is none."""
-    for entry in FORMS.get(opcode.partition(".")[0], ()):
-        match = entry.expression.match(opcode)
-        if match:
-            return entry, match.groupdict()
+    head, *words = opcode.split(".")
+    for entry in FORMS.get(head, ()):
+        fields = entry.match(words)
+        if fields is not None:
+            return entry, fields
     return None
 
 

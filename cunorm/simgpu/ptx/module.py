@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field
@@ -82,8 +83,9 @@ class Function:
                 pending.append(found[name])
         return list(found.values())
 
+    @functools.cached_property
     def shared_layout(self) -> tuple[dict[str, int], int]:
-        """Return the shared-memory offset of every variable used, and the static bytes in all.
+        """The shared-memory offset of every variable used, and the static bytes in all.
 
         Dynamic (``extern``) arrays all start where the static ones end, as the driver has it.
         """
@@ -110,7 +112,7 @@ class Function:
     @property
     def shared_bytes(self) -> int:
         """Static shared memory per block."""
-        return self.shared_layout()[1]
+        return self.shared_layout[1]
 
     @property
     def local_bytes(self) -> int:

@@ -82,7 +82,7 @@ class Operands(ABC):
 
     def __init__(self, kernel: Function) -> None:
         self.kernel = kernel
-        self.shared, _ = kernel.shared_layout()
+        self.shared, _ = kernel.shared_layout
         self.parameters: dict[str, int] = {}
         end = 0
         for parameter in kernel.parameters:
@@ -104,6 +104,15 @@ class Operands(ABC):
         """Whether an address in .param space belongs to a device function's call."""
         base, _ = self.address(site, text)
         return base in site.scope.frame or (base.startswith("%") and site.scope.parent is not None)
+
+    def parameter(self, site: Site, text: str, width: int) -> int | None:
+        """Return where an access reads the kernel's own arguments; None where it may not."""
+        name, offset = self.address(site, text)
+        if name not in self.parameters or site.scope.parent is not None:
+            return None
+        at = self.parameters[name] + offset
+        inside = 0 <= at <= self.program.parameter_bytes - width and at % width == 0
+        return at if inside else None
 
     def register_type(self, site: Site, name: str) -> str | None:
         """Return the type that a name is declared as, None for what is no register."""
