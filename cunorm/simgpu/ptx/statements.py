@@ -32,6 +32,7 @@ class Statement(NamedTuple):
     line: int
     text: str
     source: str | None
+    column: int = 0  # in the line of source, from 1; 0 where it is not known
 
 
 class Body:
@@ -55,6 +56,7 @@ class Body:
         self.text = text
         self.files = files
         self.source: str | None = None
+        self.column = 0
         self.scopes: list[tuple[int, dict[str, str]]] = []  # first statement, renamed names
         self.count = 0
 
@@ -72,8 +74,9 @@ class Body:
             if kind == "statement":
                 self.statement(" ".join(piece[kind].split()), line)
             elif kind == "loc":
-                file, row = piece[kind].split()[:2]
+                file, row, *column = piece[kind].replace(",", " ").split()[:3]
                 self.source = f"{self.files.get(file, '?')}:{row}"
+                self.column = int(column[0]) if column else 0
             elif kind == "label":
                 at = self.labelled(piece[kind], line, at)
             elif kind == "open":
@@ -105,7 +108,9 @@ class Body:
         negated: bool = False,
     ) -> None:
         """Append a statement."""
-        self.statements.append(Statement(opcode, operands, guard, negated, line, text, self.source))
+        self.statements.append(
+            Statement(opcode, operands, guard, negated, line, text, self.source, self.column)
+        )
 
     def table(self, label: str, at: int) -> int:
         """Remember a ``.branchtargets`` list, whose name looks like a label; return its end.
@@ -142,6 +147,7 @@ class Body:
                 old.line,
                 old.text,
                 old.source,
+                old.column,
             )
 
     def statement(self, text: str, line: int) -> None:

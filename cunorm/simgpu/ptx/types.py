@@ -51,6 +51,8 @@ def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
     if held.itemsize < wanted.itemsize or "b" in (held.kind, wanted.kind):
         raise ValueError(f"a register of {8 * held.itemsize} bits read as {8 * wanted.itemsize}")
     whole, low = UNSIGNED[8 * held.itemsize], UNSIGNED[8 * wanted.itemsize]
+    if held == whole and low == wanted:
+        return lambda array: array.astype(low)
     return lambda array: array.view(whole).astype(low).view(wanted)
 
 
@@ -65,6 +67,8 @@ def writing(given: np.dtype, held: np.dtype) -> Reading | None:
         raise ValueError(f"{8 * given.itemsize} bits written to a register of {8 * held.itemsize}")
     source = given if given.kind == "i" else UNSIGNED[8 * given.itemsize]
     wide = (SIGNED if given.kind == "i" else UNSIGNED)[8 * held.itemsize]
+    if given == source and wide == held:
+        return lambda array: array.astype(wide)
     return lambda array: array.view(source).astype(wide).view(held)
 
 
