@@ -146,9 +146,13 @@ def _fault_kept(file: Path | None) -> Iterator[None]:
     except Fault as fault:
         if file is not None:
             frames = _frames(fault, fault.__traceback__)
-            at = f"{frames[-1].tb_frame.f_code.co_filename}:{frames[-1].tb_lineno}"
+            lines = [
+                f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+                for frame in frames
+                if frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "cupy"
+            ]
             told = {"fault": type(fault).__name__, "what": fault.what, "usually": fault.usually}
-            told |= {"program": at, **asdict(fault.place)}
+            told |= {"program": lines[-1] if lines else None, **asdict(fault.place)}
             file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
         raise
 
