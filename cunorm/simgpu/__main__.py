@@ -151,8 +151,13 @@ def _fault_kept(file: Path | None) -> Iterator[None]:
                 for frame in frames
                 if frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "cupy"
             ]
-            told = {"fault": type(fault).__name__, "what": fault.what, "usually": fault.usually}
-            told |= {"program": lines[-1] if lines else None, **asdict(fault.place)}
+            told = {
+                "fault": type(fault).__name__,
+                "what": fault.what,
+                "usually": fault.usually,
+                "program": lines[-1] if lines else None,
+                **asdict(fault.place),
+            }
             file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
         raise
 
