@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: kernels/ goes into the package, and two extensions are optional.
+"""What pyproject.toml cannot say: kernels/ goes into the package, and the extensions are optional.
 
 `kernels/` stays at the top of the repository, and a wheel has it as `cunorm/kernels`. A mapping of
 folders to packages would say so too, but then setuptools makes an editable install an import hook,
@@ -44,6 +44,12 @@ class BuildOrSayWhy(build_ext):
 
 
 EXTENSIONS = [
+    Extension(
+        "cunorm.simgpu._access",
+        [f"{SIMGPU}/access.c"],
+        extra_compile_args=["-O2", "-std=c11"],
+        optional=True,
+    ),
     Extension(
         "cunorm.simgpu._tables",
         [f"{SIMGPU}/tables.c"],

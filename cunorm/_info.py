@@ -136,7 +136,7 @@ def _kernel_cache() -> str:
 
 def _software_gpu() -> str:
     try:
-        from .simgpu import _fma, _tables  # noqa: F401
+        from .simgpu import _access, _fma, _tables  # noqa: F401
     except ImportError as error:
         if simgpu.hardware_devices() > 0:
             return "not built, and not needed beside a CUDA device"

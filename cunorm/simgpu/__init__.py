@@ -172,7 +172,7 @@ def _put_under_cupy(options: Options) -> None:
     try:
         from .cuda.install import install as install_tables
     except ImportError as error:
-        if error.name not in (f"{__name__}._tables", f"{__name__}._fma"):
+        if error.name not in [f"{__name__}.{part}" for part in ("_access", "_fma", "_tables")]:
             raise
         raise RuntimeError(
             "cunorm.simgpu has a C extension of another version: reinstall cunorm"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import code
+import json
 import os
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -68,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         help="count every launch, and write the counters to FILE.csv or FILE.json at the end",
     )
     parser.add_argument(
+        "--fault-to",
+        type=_fault_file,
+        metavar="FILE",
+        help="write the fault that ends the program, where one does, to FILE.json",
+    )
+    parser.add_argument(
         "--instructions",
         action="store_true",
         help="print the PTX instructions that are executed, as a page of markdown, and end",
@@ -123,6 +131,37 @@ def _profile_file(name: str) -> Path:
     return file
 
 
+def _fault_file(name: str) -> Path:
+    file = Path(name).absolute()
+    if file.suffix != ".json":
+        raise argparse.ArgumentTypeError(f"{name} must end in .json")
+    return file
+
+
+@contextmanager
+def _fault_kept(file: Path | None) -> Iterator[None]:
+    """Write a fault that ends the program to a file, if that is asked for."""
+    try:
+        yield
+    except Fault as fault:
+        if file is not None:
+            frames = _frames(fault, fault.__traceback__)
+            lines = [
+                f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+                for frame in frames
+                if frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "cupy"
+            ]
+            told = {
+                "fault": type(fault).__name__,
+                "what": fault.what,
+                "usually": fault.usually,
+                "program": lines[-1] if lines else None,
+                **asdict(fault.place),
+            }
+            file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        raise
+
+
 @contextmanager
 def _profiled(options: argparse.Namespace) -> Iterator[None]:
     """Count the launches made within, if that is asked for, and show them however it ends."""
@@ -146,8 +185,8 @@ def _is_ours(frame: TracebackType) -> bool:
     ).startswith(_OURS)
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback that begins at the program and, for a fault, ends at its launch."""
+def _frames(error: BaseException, trace: TracebackType | None) -> list[TracebackType]:
+    """Return a traceback from the program on and, for a fault, as far as its launch."""
     frames = []
     while trace is not None:
         frames.append(trace)
@@ -157,9 +196,17 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if isinstance(error, (Fault, NotEmulated)):
         while frames and _is_ours(frames[-1]):
             frames.pop()
+    return frames
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error with the traceback that concerns the program."""
+    frames, trace = _frames(error, trace), None
     for frame in reversed(frames):
         trace = TracebackType(trace, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
     sys.__excepthook__(kind, error.with_traceback(trace), trace)
+    if sys.version_info < (3, 11):  # which shows no notes
+        print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -191,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{parser.prog}: {error}\n")
     sys.excepthook = _show
 
-    with _profiled(options):
+    with _fault_kept(options.fault_to), _profiled(options):
         _run(options, program)
 
 

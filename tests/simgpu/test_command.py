@@ -1,5 +1,6 @@
 """`python -m cunorm.simgpu` and `simgpu.install()`, each in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -186,7 +187,7 @@ def test_a_faults_traceback_ends_at_the_launch(script):
         "Traceback (most recent call last):",
         f'  File "{path}", line 3, in <module>',
     ]
-    assert lines[-1].startswith("cunorm.simgpu.faults.OutOfBounds: 4-byte ")
+    assert lines[-4].startswith("cunorm.simgpu.faults.OutOfBounds: 4-byte ")  # then its notes
     assert not any(f"simgpu{os.sep}launch.py" in line for line in lines)
 
 
@@ -249,3 +250,37 @@ def test_hardware_is_counted_without_importing_cupy():
     code = "import sys; from cunorm import simgpu; count = simgpu.hardware_devices()"
     done = python("-c", f"{code}; print(count >= 0, 'cupy' in sys.modules)")
     assert done.stdout == "True False\n"
+
+
+FAULTY = """
+import cupy
+put = cupy.RawKernel(
+    'extern "C" __global__ void put(float *x) { x[threadIdx.x] = 1; }', "put"
+)
+put((1,), (9,), (cupy.zeros(8, "f4"),))
+"""
+
+
+def test_the_fault_that_ends_a_program_goes_to_a_file(script, tmp_path):
+    program = script(FAULTY)
+    done = simgpu("--fault-to", str(tmp_path / "fault.json"), program)
+    assert done.returncode == 1
+    told = json.loads((tmp_path / "fault.json").read_text())
+    assert told["fault"] == "OutOfBounds"
+    assert f"{told['what']} (kernel put, " in done.stderr
+    assert f"Usually: {told['usually']}\n" in done.stderr
+    assert told["program"] == f"{program}:6"
+    assert (told["kernel"], told["block"], told["thread"]) == ("put", [0, 0, 0], [8, 0, 0])
+    assert (told["source"], told["ptx_text"][:13]) == ("<source>:1", "st.global.u32")
+
+
+def test_without_a_fault_there_is_no_file(script, tmp_path):
+    done = simgpu("--fault-to", str(tmp_path / "fault.json"), script("raise ValueError('mine')"))
+    assert done.returncode == 1
+    assert not (tmp_path / "fault.json").exists()
+
+
+def test_the_file_of_a_fault_is_json():
+    done = simgpu("--fault-to", "fault.txt", "-c", "pass")
+    assert done.returncode == 2
+    assert "fault.txt must end in .json" in done.stderr

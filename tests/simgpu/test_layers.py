@@ -15,7 +15,7 @@ LAYERS = [
     *("startup", "__main__", "pytest_plugin", "__init__"),
     *("cuda", "stand_ins", "profiler", "execution", "isa", "sync", "sanitizer", "device", "ptx"),
     "memory",
-    *("children", "_toolchain", "options", "lanes", "faults", "_fma", "_tables"),
+    *("children", "_toolchain", "options", "lanes", "faults", "_access", "_fma", "_tables"),
 ]
 
 

@@ -42,6 +42,17 @@ def test_an_included_file_is_named(tmp_path):
     assert fault_of(kernel).source == f"{tmp_path.name}/fill.cuh:2"
 
 
+def test_a_caret_shows_where_the_statement_of_a_line_begins():
+    place = fault_of(cupy.RawKernel(SOURCE.replace("  *at", "  /* here */ *at"), "fill"))
+    assert place.caret == "  /* here */ *at = value;\n             ^"
+
+
+def test_of_several_statements_in_a_line_the_compiler_names_none():
+    place = fault_of(cupy.RawKernel(SOURCE.replace("  *at", "  T own = value; *at"), "fill"))
+    assert place.source_text == "T own = value; *at = value;"
+    assert place.caret is None
+
+
 @pytest.mark.parametrize("option", ["-lineinfo", "--generate-line-info"])
 def test_a_program_may_ask_for_lines_itself(option):
     assert fault_of(cupy.RawKernel(SOURCE, "fill", (option,))).source == "<source>:2"

@@ -47,12 +47,10 @@ class Shape:
 
     def coordinate(self, name: str, axis: int, numbers: Array) -> Array:
         """Return a coordinate of blocks: ``ctaid``, or ``clusterid`` or ``cluster_ctaid``."""
-        below = self.size
-        cluster = numbers // below // int(np.prod(self.clusters[:axis], dtype=np.int64))
-        within = numbers % below // int(np.prod(self.cluster[:axis], dtype=np.int64))
-        cluster, within = cluster % self.clusters[axis], within % self.cluster[axis]
+        cluster = numbers // (self.size * math.prod(self.clusters[:axis])) % self.clusters[axis]
         if name == "clusterid":
             return cluster
+        within = numbers % self.size // math.prod(self.cluster[:axis]) % self.cluster[axis]
         return within if name == "cluster_ctaid" else cluster * self.cluster[axis] + within
 
     def block(self, number: int) -> Extent:

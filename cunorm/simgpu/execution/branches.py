@@ -25,7 +25,7 @@ def branch(batch: Execution, end: Branch, lanes: Lanes) -> Groups:
     count = int(np.count_nonzero(taken))
     if count == 0 or count == taken.size:
         return ((end.target if (count != 0) != end.negated else end.follower, lanes),)
-    yes, no = np.flatnonzero(taken), np.flatnonzero(~taken)
+    yes, no = taken.nonzero()[0], (~taken).nonzero()[0]
     if lanes is not None:
         yes, no = lanes[yes], lanes[no]
     if end.negated:

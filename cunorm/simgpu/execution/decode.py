@@ -16,7 +16,6 @@ from ..ptx.operands import Scope, Site, Unknown
 from ..ptx.program import Program
 from ..ptx.terminators import Branch, Exit, Jump
 from . import system
-from .registers import step_of
 
 
 class Decoder(Builder):
@@ -35,8 +34,6 @@ class Decoder(Builder):
                 raise faults.UnknownInstruction(f"label {label} is not defined")
             terminator.resolve(label, scope.labels[label])
         self.program.finish()
-        for block in self.program.blocks:
-            block.steps = [step_of(op) for op in block.ops]
         return self.program
 
     def expand(self, scope: Scope) -> None:
@@ -111,18 +108,14 @@ class Decoder(Builder):
             around.resolve("", len(self.program.blocks))
 
     def _pure(self, site: Site, built: isa.Pure) -> Op:
-        operands = site.operands
-        targets = list(built.targets)
-        sources = list(built.sources)
-        names = [*operands[:1], *operands[1:]]
-        reads = names[1:]
-        writes = [(names[0], targets[0])]
-        if targets[1:] == ["carry"]:
+        first, *reads = site.operands
+        sources, writes = built.sources, [(first, built.targets[0])]
+        if len(built.targets) > 1:
             writes.append(("CC.CF", "pred"))
         if sources and sources[-1] == "carry":
-            sources[-1] = "pred"
+            sources = (*sources[:-1], "pred")
             reads.append("CC.CF")
-        return self.pure(site, built.function, writes, tuple(sources), reads)
+        return self.pure(site, built.function, writes, sources, reads)
 
     def call(self, site: Site) -> None:
         """Expand a device function here."""

@@ -58,7 +58,7 @@ class Execution:
         mask: Array | None = None
         for op in ops:
             if op.guard >= 0:
-                self._guarded(op, lanes, kept)
+                self.guarded(op, lanes, kept)
             elif not op.pure:
                 self.effect(op, lanes, kept)
             elif few:
@@ -88,11 +88,15 @@ class Execution:
         """Run an operation with effects for a group."""
         registers = self.registers
         operands = [registers[slot] for slot in op.sources]
-        if lanes is not None:
+        if lanes is None:
+            results = op.function(self, op, None, *operands)
+            for target, result in zip(op.targets, results, strict=True):
+                registers[target] = result
+        else:
             operands = [value if value.size == 1 else value[lanes] for value in operands]
-        results = op.function(self, op, lanes, *operands)
-        for target, result in zip(op.targets, results, strict=True):
-            self.merge(target, result, lanes, kept)
+            results = op.function(self, op, lanes, *operands)
+            for target, result in zip(op.targets, results, strict=True):
+                self.merge(target, result, lanes, kept)
         if self.watch is not None:
             self.watch.performed(self.geometry, op, lanes)
 
@@ -110,15 +114,8 @@ class Execution:
         new[lanes] = result
         registers[target] = new
 
-    def step_effect(self, op: Op) -> None:
-        """Run an operation with effects, with all live lanes together."""
-        self.effect(op, self.active, 0)
-
-    def step_guarded(self, op: Op) -> None:
-        """Run an operation under a predicate, with all live lanes together."""
-        self._guarded(op, self.active, -1)
-
-    def _guarded(self, op: Op, lanes: Lanes, kept: int) -> None:
+    def guarded(self, op: Op, lanes: Lanes, kept: int) -> None:
+        """Run an operation under a predicate for those of a group for which it holds."""
         taken = self.registers[op.guard]
         if op.negated:
             taken = ~taken
@@ -127,7 +124,7 @@ class Execution:
                 return
             chosen = lanes
         else:
-            chosen = np.flatnonzero(taken) if lanes is None else lanes[taken[lanes]]
+            chosen = taken.nonzero()[0] if lanes is None else lanes[taken[lanes]]
             if chosen.size == 0:
                 return
             # The lanes of the group whose predicate is false keep their registers too.
@@ -150,9 +147,9 @@ def _pairs(op: Op, results: Any) -> Any:
 def step_of(op: Op) -> Step:
     """Return an operation for the case that every live lane takes part."""
     if op.guard >= 0:
-        return lambda registers: registers.batch.step_guarded(op)
+        return lambda registers: registers.batch.guarded(op, registers.batch.active, -1)
     if not op.pure:
-        return lambda registers: registers.batch.step_effect(op)
+        return lambda registers: registers.batch.effect(op, registers.batch.active, 0)
     function, sources, targets = op.function, op.sources, op.targets
     if len(targets) != 1:
 

@@ -124,14 +124,17 @@ class Launch:
         if kind == "tid":
             if self.block[at] == 1:
                 return _one(0)
-            return np.tile(_thread(at, self.block, self.padded), batch.blocks)
-        blocks = np.arange(batch.first, batch.first + batch.blocks)
+            return _threads(at, self.block, self.padded, batch.blocks)
         if kind in ("ctaid", "clusterid", "cluster_ctaid"):
+            if (self.grid[at], self.shape.size) == (1, 1):
+                return _one(0)
+            blocks = np.arange(batch.first, batch.first + batch.blocks)
             return self._per_block(self.shape.coordinate(kind, at, blocks))
+        blocks = np.arange(batch.first, batch.first + batch.blocks)
         if kind == "cluster_ctarank":
             return self._per_block(blocks % self.shape.size)
         if kind in ("laneid", "warpid") or kind.startswith("lanemask"):
-            return np.tile(_within(kind, self.padded), batch.blocks)
+            return repeated(_within(kind, self.padded), batch.blocks)
         if kind == "smid":
             processors = int(self.device.multiprocessors)
             return np.repeat((blocks % processors).astype(np.uint32), self.padded)
@@ -162,12 +165,17 @@ class Launch:
         return np.repeat(values.astype(np.uint32), self.padded)
 
 
-# Of the largest blocks an array is 4 KiB, and programs have few shapes of blocks.
-@functools.lru_cache(maxsize=256)
-def _thread(at: int, block: Extent, padded: int) -> Array:
-    """Return each thread's index along an axis."""
-    below = int(np.prod(block[:at], dtype=np.int64))
-    return (np.arange(padded) // below % block[at]).astype(np.uint32)
+def repeated(threads: Array, blocks: int) -> Array:
+    """Return what a block's threads have for each of some blocks, as an array of its own."""
+    return threads.reshape(1, -1).repeat(blocks, axis=0).reshape(-1)
+
+
+# Programs have few shapes of blocks. Of a whole batch an array is 64 KiB.
+@functools.lru_cache(maxsize=64)
+def _threads(at: int, block: Extent, padded: int, blocks: int) -> Array:
+    """Return each thread's index along an axis, for some blocks."""
+    below = math.prod(block[:at])
+    return repeated((np.arange(padded) // below % block[at]).astype(np.uint32), blocks)
 
 
 @functools.lru_cache(maxsize=256)

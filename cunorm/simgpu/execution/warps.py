@@ -38,8 +38,8 @@ from ..sync.mbarriers import Mbarriers
 from . import provenance
 from .branches import branch, indexed_branch, jump
 from .progress import PACE, Progress
-from .registers import Execution
-from .setup import Launch
+from .registers import Execution, step_of
+from .setup import Launch, repeated
 
 PATIENCE = 1024  # polls of memory by lower blocks before a group above gets a turn: spin locks
 
@@ -69,7 +69,7 @@ class Batch(Execution):
         self.memory, self.device, self.printed = launch.memory, launch.device, launch.printed
         self.place = geometry.place
         self.steps, self.yields = 0, False
-        self.live = np.tile(launch.exists, geometry.blocks)
+        self.live = repeated(launch.exists, geometry.blocks)
         self.live_count = geometry.blocks * geometry.threads
         self.waiting: dict[int, list[Lanes]] = {}
         self.meetings: dict[int, Array] = {}
@@ -122,15 +122,17 @@ class Batch(Execution):
             lanes = groups[0] if len(groups) == 1 else _joined(groups)
             block = blocks[index]
             while True:
-                self.steps += len(block.steps) + 1
+                self.steps += len(block.ops) + 1
                 if self.steps > pause:
                     pause = self._pause(index, lanes)
                 self.active = lanes
                 if watch is not None:
                     watch.entered(self.geometry, index, lanes)
                 if (self.lanes if lanes is None else lanes.size) == self.live_count:
-                    registers = self.registers
-                    for step in block.steps:
+                    registers, steps = self.registers, block.steps
+                    if steps is None:
+                        steps = block.steps = [step_of(op) for op in block.ops]
+                    for step in steps:
                         step(registers)
                 elif block.ops and lanes is not None:
                     self.run_some(block.ops, lanes, self._wanted())

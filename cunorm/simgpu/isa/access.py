@@ -194,6 +194,10 @@ def _load(builder: Builder, site: Site, fields: dict[str, str], most: int) -> Op
     names = names_of(target)
     if len(names) != count or width > most:
         return None
+    if space == "param":
+        at = builder.parameter(site, text, width)
+        if at is not None:
+            return _argument(builder, site, at, dtype, [(name, fields["type"]) for name in names])
     # A wider access than 16 bytes is two, at one address and the next.
     halves = 2 if width > 16 else 1
     step = width // halves
@@ -215,6 +219,19 @@ def _load(builder: Builder, site: Site, fields: dict[str, str], most: int) -> Op
         return tuple(columns)
 
     return builder.access(site, load, text, [(name, fields["type"]) for name in names], [])
+
+
+def _argument(
+    builder: Builder, site: Site, at: int, dtype: np.dtype, targets: list[tuple[str, str]]
+) -> Op:
+    """Build a load of a kernel's argument, which lies inside of them whatever a thread does."""
+    places = [at + number * dtype.itemsize for number in range(len(targets))]
+
+    def load(batch: Context, op: Op, lanes: Lanes) -> tuple[Array, ...]:
+        data = batch.spaces.parameters.data
+        return tuple([data[place : place + dtype.itemsize].view(dtype) for place in places])
+
+    return builder.effect(site, load, targets, [])
 
 
 def _store(builder: Builder, site: Site, fields: dict[str, str], most: int) -> Op | None:

@@ -28,7 +28,11 @@ def _mov(builder: Builder, site: Site, fields: dict[str, str]) -> Op | None:
         return _unpack(builder, site, kind, target, source)
     if source.startswith("{"):
         return _pack(builder, site, kind, target, source)
-    return builder.pure(site, lambda a: a, [(target, kind)], (kind,))
+    return builder.pure(site, _same, [(target, kind)], (kind,))
+
+
+def _same(a: Array) -> Array:
+    return a
 
 
 def _pieces(builder: Builder, site: Site, vector: str, kind: str) -> tuple[list[str], str]:

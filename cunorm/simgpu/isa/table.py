@@ -20,10 +20,33 @@ class Form:
 
     pattern: str
     family: str
-    expression: re.Pattern[str]
     build: Callable[..., Any]
     decodes: bool  # `build` reads the operands itself, from (builder, statement)
     since: int  # the first architecture that has it
+
+    @functools.cached_property
+    def fields(self) -> list[tuple[str, bool, frozenset[str]]]:
+        """The fields in their order: their names, whether they may be missing, and their words."""
+        found = []
+        for item in self.pattern.split()[1:]:
+            words, _, name = item.strip("[]").partition(":")
+            # `::` stands in cache and scope names, so the field's name follows the last lone colon.
+            choices = frozenset(words.replace("=", "::").split("|"))
+            name = re.sub("[^A-Za-z0-9_]", "_", name or words)
+            found.append((name, item.startswith("["), choices))
+        return found
+
+    def match(self, words: list[str], at: int = 0) -> dict[str, str | None] | None:
+        """Return the words of each field from the one at a place on; None for another form's."""
+        if at == len(self.fields):
+            return None if words else {}
+        name, optional, choices = self.fields[at]
+        if words and words[0] in choices:
+            rest = self.match(words[1:], at + 1)
+            if rest is not None:
+                return {name: words[0], **rest}
+        rest = self.match(words, at + 1) if optional else None
+        return None if rest is None else {name: None, **rest}
 
 
 @dataclass(frozen=True)
@@ -38,25 +61,11 @@ class Pure:
 FORMS: dict[str, list[Form]] = {}
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
-    head, *fields = pattern.split()
-    parts = [re.escape(head)]
-    for item in fields:
-        optional = item.startswith("[")
-        words, _, name = item.strip("[]").partition(":")
-        name = name or words
-        # `::` stands in cache and scope names, so the name of a field follows the last lone colon.
-        choices = "|".join(re.escape(word.replace("=", "::")) for word in words.split("|"))
-        group = rf"(?:\.(?P<{re.sub('[^A-Za-z0-9_]', '_', name)}>{choices}))"
-        parts.append(group + ("?" if optional else ""))
-    return re.compile("".join(parts) + "$")
-
-
 def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) -> Callable[..., Any]:
     """Enter the decorated builder into the table under `pattern`."""
 
     def enter(build: Callable[..., Any]) -> Callable[..., Any]:
-        entry = Form(pattern, family, _expression(pattern), build, decodes, since)
+        entry = Form(pattern, family, build, decodes, since)
         FORMS.setdefault(pattern.split()[0], []).append(entry)
         return build
 
@@ -66,10 +75,11 @@ def form(pattern: str, family: str, *, decodes: bool = False, since: int = 0) ->
 @functools.cache
 def find(opcode: str) -> tuple[Form, dict[str, str | None]] | None:
     """Return the form that spells `opcode`, with its fields, or None where there is none."""
-    for entry in FORMS.get(opcode.partition(".")[0], ()):
-        match = entry.expression.match(opcode)
-        if match:
-            return entry, match.groupdict()
+    head, *words = opcode.split(".")
+    for entry in FORMS.get(head, ()):
+        fields = entry.match(words)
+        if fields is not None:
+            return entry, fields
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._access import mark, written
 from ..lanes import Array
 
 WRITTEN = 255
@@ -41,7 +42,7 @@ class Written:
 
     def write(self, index: Array, unit: np.dtype) -> None:
         """Mark units at these indices."""
-        self._view(unit)[index] = np.full(unit.itemsize, WRITTEN, np.uint8).view(unit)[0]
+        mark(self.map, index, unit.itemsize)
         self._missing -= index.size * unit.itemsize
 
     def write_range(self, start: int, stop: int) -> None:
@@ -70,9 +71,9 @@ class Written:
         """Return the position of the first unit with a byte that was not written, if any."""
         if self._map is None:
             return 0
-        found = np.ascontiguousarray(self._view(unit)[index]).view(np.uint8)
-        if int(found.min()) == WRITTEN:
+        if written(self._map, index, unit.itemsize):
             return None
+        found = np.ascontiguousarray(self._view(unit)[index]).view(np.uint8)
         return int((found != WRITTEN).argmax()) // unit.itemsize
 
     def _elements(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import faults
+from .._access import place
 from ..lanes import Array
 from .access import UNITS, BadAccess, Part, misaligned
 from .initialised import Written
@@ -44,7 +45,18 @@ class Segment:
 
     def parts(self, addresses: Array, width: int, piece: Array) -> list[Part]:
         """Return the one array and the indices where accesses to these pieces lie."""
-        if int(addresses.max()) + width > self.nbytes or int(addresses.max()) >> 62:
+        index = np.empty(max(addresses.size, piece.size), np.int64)
+        at = np.ascontiguousarray(addresses)
+        if not place(index, at, piece, self.stride, 0, 0, self.nbytes, width):
+            raise self._refusal(addresses, width)
+        view = self._views.get(width)
+        if view is None:
+            view = self._views[width] = self.data.view(UNITS[width])
+        return [(view, index, None)]
+
+    def _refusal(self, addresses: Array, width: int) -> BadAccess:
+        """Return why an access outside of a piece, or at no multiple of its width, is refused."""
+        if int(addresses.max()) + width > self.nbytes:
             position = int((addresses > np.uint64(max(self.nbytes - width, 0))).argmax())
             if width > self.nbytes:
                 position = 0
@@ -52,16 +64,10 @@ class Segment:
                 f"{width}-byte access at offset {int(addresses[position]):#x} of"
                 f" {self.nbytes} bytes of {self.space} memory"
             )
-            raise BadAccess(self.fault, what, position)
-        if width > 1 and int(np.bitwise_or.reduce(addresses)) & (width - 1):
-            refusal = misaligned(addresses, width, self.space)
-            assert refusal is not None
-            raise refusal
-        view = self._views.get(width)
-        if view is None:
-            view = self._views[width] = self.data.view(UNITS[width])
-        index = (addresses.view(np.int64) + piece * self.stride) >> (width.bit_length() - 1)
-        return [(view, index, None)]
+            return BadAccess(self.fault, what, position)
+        refusal = misaligned(addresses, width, self.space)
+        assert refusal is not None
+        return refusal
 
 
 class Spaces:

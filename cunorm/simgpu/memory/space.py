@@ -15,6 +15,7 @@ from collections import deque
 import numpy as np
 
 from .. import faults
+from .._access import place
 from ..lanes import Array
 from .access import UNITS, BadAccess, Part, misaligned
 from .allocation import Allocation
@@ -135,13 +136,10 @@ class GlobalMemory:
             and not allocation.freed
             and allocation.device not in self.unreachable
         ):
-            offsets = addresses - np.uint64(allocation.base)
-            # An address below the start wraps to an offset past the end.
-            inside = int(offsets.max()) + width <= allocation.data.size
-            if allocation.base != allocation.address:
-                inside = inside and int(addresses.min()) >= allocation.address
-            if inside and not (width > 1 and int(np.bitwise_or.reduce(offsets)) & (width - 1)):
-                index = (offsets >> np.uint64(width.bit_length() - 1)).view(np.int64)
+            index, base = np.empty(addresses.size, np.int64), allocation.base
+            lead = allocation.address - base
+            at = np.ascontiguousarray(addresses)
+            if place(index, at, None, 0, base, lead, allocation.data.size, width):
                 return [(allocation.as_type(UNITS[width]), index, None)]
         return self._scattered(addresses, width)
 

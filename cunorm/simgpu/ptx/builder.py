@@ -42,6 +42,7 @@ class Builder(Operands):
         super().__init__(kernel)
         self.block = Block()
         self._swapped: dict[str, set[str]] = {}
+        self._composed: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.pending: list[tuple[Jump, Scope, str]] = []
 
     def end(self, terminator: Jump) -> None:
@@ -260,19 +261,23 @@ class Builder(Operands):
     ) -> Op:
         reads = [self.source(site, text, kind) for text, kind in sources]
         writes = [self.target(site, text, kind) for text, kind in targets]
-        guard = -1
-        if site.statement.guard is not None:
-            guard, _ = self.source(site, site.statement.guard, "pred")
+        statement, guard = site.statement, -1
+        if statement.guard is not None:
+            guard, _ = self.source(site, statement.guard, "pred")
+        # Kernels have few kinds of operations and thousands of them: each kind is made once.
+        conversions = tuple([read[1] for read in reads]), tuple([write[1] for write in writes])
+        key = function, *conversions
+        composed = self._composed.get(key)
+        if composed is None:
+            composed = self._composed[key] = compose(function, *conversions, pure=pure)
         return Op(
-            compose(
-                function, [read[1] for read in reads], [write[1] for write in writes], pure=pure
-            ),
-            tuple(slot for slot, _ in reads),
-            tuple(slot for slot, _ in writes),
+            composed,
+            tuple([read[0] for read in reads]),
+            tuple([write[0] for write in writes]),
             guard,
-            site.statement.negated,
+            statement.negated,
             pure,
-            site.statement,
+            statement,
         )
 
     def _unknown(self, site: Site, why: str) -> Op:

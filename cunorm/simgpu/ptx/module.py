@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..faults import UnknownInstruction
 from .declarations import SIZES, Parameter, number, parameters_of, variable_of
-from .statements import BLANK, TOKEN, Body, Statement
+from .statements import Body, Statement
 
 DEFAULT_MAX_THREADS = 1024  # what every architecture allows where .maxntid says nothing
 
@@ -24,6 +25,8 @@ _HEADER = re.compile(
 _SYMBOL = re.compile(
     r"(?P<generic>generic\()?(?P<name>[A-Za-z_$][\w$]*)(?(generic)\))(?:\+(?P<plus>\w+))?"
 )
+_BLANK = re.compile(r"[\s;]*")
+_NAME = re.compile(r"[\[{(,\s]([A-Za-z_$][\w$]*)")  # of anything but registers
 _BRACE = re.compile(r'[{}]|"[^"]*"')
 
 
@@ -80,8 +83,9 @@ class Function:
                 pending.append(found[name])
         return list(found.values())
 
+    @functools.cached_property
     def shared_layout(self) -> tuple[dict[str, int], int]:
-        """Return the shared-memory offset of every variable used, and the static bytes in all.
+        """The shared-memory offset of every variable used, and the static bytes in all.
 
         Dynamic (``extern``) arrays all start where the static ones end, as the driver has it.
         """
@@ -108,7 +112,7 @@ class Function:
     @property
     def shared_bytes(self) -> int:
         """Static shared memory per block."""
-        return self.shared_layout()[1]
+        return self.shared_layout[1]
 
     @property
     def local_bytes(self) -> int:
@@ -135,7 +139,7 @@ class Module:
 
 def parse(text: str) -> Module:
     """Read a PTX module."""
-    paths = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M))
+    paths = dict(re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text))
     files = {number: _file_name(path) for number, path in paths.items()}
     text = _COMMENT.sub(lambda comment: "\n" * comment.group().count("\n"), text).rstrip("\0 \n")
     target = re.search(r"\.target\s+sm_(\d+)", text)
@@ -146,7 +150,7 @@ def parse(text: str) -> Module:
         module.paths[files[file]] = path if same else ""
     at = 0
     while True:
-        blank = BLANK.match(text, at)
+        blank = _BLANK.match(text, at)
         at = blank.end() if blank else at
         if at == len(text):
             return module
@@ -154,9 +158,7 @@ def parse(text: str) -> Module:
         if header:
             at = header.end()
             if header["end"] == "{":
-                end = _closing_brace(text, at)
-                _define(module, header, text, at, end - 1, files)
-                at = end
+                at = _define(module, header, text, files)
             continue
         word = re.compile(r"\.?\w+").match(text, at)
         directive = word.group() if word else text[at : at + 20]
@@ -228,10 +230,8 @@ def _initial(
     return data.ljust(size, b"\0"), tuple(addresses)
 
 
-def _define(
-    module: Module, header: re.Match[str], text: str, at: int, end: int, files: dict[str, str]
-) -> None:
-    """Read one function's body."""
+def _define(module: Module, header: re.Match[str], text: str, files: dict[str, str]) -> int:
+    """Read one function's body; return where it ends."""
     directives = {
         name: [int(item) for item in re.findall(r"\d+", values)]
         for name, values in re.findall(r"\.(\w+)([^.]*)", header["directives"])
@@ -240,7 +240,7 @@ def _define(
     cluster = directives.get("reqnctapercluster")
     explicit = "explicitcluster" in directives or cluster is not None
     body = Body(text, files)
-    body.read(at, end)
+    end = body.read(header.end())
     parameters, results = parameters_of(header["parameters"]), parameters_of(header["results"])
     is_entry = header["kind"] == "entry"
     # Those of a device function lie in its frame.
@@ -260,6 +260,7 @@ def _define(
         frame | body.frame,
         body.shared,
         body.tables,
-        frozenset(TOKEN.findall(text, at, end)),
+        frozenset(_NAME.findall(text, header.end(), end)),
     )
     (module.functions if is_entry else module.device_functions)[function.name] = function
+    return end

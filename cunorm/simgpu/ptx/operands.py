@@ -17,6 +17,7 @@ from .types import TYPES, UNSIGNED, Reading, reading, writing
 
 _ADDRESS = re.compile(r"\[\s*([\w$%@.]+)\s*(?:\+\s*(-?\w+))?\s*\]$")
 _SUM = re.compile(r"([\w$@]+)\s*\+\s*(-?\w+)$")
+_ZEROS = {kind.dtype: np.zeros(1, kind.dtype) for kind in TYPES.values()}
 _LITERAL = re.compile(r"-?(\d\w*|\d+\.\d+(e[+-]?\d+)?)$", re.I)
 CLOCKS = {"%clock": "u32", "%clock_hi": "u32", "%clock64": "u64", "%globaltimer": "u64"}
 SPECIAL = {
@@ -47,10 +48,14 @@ SPECIAL = {
 
 @dataclass(eq=False)
 class Scope:
-    """One expansion of a function: its registers, labels and frame variables have own places."""
+    """One expansion of a function: its registers, labels and frame variables have own places.
+
+    `registers` are those that appeared, each with its slot and the dtype it is held as.
+    """
 
     function: Function
     parent: Scope | None
+    registers: dict[str, tuple[int, np.dtype]] = field(default_factory=dict)
     frame: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -77,7 +82,7 @@ class Operands(ABC):
 
     def __init__(self, kernel: Function) -> None:
         self.kernel = kernel
-        self.shared, _ = kernel.shared_layout()
+        self.shared, _ = kernel.shared_layout
         self.parameters: dict[str, int] = {}
         end = 0
         for parameter in kernel.parameters:
@@ -100,6 +105,15 @@ class Operands(ABC):
         base, _ = self.address(site, text)
         return base in site.scope.frame or (base.startswith("%") and site.scope.parent is not None)
 
+    def parameter(self, site: Site, text: str, width: int) -> int | None:
+        """Return where an access reads the kernel's own arguments; None where it may not."""
+        name, offset = self.address(site, text)
+        if name not in self.parameters or site.scope.parent is not None:
+            return None
+        at = self.parameters[name] + offset
+        inside = 0 <= at <= self.program.parameter_bytes - width and at % width == 0
+        return at if inside else None
+
     def register_type(self, site: Site, name: str) -> str | None:
         """Return the type that a name is declared as, None for what is no register."""
         if name == "CC.CF":
@@ -118,6 +132,9 @@ class Operands(ABC):
 
     def register(self, site: Site, name: str, kind: str) -> tuple[int, np.dtype] | None:
         """Return a register's slot and the dtype it is held as: that of its first appearance."""
+        found = site.scope.registers.get(name)
+        if found is not None:
+            return found
         declared = self.register_type(site, name)
         if declared is None:
             return None
@@ -129,8 +146,9 @@ class Operands(ABC):
             held = wanted
         elif declared != "pred":
             held = UNSIGNED[8 * held.itemsize]
-        slot = self.slot((site.scope, name), np.zeros(1, held))
-        return slot, self.program.initial[slot].dtype
+        site.scope.registers[name] = found = len(self.program.initial), held
+        self.program.initial.append(_ZEROS[held])
+        return found
 
     def source(self, site: Site, text: str, kind: str) -> tuple[int, Reading | None]:
         """Return the slot of an operand that is read, and how to read it as `kind`."""

@@ -25,6 +25,8 @@ class Block:
 
     Attributes
     ----------
+    steps : list or None
+        Execution's, of the operations; None until all lanes come here together.
     polls : bool
         Whether a loop through the block may be waiting for other lanes to write to memory.
     ends : bool
@@ -33,7 +35,7 @@ class Block:
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
-        self.steps: list[Callable[..., None]] = []  # execution's, of the operations
+        self.steps: list[Callable[..., None]] | None = None
         self.terminator = Jump()
         self.polls = self.ends = False
 
@@ -68,8 +70,9 @@ class Program:
         for block in self.blocks:
             ops = [*block.ops, *block.terminator.ops]
             block.ends = waits and not ops and not block.terminator.followers()
-            self.orders |= any(_ORDERING.match(op.statement.opcode) for op in ops)
-            block.polls = any(_POLLING.match(op.statement.opcode) for op in ops)
+            opcodes = {op.statement.opcode for op in ops}
+            self.orders |= any(map(_ORDERING.match, opcodes))
+            block.polls = any(map(_POLLING.match, opcodes))
 
     @functools.cached_property
     def wanted(self) -> list[int]:

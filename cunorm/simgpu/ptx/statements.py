@@ -7,23 +7,22 @@ within a function every name means one thing.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..faults import UnknownInstruction
 from .declarations import Parameter, variable_of
 
-BLANK = re.compile(r"[\s;]*")
-TOKEN = re.compile(r"[%$\w][\w$@]*")
+_TOKEN = re.compile(r"[%$\w][\w$@]*")
 _PIECE = re.compile(
-    r"(?P<open>\{)|(?P<close>\})|(?P<label>[\w$%]+)\s*:(?!:)"
-    r"|\.loc\s+(?P<loc>[^\n]*)|(?P<skip>\.(?:file|section)[^\n]*)|(?P<statement>[^;]*);"
+    r"[\s;]*(?:(?P<end>$)|(?P<open>\{)|(?P<close>\})|(?P<label>[\w$%]+)\s*:(?!:)"
+    r"|\.loc\s+(?P<loc>[^\n]*)|(?P<skip>\.(?:file|section)[^\n]*)|(?P<statement>[^;]*);)"
 )
 _NAMED = re.compile(r"\s*\.(?P<kind>branchtargets|callprototype|calltargets)\s+(?P<list>[^;]*)")
 _RANGE = re.compile(r"([\w$%@]+)<(\d+)>$")
+_OPERAND = re.compile(r"(?:[^,\[{(]+|\[[^\]]*\]|\{[^}]*\}|\([^)]*\))+")
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """One instruction as written, or a label (``opcode`` is ``:`` and the one operand its name)."""
 
     opcode: str
@@ -33,6 +32,7 @@ class Statement:
     line: int
     text: str
     source: str | None
+    column: int = 0  # in the line of source, from 1; 0 where it is not known
 
 
 class Body:
@@ -56,40 +56,47 @@ class Body:
         self.text = text
         self.files = files
         self.source: str | None = None
+        self.column = 0
         self.scopes: list[tuple[int, dict[str, str]]] = []  # first statement, renamed names
         self.count = 0
 
-    def read(self, at: int, end: int) -> None:
-        """Read the text between two places."""
-        line, counted = self.text.count("\n", 0, at) + 1, at
+    def read(self, at: int) -> int:
+        """Read the text from a place on, up to the brace that closes it; return where that ends."""
+        text, line, counted = self.text, self.text.count("\n", 0, at) + 1, at
         while True:
-            blank = BLANK.match(self.text, at, end)
-            at = blank.end() if blank else at
-            if at >= end:
-                return
-            line += self.text.count("\n", counted, at)
-            counted = at
-            piece = _PIECE.match(self.text, at, end)
-            if piece is None:
-                raise ValueError(f"PTX line {line} is not understood")
-            at = piece.end()
-            if piece["open"]:
+            piece = _PIECE.match(text, at)
+            kind = "" if piece is None else piece.lastgroup
+            if not piece or not kind:
+                raise ValueError(f"PTX after line {line} is not understood")
+            start, at = piece.start(kind), piece.end()
+            line += text.count("\n", counted, start)
+            counted = start
+            if kind == "statement":
+                self.statement(" ".join(piece[kind].split()), line)
+            elif kind == "loc":
+                file, row, *column = piece[kind].replace(",", " ").split()[:3]
+                self.source = f"{self.files.get(file, '?')}:{row}"
+                self.column = int(column[0]) if column else 0
+            elif kind == "label":
+                at = self.labelled(piece[kind], line, at)
+            elif kind == "open":
                 self.count += 1
                 self.scopes.append((len(self.statements), {}))
-            elif piece["close"]:
+            elif kind == "close" and not self.scopes:
+                return at
+            elif kind == "close":
                 self.close()
-            elif piece["label"]:
-                after = self.table(piece["label"], at)
-                if after:
-                    at = after
-                else:
-                    name = self.local(piece["label"]) if self.scopes else piece["label"]
-                    self.add(":", (name,), line, name)
-            elif piece["loc"]:
-                number_, row = piece["loc"].split()[:2]
-                self.source = f"{self.files.get(number_, '?')}:{row}"
-            elif piece["statement"]:
-                self.statement(" ".join(piece["statement"].split()), line)
+            elif kind == "end":
+                raise ValueError("PTX ends inside a scope")
+
+    def labelled(self, label: str, line: int, at: int) -> int:
+        """Take note of a label, or of the table of labels that it names; return where that ends."""
+        after = self.table(label, at)
+        if after:
+            return after
+        name = self.local(label) if self.scopes else label
+        self.add(":", (name,), line, name)
+        return at
 
     def add(
         self,
@@ -101,7 +108,9 @@ class Body:
         negated: bool = False,
     ) -> None:
         """Append a statement."""
-        self.statements.append(Statement(opcode, operands, guard, negated, line, text, self.source))
+        self.statements.append(
+            Statement(opcode, operands, guard, negated, line, text, self.source, self.column)
+        )
 
     def table(self, label: str, at: int) -> int:
         """Remember a ``.branchtargets`` list, whose name looks like a label; return its end.
@@ -126,7 +135,7 @@ class Body:
             return
 
         def rename(text: str) -> str:
-            return TOKEN.sub(lambda token: names.get(token.group(), token.group()), text)
+            return _TOKEN.sub(lambda token: names.get(token.group(), token.group()), text)
 
         for index in range(first, len(self.statements)):
             old = self.statements[index]
@@ -138,15 +147,16 @@ class Body:
                 old.line,
                 old.text,
                 old.source,
+                old.column,
             )
 
     def statement(self, text: str, line: int) -> None:
         """Read one instruction."""
-        if text.startswith("."):
+        if text[0] == ".":
             self.directive(text, line)
             return
         guard, negated, body = None, False, text
-        if text.startswith("@"):
+        if text[0] == "@":
             guard, body = text[1:].split(None, 1)
             negated = guard.startswith("!")
             guard = guard.lstrip("!")
@@ -185,15 +195,4 @@ class Body:
 
 def split(text: str) -> tuple[str, ...]:
     """Split operands at the commas outside brackets."""
-    if not any(bracket in text for bracket in "{[("):
-        return tuple(piece.strip() for piece in text.split(",")) if text.strip() else ()
-    pieces, depth, start = [], 0, 0
-    for at, letter in enumerate(text):
-        if letter in "{[(":
-            depth += 1
-        elif letter in "}])":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            pieces.append(text[start:at].strip())
-            start = at + 1
-    return (*pieces, text[start:].strip())
+    return tuple(map(str.strip, _OPERAND.findall(text))) if text.strip() else ()

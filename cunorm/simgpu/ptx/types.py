@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ SIGNED = {bits: np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)}
 Reading = Callable[[Array], Array]
 
 
+@functools.cache
 def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
     """Return how a register held as `held` is read as `wanted` (its low bits); None for as is."""
     if held == wanted:
@@ -49,9 +51,12 @@ def reading(held: np.dtype, wanted: np.dtype) -> Reading | None:
     if held.itemsize < wanted.itemsize or "b" in (held.kind, wanted.kind):
         raise ValueError(f"a register of {8 * held.itemsize} bits read as {8 * wanted.itemsize}")
     whole, low = UNSIGNED[8 * held.itemsize], UNSIGNED[8 * wanted.itemsize]
+    if held == whole and low == wanted:
+        return lambda array: array.astype(low)
     return lambda array: array.view(whole).astype(low).view(wanted)
 
 
+@functools.cache
 def writing(given: np.dtype, held: np.dtype) -> Reading | None:
     """Return how a result goes into a wider register: extended as its own type says."""
     if given == held:
@@ -62,6 +67,8 @@ def writing(given: np.dtype, held: np.dtype) -> Reading | None:
         raise ValueError(f"{8 * given.itemsize} bits written to a register of {8 * held.itemsize}")
     source = given if given.kind == "i" else UNSIGNED[8 * given.itemsize]
     wide = (SIGNED if given.kind == "i" else UNSIGNED)[8 * held.itemsize]
+    if given == source and wide == held:
+        return lambda array: array.astype(wide)
     return lambda array: array.view(source).astype(wide).view(held)
 
 

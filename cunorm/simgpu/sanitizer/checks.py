@@ -15,7 +15,7 @@ from ..memory.allocation import Allocation
 from ..memory.segment import Segment
 from ..memory.space import GlobalMemory
 from ..ptx.op import Op
-from .clock import GridClock
+from .clock import Clock, GridClock
 from .races import Races, between_lanes, between_neighbours, between_warps
 from .record import Touch
 
@@ -36,14 +36,26 @@ class Checks:
         self, batch: Geometry, memory: GlobalMemory, blocks: Races[GridClock] | None
     ) -> None:
         self.batch, self.memory = batch, memory
-        self.warps = between_warps(batch)
         self.lanes = between_lanes(batch) if memory.warp_races else None
         self.blocks = blocks
         self.neighbours = between_neighbours(batch, self.warps) if batch.clustered else None
         in_vain = batch.program.kernel.name in READS_IN_VAIN
         self.uninitialised = memory.uninitialised or in_vain
-        self._everyone = np.arange(batch.lanes)
-        self._in_shared = [races for races in (self.warps, self.lanes) if races is not None]
+
+    # Made by the first access or fence that needs them, which most kernels do not have.
+
+    @functools.cached_property
+    def warps(self) -> Races[Clock]:
+        """The accesses of warps to shared memory."""
+        return between_warps(self.batch)
+
+    @functools.cached_property
+    def _in_shared(self) -> list[Races[Clock]]:
+        return [self.warps] if self.lanes is None else [self.warps, self.lanes]
+
+    @functools.cached_property
+    def _everyone(self) -> Array:
+        return np.arange(self.batch.lanes)
 
     # Accesses.
 

@@ -56,7 +56,7 @@ class Races(Generic[C]):
         if record is None:
             record = self.records[memory] = Record(memory.data.size, self.stamps)
         if index.size != numbers.size:
-            index = np.broadcast_to(index, numbers.size)
+            index = index.repeat(numbers.size)
         stamps = numbers + self.stamps.base(touch.op, self.clock.tick())
         settled = self.clock.settled
         floor = (settled + 1 << self.stamps.time_shift) - 1 if settled else 0

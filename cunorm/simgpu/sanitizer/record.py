@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._access import ordered as ordered_at_all
+from .._access import put, shift
 from ..lanes import Array, Lanes
 from ..memory.access import Access
 from ..ptx.op import Op
@@ -214,9 +216,9 @@ class Record:
             for pair in (self.last, self.other):
                 if name not in pair:
                     continue
-                earlier = pair[name][index]
-                if int(earlier.max()) <= floor:
+                if ordered_at_all(pair[name], index, stamps, self.stamps.party, floor):
                     continue
+                earlier = pair[name][index]
                 suspect = ((earlier ^ stamps) & self.stamps.party != 0) & (earlier > floor)
                 at = np.flatnonzero(suspect)
                 if at.size:
@@ -236,32 +238,20 @@ class Record:
         last = self.last.get(name)
         if last is None:
             last = self.last[name] = np.zeros(-(-self.nbytes // self.granule), self.stamps.dtype)
+        party = self.stamps.party
         if name != "written":
-            earlier = last[index]
-            if earlier.any():
-                apart = ((earlier ^ stamps) & self.stamps.party != 0) & (earlier != 0)
-                self._keep_other(name, index, earlier, apart)
-        last[index] = stamps
+            if not shift(last, self.other.get(name), index, stamps, party):
+                other = self.other[name] = np.zeros_like(last)
+                shift(last, other, index, stamps, party)
+            return None
+        if put(last, index, stamps, party):
+            return None
         # Of several at one place only one was kept.
         kept = last[index]
-        apart = (kept ^ stamps) & self.stamps.party != 0
-        if name != "written":
-            self._keep_other(name, index, stamps, apart)
-        elif apart.any():
-            at = np.flatnonzero(apart)
-            if changes is not None:
-                at = at[changes.each_other(index, at)]
-            if at.size:
-                return Race(int(at[0]), VERBS[name], int(kept[at[0]]))
-        return None
-
-    def _keep_other(self, name: str, index: Array, stamps: Array, chosen: Array) -> None:
-        if not chosen.any():
-            return
-        other = self.other.get(name)
-        if other is None:
-            other = self.other[name] = np.zeros_like(self.last[name])
-        other[index[chosen]] = stamps[chosen]
+        at = np.flatnonzero((kept ^ stamps) & party)
+        if changes is not None:
+            at = at[changes.each_other(index, at)]
+        return Race(int(at[0]), VERBS[name], int(kept[at[0]])) if at.size else None
 
 
 class _Changes:
