@@ -7,8 +7,8 @@ operand is not the kernel's, PyTorch sums it, in float32 (float64 for float64 da
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -62,38 +62,49 @@ def save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     given = named(op.of_tensors, inputs)
     made = dict(zip(op.returns, output, strict=True))
     ctx.set_materialize_grads(False)
+    inputs_of, options_of, always = _names(op)
     ctx.given = {
-        a.name: None if given[a.name] is None else (given[a.name].shape, given[a.name].dtype)
-        for a in op.of_tensors
-        if isinstance(a, Input)
+        name: None if given[name] is None else (given[name].shape, given[name].dtype)
+        for name in inputs_of
     }
-    ctx.options = {option.name: given.get(option.name, option.default) for option in op.options}
+    ctx.options = {name: given[name] for name in options_of}
     values = given | made
-    names = (name for name in _names_kept(op, given) if values.get(name) is not None)
-    kept: dict[str, Tensor] = {name: values[name] for name in names}
+    names = [*always, *_kept_beside(op, given)]
+    kept: dict[str, Tensor] = {n: values[n] for n in names if n in values and values[n] is not None}
     ctx.names = tuple(kept)
-    ctx.save_for_backward(*map(owned, kept.values()))
+    ctx.save_for_backward(*owned(kept.values()))
 
 
-def _names_kept(op: Op, given: dict[str, Any]) -> list[str]:
-    """Return the names of the tensors that the gradients of an op are made of."""
-    written = [output.name for output in op.source.writes]
-    weights = (name for name in op.parameters if name != "beta")
-    names = [*(written or ["x"]), *weights, *op.family.saves]
-    if op.source is NORMED or (op.source is ADDED and given["gate"] is not None):
-        names.append("x")
+@cache
+def _names(op: Op) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of the tensors that an operator takes, of its options, and of what it keeps.
+
+    It keeps what was normalised, what multiplies that, and the statistics.
+    """
+    inputs = [argument.name for argument in op.of_tensors if isinstance(argument, Input)]
+    options = [argument.name for argument in op.of_tensors if isinstance(argument, Option)]
+    rows = [output.name for output in op.source.writes] or ["x"]
+    weights = [name for name in op.parameters if name != "beta"]
+    return inputs, options, [*rows, *weights, *op.family.saves]
+
+
+def _kept_beside(op: Op, given: dict[str, Any]) -> list[str]:
+    """Return the names of what else the gradients of a call are made of."""
+    names = ["x"] if op.source is NORMED else []
     operands = [name for name in ("gate", "scale") if given.get(name) is not None]
+    if op.source is ADDED and "gate" in operands:
+        names.append("x")
     # What is multiplied by a scale or a gate has beta in it, and without gamma beta has the axes.
     beta = ["beta"] if operands or given["gamma"] is None else []
     return [*names, *operands, "shift", *beta]
 
 
-def owned(tensor: Tensor) -> Tensor:
-    """Return a tensor, or a copy of one that was made under ``torch.inference_mode()``.
+def owned(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return tensors, and copies of those that were made under ``torch.inference_mode()``.
 
     Autograd cannot see those written to, and keeps none of them.
     """
-    return tensor.clone() if tensor.is_inference() else tensor
+    return [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]
 
 
 def gradients(op: Op, ctx: Any, *grads: Tensor | None, dx: Tensor | None = None) -> tuple[Any, ...]:

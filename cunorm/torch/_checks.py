@@ -72,6 +72,8 @@ def modulation(
 ) -> tuple[Tensor | None, Tensor | None, float]:
     """Return scale, shift and scale_offset; of a scale that is a number, it is part."""
     offset = _real("scale_offset", scale_offset)
+    if scale is None and shift is None:
+        return None, None, offset
     factor = operand(x, "scale", scale, added=offset, rounds=rounds)
     addend = operand(x, "shift", shift, rounds=rounds)
     return factor, addend, 0.0 if isinstance(scale, Real) else offset
@@ -118,23 +120,31 @@ TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "flag": ("bool", lambda _, value: bool(value)),
     "sums": ("bool", lambda _, value: bool(value)),
 }
-# What turns an option into that, by its name.
-_BY_NAME = {
-    option.name: TAKEN[option.check][1]
+# What turns an option into that, by its name; and what needs no look, which costs a call.
+_CHECKS = {
+    option.name: option.check
     for op in (OPS | ROPE_OPS).values()
     for option in op.of_tensors
     if isinstance(option, Option)
 }
+_BY_NAME = {name: TAKEN[check][1] for name, check in _CHECKS.items()}
+_REAL = {name for name, check in _CHECKS.items() if TAKEN[check][0] in ("float", "float?")}
+_MAY_BE_NONE = {name for name, check in _CHECKS.items() if TAKEN[check][0].endswith("?")}
 
 
 def options(**given: Any) -> list[Any]:
     """Return options as operators take them: words that are known, and real numbers as floats."""
-    return [_BY_NAME[name](name, value) for name, value in given.items()]
+    return [
+        value
+        if (value is None and name in _MAY_BE_NONE) or (type(value) is float and name in _REAL)
+        else _BY_NAME[name](name, value)
+        for name, value in given.items()
+    ]
 
 
 def named(arguments: tuple[Input | Option, ...], given: tuple[Any, ...]) -> dict[str, Any]:
     """Return what an operator is given by name."""
-    return {argument.name: value for argument, value in zip(arguments, given, strict=True)}
+    return dict(zip([argument.name for argument in arguments], given, strict=True))
 
 
 def checked(op: Op, given: dict[str, Any]) -> tuple[Arrays, dict[str, Any], int]:

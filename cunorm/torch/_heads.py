@@ -102,7 +102,7 @@ def _save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     ctx.set_materialize_grads(False)
     ctx.names = tuple(name for name, tensor in kept.items() if tensor is not None)
     ctx.options = {option.name: given[option.name] for option in op.options}
-    ctx.save_for_backward(*(owned(kept[name]) for name in ctx.names))
+    ctx.save_for_backward(*owned(kept[name] for name in ctx.names))
 
 
 def _differentiate(op: Op, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

@@ -46,6 +46,8 @@ def _defined(op: Op) -> CustomOpDef:
         own = named(arguments, given)
         if is_on_cuda(op, own):
             results = getattr(cunorm, op.name)(**detached(own))
+            if not op.is_backward:
+                return results  # type: ignore[no-any-return]
             made = dict(zip(op.returned(own), results, strict=True))
         else:
             tensors, options, _ = checked(op, own)
@@ -123,7 +125,7 @@ def detached(given: dict[str, Any]) -> dict[str, Any]:
     DLPack exports nothing that requires a gradient. The operators have formulas for that.
     """
     return {
-        name: value.detach() if isinstance(value, Tensor) else value
+        name: value.detach() if value is not None and isinstance(value, Tensor) else value
         for name, value in given.items()
     }
 
