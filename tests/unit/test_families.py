@@ -102,8 +102,11 @@ def test_functions_of_tensors_have_the_signatures_of_their_families(op):
         assert described(getattr(cunorm.torch, name)) == signature(op, False, arguments)
 
 
-@pytest.mark.parametrize("op", [*QUANTISED.values(), *ROPE_OPS.values()], ids=lambda op: op.name)
-def test_functions_of_tensors_without_a_gradient_have_the_signatures_of_their_families(op):
+OF_HEADS = [op for op in ROPE_OPS.values() if op.name == op.norm]
+
+
+@pytest.mark.parametrize("op", [*QUANTISED.values(), *OF_HEADS], ids=lambda op: op.name)
+def test_functions_of_codes_and_heads_have_the_signatures_of_their_families(op):
     names = [op.name, f"{op.name}_"] if op.name in ROPE_OPS else [op.name]
     for name in names:
         assert described(getattr(cunorm.torch, name)) == signature(op, False)
@@ -210,11 +213,15 @@ quantize(Tensor x, str quant_format, int? quant_group, str quant_scale, str quan
 dequantize(Tensor x, Tensor factors, str quant_format, int? quant_group, str quant_scale, str
  quant_layout, float quant_floor, float quant_minimum, float? quant_ceiling, float? quant_static,
  float? quant_global_scale, ScalarType? dtype) -> Tensor
-rms_norm_rope(Tensor x, Tensor? gamma, Tensor cos, Tensor sin, Tensor? positions, float eps, bool
- interleaved, bool norm_first, bool across_heads, float gamma_offset, str cast) -> Tensor
-qk_norm_rope(Tensor q, Tensor k, Tensor? q_gamma, Tensor? k_gamma, Tensor cos, Tensor sin, Tensor?
- positions, float eps, bool interleaved, bool norm_first, bool across_heads, float gamma_offset,
- str cast) -> (Tensor, Tensor)
+rms_norm_rope_fwd(Tensor x, Tensor? gamma, Tensor cos, Tensor sin, Tensor? positions, float eps,
+ bool interleaved, bool norm_first, bool across_heads, float gamma_offset, str cast) -> (Tensor,
+ Tensor)
+qk_norm_rope_fwd(Tensor q, Tensor k, Tensor? q_gamma, Tensor? k_gamma, Tensor cos, Tensor sin,
+ Tensor? positions, float eps, bool interleaved, bool norm_first, bool across_heads, float
+ gamma_offset, str cast) -> (Tensor, Tensor, Tensor, Tensor)
+rms_norm_rope_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor cos, Tensor sin, Tensor rstd, Tensor?
+ positions, bool interleaved, bool norm_first, bool across_heads, float gamma_offset, bool sums)
+ -> (Tensor, Tensor)
 rms_norm_rope_(Tensor(a0!) x, Tensor? gamma, Tensor cos, Tensor sin, Tensor? positions, float eps,
  bool interleaved, bool norm_first, bool across_heads, float gamma_offset, str cast) -> ()
 qk_norm_rope_(Tensor(a0!) q, Tensor(a1!) k, Tensor? q_gamma, Tensor? k_gamma, Tensor cos, Tensor
