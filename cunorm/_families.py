@@ -164,7 +164,7 @@ class Family:
         The stem of ops, kernels, definitions and tests.
     statistic, epilogue : str
         Types of the kernels: what is computed of a row, and what follows the normalised value. Each
-        has a definition of that name in `_reference.py` and in `torch/_cpu.py`.
+        has a definition of that name in `_reference` and in `torch/_cpu.py`.
     saves : tuple of str
         The statistics that ``*_fwd`` returns and ``*_bwd`` takes.
     parameters : tuple of str

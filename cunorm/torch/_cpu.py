@@ -3,7 +3,7 @@
 Formula and roundings are those of kernels/statistic.cuh and of the epilogues. What differs is how
 sums are added up: the statistics of 16-bit and float32 data are computed in float64 and rounded
 once, so that no square overflows, where a kernel's sums are float32. Both are within the bounds of
-cunorm/_reference.py, these by a wide margin, and so differ by those at most.
+cunorm/_reference, these by a wide margin, and so differ by those at most.
 
 Of given statistics, y of 16-bit and float32 data has the kernels' bits, but where a float32 is
 subnormal: kernels flush it to zero; and but for activations, which both have to 2 ulp. Of float64

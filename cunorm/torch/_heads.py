@@ -151,7 +151,7 @@ def _forward(op: Op, tensors: dict[str, Any], settings: dict[str, Any]) -> tuple
 def _rotated_norm(
     x: Tensor, gamma: Tensor | None, rotation: _Rotation, settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """Return heads normalised and rotated, or the other way about, as `_reference.py` has it."""
+    """Return heads normalised and rotated, or the other way about, as `_reference` has it."""
     wide = accumulator(x.dtype)
     rounds = settings["cast"] == "before"
     product = rotation.product if rounds else None

@@ -10,6 +10,7 @@ from test_modulated import BROADCASTS, operate, strided
 
 import cunorm
 from cunorm import _reference
+from cunorm._families import OPS
 from cunorm._selfcheck.layouts import GUARD, around, place
 
 LAYOUTS = ["contiguous", "base + 1 element", "row-strided", "strided heads"]
@@ -122,7 +123,8 @@ def test_two_norms_have_the_bits_of_their_parts(cols, dtypes, layout, parameters
         ("float32", "float16"),
     ],
 )
-def test_results_are_as_defined(dtype, of_residual):
+@pytest.mark.parametrize("cast", ["before", "after"])
+def test_results_are_as_defined(dtype, of_residual, cast):
     x, residual, gamma, gamma2, beta, gate = (
         random(s, of_residual if i == 1 else dtype, seed=i)
         for i, s in enumerate([(3, 768)] * 2 + [768] * 4)
@@ -136,11 +138,14 @@ def test_results_are_as_defined(dtype, of_residual):
     }
     arrays = (x, residual, gamma, gamma2, beta, gate)
     for op, (places, named) in calls.items():
+        options = {"cast": cast} if "cast" in OPS[op].names else {}
         made = getattr(cunorm, op)(
-            *(on_device[i] for i in places), **{n: on_device[i] for n, i in named.items()}
+            *(on_device[i] for i in places),
+            **{n: on_device[i] for n, i in named.items()},
+            **options,
         )
         expected = getattr(_reference, op)(
-            *(arrays[i] for i in places), **{n: arrays[i] for n, i in named.items()}
+            *(arrays[i] for i in places), **{n: arrays[i] for n, i in named.items()}, **options
         )
         pairs = (
             [(made, expected)] if not isinstance(made, tuple) else zip(made, expected, strict=True)
