@@ -11,16 +11,15 @@ __device__ inline float divide(float a, float b) { return __fdiv_rn(a, b); }
 __device__ inline double divide(double a, double b) { return __ddiv_rn(a, b); }
 
 // Activations, within 2 ulp of float32 (float64 for float64 data), of any number: far below 0
-// exp(-g) is all that is left of 1 + exp(-g), and would leave the range, so it is exp(-g - 64) there.
-// Without a branch, of which there would be one for each element.
+// exp(-g) is all that is left of 1 + exp(-g), and would leave the range. Without a branch, of which
+// there would be one for each element.
 struct Sigmoid {
   // numerator / (1 + exp(-g))
   template <typename Acc>
   __device__ static Acc times(Acc numerator, Acc g) {
     const bool is_far = g < -64;
-    const Acc e = exp_of(sub(is_far ? Acc(-64) : Acc(0), g));
-    const Acc quotient = divide(numerator, add(is_far ? Acc(0) : Acc(1), e));
-    return mul(quotient, is_far ? Acc(0x1.969d47321e4ccp-93) : Acc(1));  // exp(-64)
+    const Acc e = exp_of(is_far ? g : -g);
+    return divide(is_far ? mul(numerator, e) : numerator, is_far ? Acc(1) : add(Acc(1), e));
   }
   template <typename Acc>
   __device__ static Acc of(Acc g) {

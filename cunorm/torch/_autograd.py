@@ -7,7 +7,7 @@ operand is not the kernel's, PyTorch sums it, in float32 (float64 for float64 da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -72,7 +72,8 @@ def save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     names = [*always, *_kept_beside(op, given)]
     kept: dict[str, Tensor] = {n: values[n] for n in names if n in values and values[n] is not None}
     ctx.names = tuple(kept)
-    ctx.save_for_backward(*owned(kept.values()))
+    # Autograd cannot see tensors of torch.inference_mode() written to, and keeps none of them.
+    ctx.save_for_backward(*[t.clone() if t.is_inference() else t for t in kept.values()])
 
 
 @cache
@@ -97,14 +98,6 @@ def _kept_beside(op: Op, given: dict[str, Any]) -> list[str]:
     # What is multiplied by a scale or a gate has beta in it, and without gamma beta has the axes.
     beta = ["beta"] if operands or given["gamma"] is None else []
     return [*names, *operands, "shift", *beta]
-
-
-def owned(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return tensors, and copies of those that were made under ``torch.inference_mode()``.
-
-    Autograd cannot see those written to, and keeps none of them.
-    """
-    return [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]
 
 
 def gradients(op: Op, ctx: Any, *grads: Tensor | None, dx: Tensor | None = None) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ import cunorm
 from .. import _check
 from .._families import ROPE_BWD, ROPE_OPS, Input, Op
 from . import _cpu
-from ._autograd import owned, refuse
+from ._autograd import refuse
 from ._checks import accumulator, named, parted, placed
 from ._operators import detached, is_on_cuda, schema
 from ._statistics import MeanSquare
@@ -100,9 +100,11 @@ def _save(op: Op, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
         name: made[name] for name in op.returns[len(op.writes) :]
     }
     ctx.set_materialize_grads(False)
-    ctx.names = tuple(name for name, tensor in kept.items() if tensor is not None)
+    tensors = {name: tensor for name, tensor in kept.items() if tensor is not None}
+    ctx.names = tuple(tensors)
     ctx.options = {option.name: given[option.name] for option in op.options}
-    ctx.save_for_backward(*owned(kept[name] for name in ctx.names))
+    # Autograd cannot see tensors of torch.inference_mode() written to, and keeps none of them.
+    ctx.save_for_backward(*[t.clone() if t.is_inference() else t for t in tensors.values()])
 
 
 def _differentiate(op: Op, ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """Measures what docs/benchmarks.md and test_kernel_counters.py say, and writes it there.
 
-    python tests/benchmarks/publish.py
+    PYTHONPATH=tests python tests/benchmarks/publish.py
 
 On the software GPU: counters.csv, counters_backward.csv, counters_fused.csv and counters.png beside
 this file, and the tables between the two marks in docs/benchmarks.md. It takes some minutes.
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import fused
+import fused_calls
 
 from cunorm._bench.cases import BACKWARD_OPS
 from cunorm._bench.counters import Counters
@@ -100,7 +101,7 @@ that would be built; where that has not registers enough, a GPU's is built anew 
 
 {fused}
 ```bash
-python tests/benchmarks/publish.py --fused
+PYTHONPATH=tests python tests/benchmarks/publish.py --fused
 ```
 """
 
@@ -241,8 +242,8 @@ def _of_fused(counted):
     lines = []
     for name in dict.fromkeys(c.call for c in counted):
         by_size = {c.cols: c for c in counted if c.call == name}
-        aligned = [c for c in by_size.values() if c.cols != fused.OFF_16_BYTES]
-        off = by_size.get(fused.OFF_16_BYTES)
+        aligned = [c for c in by_size.values() if c.cols != fused_calls.OFF_16_BYTES]
+        off = by_size.get(fused_calls.OFF_16_BYTES)
         lines.append(
             (
                 f"`{name}`",

@@ -2,15 +2,16 @@
 
     pytest tests/benchmarks/test_kernel_counters.py --benchmark-json=counters.json
 
-counters.csv has every forward op, dtype and N, and counters_backward.csv the backward ops, as
-`python tests/benchmarks/publish.py` measured them. Here some are measured again, each with its
-counters in `extra_info`; the benchmark's own times are those of the simulator and say nothing of a
-GPU.
+counters.csv has every forward op, dtype and N, counters_backward.csv the backward ops, and
+counters_fused.csv what is fused with a norm, as publish.py measured them. Here some are measured
+again, each with its counters in `extra_info`; the benchmark's own times are those of the simulator
+and say nothing of a GPU.
 """
 
 import dataclasses
 
 import fused
+import fused_calls
 import publish
 import pytest
 from kinds import covering
@@ -142,14 +143,14 @@ def test_counters(benchmark, case):
 
 def fused_holds(counted):
     """Assert what is promised of what is fused with a norm."""
-    if "quant" in counted.call and counted.cols in (128, fused.OFF_16_BYTES):
+    if "quant" in counted.call and counted.cols in (128, fused_calls.OFF_16_BYTES):
         return  # codes of short rows, and of rows off 16 bytes, are less than a sector a request
-    most = MOST_SHIFTED if counted.cols == fused.OFF_16_BYTES else MOST_ALIGNED
+    most = MOST_SHIFTED if counted.cols == fused_calls.OFF_16_BYTES else MOST_ALIGNED
     assert 1 <= counted.sectors <= FUSED_MOST.get(counted.call, most)
 
 
 def test_the_stored_counters_of_fused_ops_keep_the_promises():
-    assert list(FUSED) == list(fused.GRID)
+    assert list(FUSED) == list(fused_calls.GRID)
     assert {counted.arch for counted in FUSED.values()} == {90}
     for counted in FUSED.values():
         fused_holds(counted)
@@ -158,10 +159,10 @@ def test_the_stored_counters_of_fused_ops_keep_the_promises():
 @pytest.mark.simgpu
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=SLOW, id=f"{case[0]}-{case[1]}") for case in fused.GRID],
+    [pytest.param(case, marks=SLOW, id=f"{case[0]}-{case[1]}") for case in fused_calls.GRID],
 )
 def test_counters_of_fused_ops(case):
-    counted = fused.count(fused.GRID[case], case[1])
+    counted = fused.count(fused_calls.GRID[case], case[1])
     if counted.arch != FUSED[case].arch:
         pytest.skip(f"promised of sm_{FUSED[case].arch}; counted on sm_{counted.arch}")
     fused_holds(counted)

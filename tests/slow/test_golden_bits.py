@@ -1,8 +1,10 @@
-"""Results of some 400 calls have the bits that are on record, in golden_bits.json.
+"""Results of some 600 calls have the bits that are on record, in golden_bits.json.
 
 Each way of keeping a row, each pair of dtypes, and, drawn for each, how the arrays lie and which
-options there are. `PYTHONPATH=tests python tests/slow/test_golden_bits.py` records them anew, of
-which the changelog must say why: a change of kernels changes no bit.
+options there are; and calls of what is fused with a norm. A change of kernels changes no bit; this
+records them anew, of which the changelog must say why:
+
+    PYTHONPATH=tests python -m cunorm.simgpu tests/slow/test_golden_bits.py
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ import numpy as np
 import pytest
 from arrays import bits
 from arrays import random as normal
+from fused_calls import GRID, Arrays
 
 pytestmark = pytest.mark.slow(
-    "434 kernels, which all are built; a change of kernels/ runs them all by hand", shares=30
+    "611 kernels, which all are built; a change of kernels/ runs them all by hand", shares=30
 )
 
 HERE = Path(__file__).parent
@@ -57,6 +60,15 @@ CASES = [
     for dtype, parameter in DTYPES
     for cols in columns(op, dtype)
 ]
+
+
+# Calls of what is fused with a norm, by name, N and dtype.
+FUSED = {
+    f"{name} {dtype} {cols}": (call, cols, dtype)
+    for (name, cols), call in GRID.items()
+    for dtype in ("float16", "bfloat16", "float32")
+    if cols in (80, 128, 769, 4096)
+}
 
 
 class Call:
@@ -149,15 +161,22 @@ class Call:
         return there
 
 
+def results_of_fused(name):
+    """Return the arrays that a call of something fused gives."""
+    call, cols, dtype = FUSED[name]
+    made = call.function(Arrays(cols, dtype, rows=3))
+    return made if isinstance(made, tuple) else (made,)
+
+
 def hashed(name):
     """Return the hash of all results of a call."""
     digest = hashlib.sha256()
-    for array in Call(name).results():
+    for array in results_of_fused(name) if name in FUSED else Call(name).results():
         digest.update(f"{array.dtype} {array.shape} ".encode() + bits(array))
     return digest.hexdigest()[:16]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *FUSED])
 def test_results_have_the_bits_on_record(name):
     assert hashed(name) == json.loads(RECORD.read_text())[name]
 
@@ -183,11 +202,9 @@ def main():
     """Record the bits of every call."""
     from multiprocessing import Pool
 
-    from cunorm import simgpu
-
-    simgpu.install()
     with Pool() as pool:
-        found = dict(zip(CASES, pool.map(hashed, CASES, chunksize=4), strict=True))
+        names = [*CASES, *FUSED]
+        found = dict(zip(names, pool.map(hashed, names, chunksize=4), strict=True))
     RECORD.write_text(json.dumps(found, indent=0) + "\n")
     print(f"{len(found)} calls, {len(set(found.values()))} different results")
 
