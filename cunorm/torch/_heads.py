@@ -19,7 +19,7 @@ from .._families import ROPE_BWD, ROPE_OPS, Input, Op
 from . import _cpu
 from ._autograd import refuse
 from ._checks import accumulator, named, parted, placed
-from ._operators import detached, is_on_cuda, schema
+from ._operators import detached, is_on_cuda, schema, write_over
 from ._statistics import MeanSquare
 
 
@@ -59,9 +59,7 @@ def _define_in_place(op: Op) -> None:
     def call(*given: Any) -> None:
         own = named(op.arguments, given)
         if is_on_cuda(op, own):
-            plain = detached(own)
-            outputs = {output.argument: plain[output.like] for output in op.writes}
-            getattr(cunorm, op.name)(**plain, **outputs)
+            write_over(op, own)
             return
         tensors, settings = _checked(op, own, in_place=True)
         for name, y in zip(written, _forward(op, tensors, settings), strict=False):

@@ -77,9 +77,7 @@ def _defined_in_place(op: Op) -> CustomOpDef:
     def call(*given: Any) -> None:
         own = named(arguments, given)
         if is_on_cuda(op, own):
-            plain = detached(own)
-            outputs = {output.argument: plain[output.like] for output in op.writes}
-            getattr(cunorm, op.name)(**plain, **outputs)
+            write_over(op, own)
             return
         tensors, options, _ = checked(op, own)
         apart(op, tensors)
@@ -117,6 +115,13 @@ def is_on_cuda(op: Op, given: dict[str, Any]) -> bool:
     if x.device.type != "cpu":
         raise TypeError(f"{op.leader} must be on a CUDA device or on the CPU, but is on {x.device}")
     return False
+
+
+def write_over(op: Op, given: dict[str, Any]) -> None:
+    """Have the CuPy op write over the tensors that its results are like."""
+    plain = detached(given)
+    outputs = {output.argument: plain[output.like] for output in op.writes}
+    getattr(cunorm, op.name)(**plain, **outputs)
 
 
 def detached(given: dict[str, Any]) -> dict[str, Any]:

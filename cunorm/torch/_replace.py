@@ -12,11 +12,11 @@ from torch.nn.utils import parametrize
 
 from .. import _check
 from .._check.described import Described, Named
+from ._checks import DTYPES
 from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
 from ._swapped import Swapped, become, bound_forward, restore, swapped_class
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OF_PYTORCH = (torch.nn.LayerNorm, torch.nn.RMSNorm)
 ITSELF = "the model itself"
 # The word in the name of a class or attribute, and not that of surface normals; and at its end.
