@@ -239,6 +239,13 @@ class _Rotation:
         return y
 
 
+def turned(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+    """Return CPU heads rotated and not normalised, as the ops round by default."""
+    tables = {"cos": cos, "sin": sin, "positions": None}
+    rotation = _Rotation(x, tables, {"interleaved": interleaved})
+    return rotation.turned(x.to(accumulator(x.dtype)), rotation.product).to(x.dtype)
+
+
 def _of_tokens(table: Tensor, positions: Tensor | None, x: Tensor) -> Tensor:
     """Return each token's row of a table, beside all of its heads."""
     if positions is not None:

@@ -50,7 +50,7 @@ class Plan(NamedTuple):
         """Return what the forward of a module returns, of rows over a number of trailing axes."""
         eps = self.eps_of(module)
         gamma, beta, scale, shift = (
-            None if parameter is None else _tensor(module, parameter)
+            None if parameter is None else tensor_of(module, parameter)
             for parameter in (self.gamma, self.beta, self.scale, self.shift)
         )
         rows = x if self.to is None else x.to(self.to)
@@ -299,7 +299,7 @@ def _layer(normal: Normal, given: torch.dtype) -> Fusion | None:
     return Fusion(gamma, beta, "before", tuple(rest))
 
 
-def _tensor(module: Any, parameter: Parameter) -> torch.Tensor:
+def tensor_of(module: Any, parameter: Parameter) -> torch.Tensor:
     tensor: torch.Tensor = getattr(module, parameter.name)
     for change in parameter.changes:
         tensor = tensor + change if isinstance(change, float) else tensor.to(change)
@@ -311,7 +311,7 @@ def _stepped(step: Step, module: Any, y: torch.Tensor) -> torch.Tensor:
         return y.to(step.dtype)
     if isinstance(step, Times):
         raise AssertionError("a gate is part of an op")
-    other = _tensor(module, step.by)
+    other = tensor_of(module, step.by)
     if torch.promote_types(y.dtype, other.dtype) != step.dtype:
         y = y.to(step.dtype)
     return y * other if isinstance(step, Multiply) else y + other

@@ -13,9 +13,12 @@ from torch.nn.utils import parametrize
 from .. import _check
 from .._check.described import Described, Named
 from ._checks import DTYPES
+from ._attention import Attention, attention, is_called_alone
 from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
+from ._rotation import tables
 from ._swapped import Swapped, become, bound_forward, restore, swapped_class
+from ._swapped_attention import SwappedAttention, attention_class, become_attention
 
 OF_PYTORCH = (torch.nn.LayerNorm, torch.nn.RMSNorm)
 ITSELF = "the model itself"
@@ -116,7 +119,9 @@ class Replaced:  # numpydoc ignore=PR01
         return "\n".join(lines)
 
 
-def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Replaced:
+def replace_norms(
+    model: torch.nn.Module, *, copy_inputs: bool = False, rope: bool = False
+) -> Replaced:
     """Let the norm modules of a model compute by cunorm's ops, in place.
 
     A norm is known by what it computes, not by its name or by how it is written. The forward that
@@ -150,6 +155,9 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
         before the backward pass needs it, as in ``x += norm(x)``: the op keeps x itself, and
         PyTorch then says that it was "modified by an inplace operation". Most originals keep a
         float32 copy of 16-bit data, and survive that. It costs a read and a write of x.
+    rope : bool
+        Whether attentions that normalise queries and keys and rotate them, such as Qwen3's, do all
+        of that by one `qk_norm_rope`. See the notes.
 
     Returns
     -------
@@ -194,6 +202,14 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
     ``DistributedDataParallel`` or ``fully_shard``, or after the former. The ops know no DTensor: of
     a model in sequence parallel, distribute first.
 
+    With `rope` an attention is known by what it computes, too: its forward is followed once on
+    tensors without memory, from the norms to the function that rotates, or the other way about, and
+    that function and the modules that make the cosines and sines are run on a few numbers, which
+    have to give the op's bits. It is swapped where its norms are those of the op, in their weights'
+    dtype, and listed with the reason where they are not, or where it depends on a condition. Its
+    forward stays the same code, caches, masks and backends among it. A norm with hooks, other
+    dtypes, and a function or class that is patched later, have it computed step by step.
+
     Examples
     --------
     >>> import torch
@@ -206,21 +222,27 @@ def replace_norms(model: torch.nn.Module, *, copy_inputs: bool = False) -> Repla
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__qualname__}")
-    verdicts: dict[torch.nn.Module, Known | str | None] = {}
+    verdicts: dict[torch.nn.Module, Known | Attention | str | None] = {}
+    found = _attentions(model) if rope else {}
     swapped, left = [], []
     for path, module in model.named_modules(remove_duplicate=False):
         if verdicts.get(module) is None:
-            verdicts[module] = _verdict(module, path.rpartition(".")[2])
+            name = path.rpartition(".")[2]
+            verdicts[module] = found.get(module) or _verdict(module, name)
         verdict = verdicts[module]
         if isinstance(verdict, str):
             left.append(Left(path, type(module), verdict))
         elif verdict is not None:
             cls: Any = type(module)
-            swapped.append(Swap(path, cls, swapped_class(cls)))
+            new = attention_class if isinstance(verdict, Attention) else swapped_class
+            swapped.append(Swap(path, cls, new(cls)))
     modules = []
     for module, verdict in verdicts.items():
         if isinstance(verdict, Known):
             become(module, verdict, copies=copy_inputs)
+            modules.append(module)
+        elif isinstance(verdict, Attention):
+            become_attention(module, verdict)
             modules.append(module)
     _forget_compiled(modules)
     return Replaced(modules, tuple(swapped), tuple(left))
@@ -246,6 +268,38 @@ def _verdict(module: torch.nn.Module, name: str) -> Known | str | None:
     if isinstance(found, Unknown):
         return found.reason if found.normalises or called else None
     return _obstacle(module, found) or found
+
+
+def _attentions(model: torch.nn.Module) -> dict[torch.nn.Module, Attention | str]:
+    """Return what is known of each attention that normalises and rotates, or why it is left."""
+    verdicts: dict[torch.nn.Module, Attention | str] = {}
+    for module in model.modules():
+        found = None if isinstance(module, SwappedAttention) else attention(module)
+        if isinstance(found, Attention):
+            verdicts[module] = _obstacle_of(module, found) or found
+        elif found is not None:
+            verdicts[module] = found
+    if any(isinstance(found, Attention) for found in verdicts.values()):
+        of_tables, why = tables(model)
+        for module, found in verdicts.items():
+            if isinstance(found, Attention):
+                verdicts[module] = why or found.reason(module, of_tables) or found
+    return verdicts
+
+
+def _obstacle_of(module: torch.nn.Module, found: Attention) -> str:
+    """Return why a known attention cannot be swapped, nothing where it can."""
+    if bound_forward(module) is None:
+        return "its forward is set on the instance"
+    for name in (found.chain.q, found.chain.k):
+        norm = getattr(module, name)
+        if not isinstance(norm, Swapped):
+            why = _verdict(norm, name)
+            if isinstance(why, str):
+                return f"its {name}: {why}"
+        if not is_called_alone(norm):
+            return f"its {name} has hooks or a forward of its own"
+    return ""
 
 
 def _may_be_a_norm(module: torch.nn.Module) -> bool:
@@ -302,5 +356,4 @@ def _forget_compiled(changed: list[torch.nn.Module]) -> None:
 
 
 def _is_swapped(module: torch.nn.Module) -> bool:
-    original = getattr(type(module), "_cunorm_original", None)
-    return original is not None and type(module) is swapped_class(original)
+    return "_cunorm_original" in vars(type(module))

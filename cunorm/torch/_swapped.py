@@ -85,13 +85,16 @@ def become(module: torch.nn.Module, found: Known, *, copies: bool = False) -> No
 
     A forward of the class may be bound on the instance, where accelerate's hooks keep it.
     """
-    original: Any = type(module)
-    new = swapped_class(original)
-    _rebind(module, original, new)
-    module.__class__ = new
-    vars(module)[KNOWN] = found
+    exchange(module, swapped_class(type(module)), found)
     if copies:
         vars(module)["_cunorm_copies"] = True
+
+
+def exchange(module: torch.nn.Module, new: Any, found: Any) -> None:
+    """Give a module a class derived from its own, and what is known of it."""
+    _rebind(module, type(module), new)
+    module.__class__ = new
+    vars(module)[KNOWN] = found
 
 
 def restore(module: Any) -> None:
@@ -100,7 +103,8 @@ def restore(module: Any) -> None:
     _rebind(module, type(module), original)
     module.__class__ = original
     vars(module).pop(KNOWN, None)
-    vars(module).pop("_cunorm_copies", None)
+    for name in ("_cunorm_copies", "_cunorm_call"):
+        vars(module).pop(name, None)
 
 
 def bound_forward(module: torch.nn.Module) -> str | None:
