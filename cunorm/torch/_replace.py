@@ -12,8 +12,8 @@ from torch.nn.utils import parametrize
 
 from .. import _check
 from .._check.described import Described, Named
-from ._checks import DTYPES
 from ._attention import Attention, attention, is_called_alone
+from ._checks import DTYPES
 from ._known import Known, Unknown, known
 from ._modules import LayerNorm, RMSNorm
 from ._rotation import tables

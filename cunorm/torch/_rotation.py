@@ -72,14 +72,10 @@ def _has_the_bits(
     partial: bool,
 ) -> bool:
     numbers = torch.Generator().manual_seed(0)
-    q, k = (
-        torch.randn(2, heads, 5, COLUMNS, generator=numbers).to(dtype) for heads in (3, 2)
-    )
+    q, k = (torch.randn(2, heads, 5, COLUMNS, generator=numbers).to(dtype) for heads in (3, 2))
     rotated = COLUMNS // 2 if partial else COLUMNS
     # Cosines and sines of no angles: a function that needs c * c + s * s = 1 is another one.
-    cos, sin = (
-        torch.randn(2, 5, rotated // 2, generator=numbers).to(of_tables) for _ in range(2)
-    )
+    cos, sin = (torch.randn(2, 5, rotated // 2, generator=numbers).to(of_tables) for _ in range(2))
     try:
         with torch.no_grad():
             made = function(q, k, torch.cat((cos, cos), -1), torch.cat((sin, sin), -1), **options)

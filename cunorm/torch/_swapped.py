@@ -85,7 +85,8 @@ def become(module: torch.nn.Module, found: Known, *, copies: bool = False) -> No
 
     A forward of the class may be bound on the instance, where accelerate's hooks keep it.
     """
-    exchange(module, swapped_class(type(module)), found)
+    original: Any = type(module)
+    exchange(module, swapped_class(original), found)
     if copies:
         vars(module)["_cunorm_copies"] = True
 

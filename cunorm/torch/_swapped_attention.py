@@ -69,7 +69,8 @@ def attention_class(original: Any) -> type[SwappedAttention]:
 
 def become_attention(module: torch.nn.Module, found: Attention) -> None:
     """Swap an attention, of which that is known."""
-    exchange(module, attention_class(type(module)), found)
+    original: Any = type(module)
+    exchange(module, attention_class(original), found)
     vars(module)[CALL] = found.call(module)
 
 

@@ -1,0 +1,339 @@
+"""`replace_norms(rope=True)`: attentions whose norms and rotation are one call."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch_bridge
+from arrays import random, to_torch
+from norm_modules import same_bits
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    Exaone4Config,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    HunYuanDenseV1Config,
+    HunYuanDenseV1ForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.models.exaone4.modeling_exaone4 import Exaone4Attention
+from transformers.models.qwen3 import modeling_qwen3
+
+import cunorm.torch
+from cunorm.torch import _statistics, replace_norms
+
+SIZE = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "eos_token_id": None,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+}
+SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def qwen3():
+    return Qwen3ForCausalLM(Qwen3Config(**SIZE, head_dim=16))
+
+
+def gemma3():
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZE, **SLIDING, head_dim=16))
+
+
+def olmo2():
+    return Olmo2ForCausalLM(Olmo2Config(**SIZE))
+
+
+def hunyuan():
+    return HunYuanDenseV1ForCausalLM(HunYuanDenseV1Config(**SIZE, head_dim=16))
+
+
+EACH = [qwen3, gemma3, olmo2, hunyuan]
+each = pytest.mark.parametrize("make", EACH, ids=lambda make: make.__name__)
+WHOLE = [(make, torch.float32) for make in EACH]
+WHOLE += [(make, torch.bfloat16) for make in (qwen3, hunyuan)]
+each_whole = pytest.mark.parametrize(
+    ("make", "dtype"), WHOLE, ids=[f"{make.__name__}-{dtype}" for make, dtype in WHOLE]
+)
+TWICE = "its norms round after the weight, and each step of the rotation: the op has no both"
+
+
+def model_of(make, dtype=torch.float32):
+    """Return a small model whose norms have weights of their own."""
+    torch.manual_seed(0)
+    model = make().to(dtype).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.add_(torch.randn(parameter.shape).to(dtype), alpha=0.25)
+    return model
+
+
+def tokens():
+    torch.manual_seed(1)
+    return torch.randint(2, 96, (2, 9))
+
+
+def inputs(model, dtype):
+    """Return what the first attention of a model is called with."""
+    hidden = to_torch(random((2, 9, 64), "float32")).to(dtype)
+    rotary = model.model.rotary_emb
+    kind = ("full_attention",) if isinstance(model, Gemma3ForCausalLM) else ()
+    tables = rotary(hidden, torch.arange(9)[None], *kind)
+    return {"hidden_states": hidden, "position_embeddings": tables, "attention_mask": None}
+
+
+def attentions(done):
+    return [swap.path for swap in done.swapped if swap.path.endswith("self_attn")]
+
+
+class Calls(TorchDispatchMode):
+    """Counts calls of `qk_norm_rope`."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "qk_norm_rope" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def calls(function):
+    with Calls() as seen, torch.no_grad():
+        function()
+    return seen.count
+
+
+@each_whole
+def test_an_attention_has_the_bits_of_its_original_given_one_rstd(monkeypatch, make, dtype):
+    model = model_of(make, dtype)
+    given = inputs(model, dtype)
+    module = model.model.layers[0].self_attn
+    done = replace_norms(model, rope=True)
+    assert len(attentions(done)) == 2
+    own, of = [], _statistics.MeanSquare.of
+    monkeypatch.setattr(_statistics.MeanSquare, "of", lambda *a: own.append(of(*a)) or own[-1])
+    assert calls(lambda: module(**given)) == 1
+    own.clear()
+    found, _ = module(**given)
+    done.undo()
+    kept = [statistic.saved[0] for statistic in own]
+    assert len(kept) == 2
+    if make in (gemma3, hunyuan):  # whose norms take heads before tokens
+        kept = [rstd.transpose(1, 2) for rstd in kept]
+    given_rstd = iter(kept)
+    monkeypatch.setattr(torch, "rsqrt", lambda _: next(given_rstd))
+    expected, _ = module(**given)
+    assert same_bits(found, expected)
+
+
+@pytest.mark.parametrize("make", [gemma3, olmo2])
+def test_what_rounds_where_the_op_does_not_is_listed(make):
+    model = model_of(make, torch.bfloat16)
+    before = model(input_ids=tokens()).logits
+    done = replace_norms(model, rope=True)
+    assert attentions(done) == []
+    assert {left.reason for left in done.left} == {f"{TWICE}, in bfloat16"}
+    assert calls(lambda: model(input_ids=tokens())) == 0
+    done.undo()
+    assert same_bits(model(input_ids=tokens()).logits, before)
+
+
+@each_whole
+def test_gradients_are_those_of_the_original_and_undo_brings_its_bits_back(make, dtype):
+    model = model_of(make, dtype)
+
+    def used():
+        model.zero_grad()
+        out = model(input_ids=tokens(), labels=tokens())
+        out.loss.backward()
+        return [out.logits, *(p.grad.clone() for p in model.parameters())]
+
+    before = used()
+    types = [type(module) for module in model.modules()]
+    keys = list(model.state_dict())
+    state = [set(vars(module)) for module in model.modules()]
+    with replace_norms(model, rope=True):
+        assert list(model.state_dict()) == keys
+        between = used()
+    tolerance = 1e-4 if dtype == torch.float32 else 6e-2
+    for one, other in zip(between, before, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    assert [type(module) for module in model.modules()] == types
+    assert [set(vars(module)) for module in model.modules()] == state
+    assert all(same_bits(a, b) for a, b in zip(used(), before, strict=True))
+
+
+@each
+def test_generation_with_a_cache_gives_the_same_tokens(make):
+    model = model_of(make)
+
+    def generated():
+        return model.generate(
+            input_ids=tokens(), max_new_tokens=6, do_sample=False, eos_token_id=None
+        )
+
+    expected = generated()
+    replace_norms(model, rope=True)
+    assert calls(generated) == 2 * 6
+    assert torch.equal(generated(), expected)
+
+
+@each
+def test_on_the_kernels_results_are_those_of_the_cpu(make):
+    model = model_of(make)
+    given = inputs(model, torch.float32)
+    replace_norms(model, rope=True)
+    module = model.model.layers[0].self_attn
+    expected, _ = module(**given)
+    heads = expected.new_tensor(0.0)
+    with torch_bridge.tensors_on("cuda") as put:
+        heads = {n: put(t) if isinstance(t, torch.Tensor) else t for n, t in given.items()}
+        heads["position_embeddings"] = tuple(map(put, given["position_embeddings"]))
+        if torch.cuda.is_available():
+            module.cuda()
+        assert calls(lambda: module(**heads)) == 1
+        found, _ = module(**heads)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_the_compiler_takes_an_attention_in_one_graph_and_notices_undo(make):
+    torch._dynamo.reset()
+    model = model_of(make)
+    given = inputs(model, torch.float32)
+    done = replace_norms(model, rope=True)
+    module = model.model.layers[0].self_attn
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    assert same_bits(compiled(**given)[0], module(**given)[0])
+    assert calls(lambda: module(**given)) == 1
+    done.undo()
+    assert same_bits(compiled(**given)[0], module(**given)[0])
+
+
+def test_a_hook_on_a_norm_runs_and_the_attention_goes_step_by_step():
+    model = model_of(qwen3)
+    given, seen = inputs(model, torch.float32), []
+    norm = model.model.layers[0].self_attn.q_norm
+    early = norm.register_forward_hook(lambda *_: seen.append("early"))
+    done = replace_norms(model, rope=True)
+    assert attentions(done) == ["model.layers.1.self_attn"]
+    assert [left.reason for left in done.left] == ["its q_norm has hooks or a forward of its own"]
+    done.undo()
+    early.remove()
+    replace_norms(model, rope=True)
+    module = model.model.layers[0].self_attn
+    expected = module(**given)[0]
+    seen.clear()
+    later = norm.register_forward_hook(lambda _, args, y: seen.append(tuple(args[0].shape)))
+    assert calls(lambda: module(**given)) == 0
+    assert seen == [(2, 9, 4, 16)]
+    torch.testing.assert_close(module(**given)[0], expected)
+    later.remove()
+    assert calls(lambda: module(**given)) == 1
+    rows = torch.ones(3, 16)
+    assert not torch.equal(norm(rows), rows)  # called elsewhere, it normalises
+
+
+def test_copies_and_pickles_call_their_own_norms():
+    model = model_of(qwen3)
+    done = replace_norms(model, rope=True)
+    expected = model(input_ids=tokens()).logits
+    others = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    done.undo()
+    for other in others:
+        assert calls(lambda other=other: other(input_ids=tokens())) == 2
+        assert same_bits(other(input_ids=tokens()).logits, expected)
+        other.model.layers[0].self_attn.q_norm.weight.data.mul_(4)
+        assert not torch.equal(other(input_ids=tokens()).logits, expected)
+    assert calls(lambda: model(input_ids=tokens())) == 0
+
+
+def test_a_second_swap_adds_attentions_and_each_undo_takes_its_own_back():
+    model = model_of(qwen3)
+    first = replace_norms(model)
+    assert attentions(first) == []
+    second = replace_norms(model, rope=True)
+    assert [swap.path for swap in second.swapped] == attentions(second)
+    assert len(second.swapped) == 2
+    third = replace_norms(model, rope=True)
+    assert (third.swapped, third.left) == ((), ())
+    second.undo()
+    assert calls(lambda: model(input_ids=tokens())) == 0
+    first.undo()
+    assert type(model.model.layers[0].self_attn.q_norm) is modeling_qwen3.Qwen3RMSNorm
+
+
+def test_a_rotation_or_forward_that_is_patched_later_is_called(monkeypatch):
+    model = model_of(qwen3)
+    given = inputs(model, torch.float32)
+    replace_norms(model, rope=True)
+    module = model.model.layers[0].self_attn
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling_qwen3, "apply_rotary_pos_emb", lambda q, k, cos, sin: (q, k))
+        assert calls(lambda: module(**given)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling_qwen3.Qwen3Attention, "forward", lambda self, **_: "patched")
+        assert module(**given) == "patched"
+    assert calls(lambda: module(**given)) == 1
+
+
+def test_what_rotates_otherwise_or_gives_other_tables_is_listed(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            modeling_qwen3, "apply_rotary_pos_emb", lambda q, k, cos, sin: (q * cos[:, None], k)
+        )
+        done = replace_norms(model_of(qwen3), rope=True)
+        assert {left.reason for left in done.left} == {
+            "apply_rotary_pos_emb is not the rotation of the op"
+        }
+    model = model_of(qwen3)
+    forward = modeling_qwen3.Qwen3RotaryEmbedding.forward
+    monkeypatch.setattr(
+        modeling_qwen3.Qwen3RotaryEmbedding,
+        "forward",
+        lambda *a: tuple(t.cumsum(-1) for t in forward(*a)),
+    )
+    done = replace_norms(model, rope=True)
+    assert {left.reason for left in done.left} == {
+        "the tables of Qwen3RotaryEmbedding are not one half twice"
+    }
+    done = replace_norms(model.model.layers, rope=True)
+    assert {left.reason for left in done.left} == {
+        "no module of the model is known to make its cosines and sines"
+    }
+
+
+class Scaled(modeling_qwen3.Qwen3Attention):
+    """Uses the normalised queries beside their rotation."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q = self.q_norm(self.q_proj(hidden_states).view(shape)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(hidden_states).view(shape)).transpose(1, 2)
+        turned, k = modeling_qwen3_rotated(q, k, *position_embeddings)
+        return turned + q, k
+
+
+modeling_qwen3_rotated = modeling_qwen3.apply_rotary_pos_emb
+
+
+def test_a_condition_and_a_second_use_are_reasons():
+    found = Exaone4Attention(Exaone4Config(**SIZE, head_dim=16), 0)
+    (left,) = replace_norms(found, rope=True).left
+    assert left.reason == "its norms or its rotation come after a condition"
+    used = Scaled(Qwen3Config(**SIZE, head_dim=16), 0)
+    (left,) = replace_norms(used, rope=True).left
+    assert left.reason == "its queries or keys are used at aten.add.Tensor beside"
+
+
+def test_without_the_option_no_attention_is_mentioned():
+    done = cunorm.torch.replace_norms(model_of(qwen3))
+    assert attentions(done) == []
+    assert done.left == ()
