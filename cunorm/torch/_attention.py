@@ -135,8 +135,10 @@ class OneCall:
             return [chain.heads_of(norm(chain.given_to_norm(x)), x) for norm, x in pairs]
 
         if chain.norm_first:
-            return self.found.function(*normalised(heads), cos, sin, **options)
-        return tuple(normalised(self.found.function(*heads, cos, sin, **options)))  # type: ignore[return-value]
+            q, k = self.found.function(*normalised(heads), cos, sin, **options)
+        else:
+            q, k = normalised(self.found.function(*heads, cos, sin, **options))
+        return q, k
 
 
 def attention(module: torch.nn.Module) -> Attention | str | None:

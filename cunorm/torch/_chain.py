@@ -2,9 +2,9 @@
 
 The forward is run once, on tensors without memory. Its norms and the function that is given the
 cosines and sines stand aside, and note what they are given; where that is used is watched. The
-chain is known where queries and keys go from the norms to the rotation, or from that to the norms, as
-views or as they are, and nowhere else; and where no condition comes before, so that this holds for
-every call.
+chain is known where queries and keys go from the norms to the rotation, or from that to the norms,
+as views or as they are, and nowhere else; and where no condition comes before, so that this holds
+for every call.
 """
 
 from __future__ import annotations
