@@ -227,8 +227,8 @@ MUTATIONS = [
     (
         "missing order in a warp: the seam is stored before it is whole",
         "shift.cuh",
-        "write_seam(By by) {\n    __syncwarp();\n",
-        "write_seam(By by) {\n",
+        "write_seam() {\n    __syncwarp();\n",
+        "write_seam() {\n",
         "warps out of step",
     ),
     (
@@ -290,9 +290,16 @@ MUTATIONS = [
     (
         "shifted rows: packs of 8 bytes are shifted as those of 16",
         "shift.cuh",
-        "reinterpret_cast<size_t>(share_)) % BYTES",
-        "reinterpret_cast<size_t>(share_)) % 16",
+        "BITS = BYTES == 8 ? 3 : 4;",
+        "BITS = 4;",
         "rms_norm_gated of 769 columns",
+    ),
+    (
+        "shifted rows: what is shifted by half a chunk stays behind",
+        "shift.cuh",
+        "FIRST = AHEAD ? UNITS / 2 : 0;",
+        "FIRST = AHEAD ? UNITS / 2 - sizeof(E) / UNIT : 0;",
+        "rms_norm float32 (3, 769) base + 1 element",
     ),
     (
         "shifted rows: half a word too few",
@@ -311,7 +318,7 @@ MUTATIONS = [
     (
         "shifted rows: the end of a share is stored from its beginning",
         "shift.cuh",
-        "seam_ + (is_of_end(by) && !joined)",
+        "seam_ + (is_of_end() && !is_joined)",
         "seam_",
         "rms_norm_fwd float32 (3, 5125) contiguous",
     ),
