@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 PARTS = ("cupy_tests", "cupyx_tests")
+_ERROR = re.compile(r"[\w.]+: ")
 
 
 class Sample:
@@ -84,7 +85,10 @@ def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
     """Return the class and the first line of what was raised, without what differs by test."""
     text = str(report.longrepr)
     raised = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-    line = raised[0] if raised else text.strip().rpartition("\n")[2]
+    # CuPy's decorators raise an AssertionError with the traceback of what was raised in its text.
+    errors = [line for line in raised if _ERROR.match(line)]
+    faults = [line for line in errors if line.startswith("cunorm.")]
+    line = (faults or errors[-1:] or raised or text.strip().splitlines()[-1:] or [""])[0]
     line = re.sub(r"0x[0-9a-f]+", "0x..", line.removeprefix("cunorm.simgpu.faults."))
     return re.sub(r" \(kernel .*", "", line)[:160]
 
@@ -157,9 +161,7 @@ def _run_child(
             return None
 
 
-def _show(
-    folder: str, outcomes: collections.Counter[str], reasons: dict[str, list[str]]
-) -> None:
+def _show(folder: str, outcomes: collections.Counter[str], reasons: dict[str, list[str]]) -> None:
     columns = " | ".join(str(outcomes[how]) for how in COLUMNS)
     print(f"| {folder} | {columns} |")
     for why, tests in sorted(reasons.items(), key=lambda reason: -len(reason[1])):
@@ -172,7 +174,9 @@ COLUMNS = ("sample", "passed", "failed", "skipped", "not reached")
 
 def main() -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("checkout", type=Path, help="CuPy's repository, of the installed version")
     parser.add_argument("folders", nargs="*", help="folders or files of its tests (all)")
     parser.add_argument("--tests", type=int, default=40, help="tests of each folder (40)")
@@ -188,13 +192,19 @@ def main() -> int:
     arguments.checkout = arguments.checkout.resolve()
     tests = arguments.checkout / "tests"
     folders = arguments.folders or [
-        f"{part}/{path.name}" for part in PARTS for path in sorted((tests / part).iterdir())
+        f"{part}/{path.name}"
+        for part in PARTS
+        for path in sorted((tests / part).iterdir())
         if path.name.endswith("_tests") or path.name.startswith("test_")
     ]
     print("| folder | " + " | ".join(COLUMNS) + " |")
     total: collections.Counter[str] = collections.Counter()
     for folder in folders:
-        known = [path for path in (folder, *(f"{part}/{folder}" for part in PARTS)) if (tests / path).exists()]
+        known = [
+            path
+            for path in (folder, *(f"{part}/{folder}" for part in PARTS))
+            if (tests / path).exists()
+        ]
         if not known:
             parser.error(f"{folder} is no folder of {tests}")
         total += sample_folder(known[0], arguments)

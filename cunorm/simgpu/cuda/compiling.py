@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
+from typing import Any, NoReturn
 
-from .machine import Machine
+from ..faults import NotEmulated
 
 # Either makes NVRTC say which source line each instruction came from; it takes one of them once.
 _LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
 
 
-def prepare(machine: Machine) -> None:
+def prepare() -> None:
     """Have CuPy compile for the software GPU."""
     compiler = importlib.import_module("cupy.cuda.compiler")
     _compile_with_lines(compiler)
     _have_nvcc_make_ptx(compiler)
-    _tell_jitify_the_architecture(compiler, machine)
+    _refuse_jitify(compiler)
 
 
 def _compile_with_lines(compiler: Any) -> None:
@@ -54,23 +54,13 @@ def _have_nvcc_make_ptx(compiler: Any) -> None:
     compiler.compile_using_nvcc = compile_using_nvcc
 
 
-def _tell_jitify_the_architecture(compiler: Any, machine: Machine) -> None:
-    """Name the architecture as Jitify collects the headers that it always needs.
+def _refuse_jitify(compiler: Any) -> None:
+    """Refuse Jitify in words: it asks the CUDA runtime that is linked into it for a device."""
 
-    CuPy's first use of Jitify does so without an ``-arch``, and then Jitify asks the CUDA runtime
-    that is linked into it for a device.
-    """
-    core: Any = importlib.import_module("cupy._core.core")
-    inner = compiler._jitify_prep
+    def refuse(*_: object) -> NoReturn:
+        raise NotEmulated(
+            "simgpu does not emulate Jitify, which asks a CUDA runtime of its own for the device: "
+            "leave jitify=True out, which CuPy deprecates"
+        )
 
-    @functools.wraps(inner)
-    def prepare_with_architecture(*arguments: Any) -> Any:
-        assemble = core.assemble_cupy_compiler_options
-        architecture = f"-arch=compute_{machine.device.arch}"
-        core.assemble_cupy_compiler_options = lambda options: (*assemble(options), architecture)
-        try:
-            return inner(*arguments)
-        finally:
-            core.assemble_cupy_compiler_options = assemble
-
-    compiler._jitify_prep = prepare_with_architecture
+    compiler._jitify_prep = refuse

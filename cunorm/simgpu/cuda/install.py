@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 from .. import _tables
 from ..device import assembler
@@ -196,7 +195,7 @@ def install(options: Options, profiles: list[Profile]) -> Machine:
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     libraries.replace(Host(machine, streams.submit) if options.stand_ins else None)
-    compiling.prepare(machine)
+    compiling.prepare()
     _tables.watch_calls(importlib.import_module("cupy.cuda.function").Function)
     assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))
