@@ -90,6 +90,7 @@ def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
     faults = [line for line in errors if line.startswith("cunorm.")]
     line = (faults or errors[-1:] or raised or text.strip().splitlines()[-1:] or [""])[0]
     line = re.sub(r"0x[0-9a-f]+", "0x..", line.removeprefix("cunorm.simgpu.faults."))
+    line = re.sub(r"/tmp/\S+", "/tmp/..", line)
     return re.sub(r" \(kernel .*", "", line)[:160]
 
 
