@@ -86,3 +86,14 @@ def test_the_second_device_executes_too():
     with cupy.cuda.Device(1):
         found = cupy.arange(5) * 2
     assert (found.device.id, found.get().tolist()) == (1, [0, 2, 4, 6, 8])
+
+
+def test_all_of_an_allocation_is_written_after_a_part_of_it():
+    # As CuPy's own pool has it, which hands one block of 512 bytes to one array after another.
+    block = cupy.cuda.alloc(512)
+    whole = cupy.ndarray(128, np.float32, block)
+    whole[:100] = cupy.arange(100)  # by a kernel
+    block.copy_from_host(np.ones(128, np.float32).ctypes.data, 512)
+    assert whole.sum() == 128
+    block.memset(0, 512)
+    assert whole.sum() == 0

@@ -159,10 +159,19 @@ def test_cub_is_not_asked_unless_a_program_does():
     assert cupy._core.get_reduction_accelerators() == []
     cupy._core.set_routine_accelerators(["cub"])
     try:
-        with pytest.raises(simgpu.NotEmulated, match="CUB"):
-            cupy.asarray(ROW).sum()
+        with simgpu.profile(registers=False) as prof:
+            assert cupy.asarray(ROW).sum() == 6
+        assert [call.library for call in prof.stand_ins] == ["CUB"]
     finally:
         cupy._core.set_routine_accelerators([])
+
+
+def test_jitify_is_refused_by_name():
+    with (
+        pytest.warns(DeprecationWarning, match="jitify"),
+        pytest.raises(simgpu.NotEmulated, match="does not emulate Jitify"),
+    ):
+        cupy.RawModule(code='extern "C" __global__ void nothing() {}', jitify=True).compile()
 
 
 def test_textures_are_refused_by_name():
@@ -239,3 +248,11 @@ def test_what_no_instruction_does_is_named_with_its_line(code, missing):
     with pytest.raises(simgpu.UnknownInstruction, match=missing) as raised:
         cupy.RawKernel(code, "k")((1,), (1,), (cupy.zeros(1, np.int32),))
     assert raised.value.place.ptx_line is not None
+
+
+@pytest.mark.skipif(cupy.cuda.get_nvcc_path() is None, reason="there is no nvcc")
+def test_what_nvcc_compiles_is_executed():
+    source = 'extern "C" __global__ void four(int* x) { *x = 4; }'
+    x = cupy.zeros(1, np.int32)
+    cupy.RawKernel(source, "four", backend="nvcc")((1,), (1,), (x,))
+    assert x == 4

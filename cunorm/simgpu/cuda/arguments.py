@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import math
 import struct
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +28,15 @@ POINTER = 8  # bytes
 
 # What CuPy makes of Python's own numbers.
 _SIZES = {bool: 1, int: 8, float: 8, complex: 16}
+# From `check` up to the program's line: CuPy's own functions between have no frames.
+_PROGRAM = 4
 _FORMATS = {"f32": "<f", "f64": "<d"}
 
 
 def check(function: Function, given: Sequence[object]) -> None:
     """Raise LaunchError where the arguments of a launch are not what the kernel would read.
+
+    More arguments than it has parameters are a RuntimeWarning: CUDA reads as many as there are.
 
     Parameters
     ----------
@@ -42,17 +47,21 @@ def check(function: Function, given: Sequence[object]) -> None:
         of a value. A holder whose size cannot be known is let pass.
     """
     kernel, parameters = function.name, function.parameters
-    if len(given) != len(parameters):
-        wanted = f"{len(parameters)} argument{'s' * (len(parameters) != 1)}"
-        raise LaunchError(
-            f"the kernel takes {wanted}, and {len(given)} {_were(len(given))} given",
-            Place(kernel=kernel),
-        )
-    for at, (parameter, value) in enumerate(zip(parameters, given, strict=True), 1):
+    wanted = f"{len(parameters)} argument{'s' * (len(parameters) != 1)}"
+    counts = f"the kernel takes {wanted}, and {len(given)} {_were(len(given))} given"
+    if len(given) < len(parameters):
+        raise LaunchError(counts, Place(kernel=kernel))
+    for at, (parameter, value) in enumerate(zip(parameters, given, strict=False), 1):
         problem = _problem(parameter, _held(value)) if parameter.name in function.uses else None
         if problem is not None:
             which = f"argument {at} of {len(given)}"
             raise LaunchError(f"{which} is {problem}", Place(kernel=kernel))
+    if len(given) > len(parameters):
+        warnings.warn(
+            f"{kernel}: {counts}; CUDA never reads those after them",
+            RuntimeWarning,
+            stacklevel=_PROGRAM,
+        )
 
 
 def _were(count: int) -> str:

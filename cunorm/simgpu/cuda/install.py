@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 from .. import _tables
 from ..device import assembler
@@ -19,6 +17,7 @@ from ..options import Options
 from ..profiler.profile import Profile
 from ..stand_ins import libraries
 from ..stand_ins.host import Host
+from . import compiling
 from .copies import CopyHandlers
 from .errors import Status
 from .events import EventHandlers
@@ -116,29 +115,6 @@ def _replace(table: str, module: ModuleType, parts: tuple[object, ...]) -> None:
     theirs.update(ours)
 
 
-# Either makes NVRTC say which source line each instruction came from; it takes one of them once.
-_LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
-
-
-def _compile_with_lines() -> None:
-    """Let faults name lines of CUDA source: have CuPy compile everything with line information.
-
-    The option is added before CuPy makes the key of its disk cache, which so keeps this PTX apart
-    from what it compiles for hardware.
-    """
-    compiler: Any = importlib.import_module("cupy.cuda.compiler")
-    compile_and_load = compiler._compile_with_cache_cuda
-
-    @functools.wraps(compile_and_load)
-    def with_lines(source: str, options: tuple[str, ...], *rest: object, **named: object) -> object:
-        debug = compiler._get_bool_env_variable("CUPY_CUDA_COMPILE_WITH_DEBUG", False)
-        if not debug and _LINE_INFORMATION.isdisjoint(options):
-            options = (*options, "-lineinfo")
-        return compile_and_load(source, options, *rest, **named)
-
-    compiler._compile_with_cache_cuda = with_lines
-
-
 def _allocator(cupy: ModuleType) -> Callable[[int], object]:
     """Return an allocator that gives each array its own allocation.
 
@@ -219,7 +195,7 @@ def install(options: Options, profiles: list[Profile]) -> Machine:
     atexit.register(_stop_destroying)
     cupy = importlib.import_module("cupy")
     libraries.replace(Host(machine, streams.submit) if options.stand_ins else None)
-    _compile_with_lines()
+    compiling.prepare()
     _tables.watch_calls(importlib.import_module("cupy.cuda.function").Function)
     assembler.observe(importlib.import_module("cupy.cuda.compiler"))
     cupy.cuda.set_allocator(_allocator(cupy))

@@ -47,7 +47,7 @@ class Written:
 
     def write_range(self, start: int, stop: int) -> None:
         """Mark the bytes from `start` to `stop`."""
-        if stop - start == self.nbytes:
+        if self._map is None and stop - start == self.nbytes:
             self._missing = 0
             return
         self.map[start:stop] = WRITTEN

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
 from . import cublas, cufft, curand, cusolver, cusolver_arrays, cusparse, generator
+from .cub import Cub
 from .host import Host, Module, not_emulated
 from .thrust import Thrust
 
@@ -30,15 +32,7 @@ _PRECOMPILED = {
     "cupy.cuda.cub": (
         "CUB",
         "reductions and scans",
-        (
-            "cub_histogram",
-            "cub_reduction",
-            "cub_scan",
-            "device_histogram",
-            "device_reduce",
-            "device_scan",
-            "device_segmented_reduce",
-        ),
+        ("device_histogram", "device_reduce", "device_scan", "device_segmented_reduce"),
     ),
 }
 
@@ -66,7 +60,10 @@ def replace(host: Host | None) -> None:
     if host is not None:
         generator.replace(host, importlib.import_module("cupy.random._generator_api"), bits)
         vars(importlib.import_module("cupy.cuda.thrust")).update(Thrust(host).functions())
-    # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own.
-    accelerator = importlib.import_module("cupy._core._accelerator")
-    accelerator.set_routine_accelerators([])
-    accelerator.set_reduction_accelerators([])
+        vars(importlib.import_module("cupy.cuda.cub")).update(Cub(host).functions())
+    if "CUPY_ACCELERATORS" not in os.environ:
+        # CuPy prefers CUB for sums and scans; without it, it compiles kernels of its own, which
+        # are executed and checked instruction by instruction.
+        accelerator = importlib.import_module("cupy._core._accelerator")
+        accelerator.set_routine_accelerators([])
+        accelerator.set_reduction_accelerators([])
