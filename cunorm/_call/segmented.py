@@ -78,6 +78,8 @@ def backward(
     launches = [main]
     if made["partial"] is not None:
         factors: Arrays = {"gamma": taken.get("gamma"), "beta": None, "scale": taken.get("scale")}
+        # A gated norm's dgate is an array of rows, which the main kernel has written.
+        factors["dgate"] = made["dgate"] if "gate" in operands else None
         if "gate" not in op.reads and made["beta"] is not None:
             factors["beta"] = cupy.ascontiguousarray(made["beta"])
         adding = segments.sums(plan, kinds, own, made | factors, scalars)
@@ -112,7 +114,7 @@ def _sums(
     Where an operand has fewer elements than a row for each segment, its gradient is added up
     afterwards.
     """
-    made: Arrays = dict.fromkeys(("dscale", "dshift", "dgate", "partial", "shares"))
+    made: Arrays = dict.fromkeys(("dscale", "dshift", "partial", "shares"))
     for name, operand in operands.items():
         if own.is_whole(operand):
             made[f"d{name}"] = cupy.empty(operand.shape, operand.dtype)
