@@ -80,7 +80,7 @@ def backward(
         factors: Arrays = {"gamma": taken.get("gamma"), "beta": None, "scale": taken.get("scale")}
         # A gated norm's dgate is an array of rows, which the main kernel has written.
         factors["dgate"] = made["dgate"] if "gate" in operands else None
-        if "gate" not in op.reads and made["beta"] is not None:
+        if "scale" in operands and "gate" not in op.reads and made["beta"] is not None:
             factors["beta"] = cupy.ascontiguousarray(made["beta"])
         adding = segments.sums(plan, kinds, own, made | factors, scalars)
         if enqueue:
