@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ._call.warm_up import warm_up
     from ._ops import (
         add_layer_norm,
+        add_layer_norm_bwd,
         add_layer_norm_fwd,
         add_layer_norm_quant,
         add_rms_norm,
+        add_rms_norm_bwd,
         add_rms_norm_fwd,
         add_rms_norm_quant,
         combine_moments,
@@ -63,9 +65,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Quant",
     "add_layer_norm",
+    "add_layer_norm_bwd",
     "add_layer_norm_fwd",
     "add_layer_norm_quant",
     "add_rms_norm",
+    "add_rms_norm_bwd",
     "add_rms_norm_fwd",
     "add_rms_norm_quant",
     "combine_moments",

@@ -172,9 +172,9 @@ class Family:
     options : tuple of Option or Operand
         What else is given, in the order of arguments, from `eps` on.
     sources : tuple of Source
-        Where its rows may come from. The backward op is that of the first.
+        Where its rows may come from.
     has_gradient : bool
-        Whether there is a backward op.
+        Whether there are backward ops, one for each source.
     given : tuple of Input or Option
         What may stand for the sums over a row: an array, and the number of columns that it is of.
     """
@@ -208,7 +208,7 @@ class Op:
     family : Family
         The norm.
     source : Source
-        Where a forward op's rows come from.
+        Where the rows that are normalised come from.
     keeps : bool
         Whether it returns the family's statistics.
     is_backward : bool
@@ -227,7 +227,8 @@ class Op:
     returns : tuple of str
         The arrays that are returned.
     leader : str
-        The array whose device and library are those of a call.
+        The array whose device and library are those of a call; of a backward op it is the one that
+        was normalised.
     """
 
     name: str
@@ -335,35 +336,42 @@ def _forward_op(family: Family, source: Source, keeps: bool) -> Op:
     )
 
 
-def _backward_op(family: Family) -> Op:
+def _backward_op(family: Family, source: Source) -> Op:
     weight, *biases = family.parameters
-    (source, *_) = family.sources
-    gate = [name for name in source.reads if name != "x"]
+    norm = source.prefix + family.name
+    gate = ["gate"] if source is GATED else []
     # A gate differs by row, and so nothing else stands beside the rows.
     modulation = () if gate else MODULATION
     dresidual = [] if gate else ["dresidual"]
+    # Of a sum that was normalised, what a gate has scaled.
+    rows: str = "x"
+    addend: tuple[Input, ...] = ()
+    if source is ADDED:
+        rows, addend = "h", (Input("x"), replace(source.operands[0], optional=False, keyword=False))
     return Op(
-        name=f"{family.name}_bwd",
-        norm=family.name,
+        name=f"{norm}_bwd",
+        norm=norm,
         family=family,
         source=source,
         keeps=False,
         is_backward=True,
         arguments=(
-            *map(Input, ("dy", "x", *gate)),
+            *map(Input, ("dy", rows, *gate)),
             Input(weight, optional=True),
             *map(Input, family.saves),
+            *addend,
             *(a for a in family.options if isinstance(a, Option) and a.backward),
             *(BETA for _ in biases),
             *modulation,
             *(Input(name, optional=True, keyword=True) for name in dresidual),
             SUMS,
         ),
-        reads=("x", "dy", *gate, *dresidual),
+        reads=(rows, "dy", *gate, *(a.name for a in addend[:1]), *dresidual),
         parameters=(weight,),
-        operands=tuple(a.name for a in modulation if isinstance(a, Operand)),
+        operands=tuple(a.name for a in (*modulation, *addend) if isinstance(a, Operand)),
         writes=(),
-        returns=("dx", *(f"d{name}" for name in (*gate, *family.parameters))),
+        returns=tuple(f"d{n}" for n in (*dict.fromkeys(("x", rows)), *gate, *family.parameters)),
+        leader=rows,
     )
 
 
@@ -529,7 +537,12 @@ OPS: dict[str, Op] = {
             for family in FAMILIES
             if source in family.sources
         ),
-        *(_backward_op(family) for family in FAMILIES if family.has_gradient),
+        *(
+            _backward_op(family, source)
+            for source in SOURCES
+            for family in FAMILIES
+            if source in family.sources and family.has_gradient
+        ),
     )
 }
 
@@ -621,7 +634,9 @@ ALL_OPS = OPS | ROPE_OPS | QUANTISED
 
 # Those that return no statistics, which users call where no gradient is wanted.
 PLAIN = tuple(op for op in OPS.values() if not (op.keeps or op.is_backward))
-BACKWARD = {op.family: op for op in OPS.values() if op.is_backward}
+BACKWARD = {
+    op.family: op for op in OPS.values() if op.is_backward and op.source is op.family.sources[0]
+}
 # What the gradients of a family are made with: where it has no backward op, that of its norm.
 GRADIENTS = BACKWARD | {
     RMS_NORM_ADD: BACKWARD[RMS_NORM],

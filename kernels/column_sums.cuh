@@ -1,5 +1,5 @@
-// What a block's rows give to dgamma and dbeta, a sum for each column that a lane owns; and the
-// kernel that adds up what the blocks have left.
+// What a block's rows give to dgamma, dbeta and dgate, a sum for each column that a lane owns; and
+// the kernel that adds up what the blocks have left.
 //
 // A block's sums lie beside the packets of x and dy that they belong to (pairs.cuh), in registers
 // or in shared memory. Those of what is left of a longer row are kept in `partial` itself.
@@ -8,8 +8,12 @@
 
 #include "pairs.cuh"
 
-// KINDS sums a column, which are those of dgamma and of dbeta; 0 where none is wanted.
-template <class S, class Partial, int KINDS>
+// Nothing that is added up beside dy and n.
+struct NoTerms {};
+
+// KINDS sums a column, which are those of dgamma and of dbeta; 0 where none is wanted. One more, of
+// dh * x, is a gate's.
+template <class S, class Partial, int KINDS, bool OF_GATE = false>
 class ColumnSums {
   using Acc = typename S::Acc;
   using Sums = Pack<Acc, S::VEC>;
@@ -21,32 +25,39 @@ class ColumnSums {
     const Values<S> zeros = {};
 #pragma unroll 1
     for (int turn = S::PACKETS; turn < S::TURNS; ++turn) {
-      for (int kind = 0; kind < KINDS; ++kind) put(kind, turn, zeros);
+      for (int kind = 0; kind < ALL_KINDS; ++kind) put(kind, turn, zeros);
     }
   }
 
-  __device__ void add_in_register(int turn, const Values<S>& dy, const Values<S>& normal) {
-    add_to(in_registers_[turn], dy, normal);
+  // Terms are those of a gate's sum: NoTerms, or dh and x.
+  template <class Terms>
+  __device__ void add_in_register(int turn, const Values<S>& dy, const Values<S>& normal,
+                                  const Terms& terms) {
+    add_to(in_registers_[turn], dy, normal, terms);
   }
 
-  __device__ void add_past_registers(int turn, const Values<S>& dy, const Values<S>& normal) {
-    if (KINDS == 0) return;
+  template <class Terms>
+  __device__ void add_past_registers(int turn, const Values<S>& dy, const Values<S>& normal,
+                                     const Terms& terms) {
+    if (ALL_KINDS == 0) return;
     Values<S> sums[HELD];
 #pragma unroll
-    for (int kind = 0; kind < KINDS; ++kind) get(kind, turn, sums[kind]);
-    add_to(sums, dy, normal);
+    for (int kind = 0; kind < ALL_KINDS; ++kind) get(kind, turn, sums[kind]);
+    add_to(sums, dy, normal, terms);
 #pragma unroll
-    for (int kind = 0; kind < KINDS; ++kind) put(kind, turn, sums[kind]);
+    for (int kind = 0; kind < ALL_KINDS; ++kind) put(kind, turn, sums[kind]);
   }
 
-  __device__ void add_tail(int turn, const Values<S>& dy, const Values<S>& normal) {
-    add_to(tail_[turn], dy, normal);
+  template <class Terms>
+  __device__ void add_tail(int turn, const Values<S>& dy, const Values<S>& normal,
+                           const Terms& terms) {
+    add_to(tail_[turn], dy, normal, terms);
   }
 
   // Writes the block's row of `partial`. All threads of the block call together.
   __device__ void finish() {
 #pragma unroll
-    for (int kind = 0; kind < KINDS; ++kind) {
+    for (int kind = 0; kind < ALL_KINDS; ++kind) {
       Acc* const out = partial_ + kind * gridDim.x * PITCH;
       if constexpr (S::ROWS == 1) {
         write(kind, out);
@@ -74,20 +85,22 @@ class ColumnSums {
   }
 
  private:
-  static constexpr int HELD = KINDS > 0 ? KINDS : 1;  // C++ has no arrays of nothing
+  static constexpr int ALL_KINDS = KINDS + OF_GATE;
+  static constexpr int HELD = ALL_KINDS > 0 ? ALL_KINDS : 1;  // C++ has no arrays of nothing
   static constexpr int QUADS = Sums::BYTES / 16;
   static constexpr bool ALIGNED_SUMS = Partial::ACCESS == ALIGNED;
   // From one row of `partial` to the next: packets of sums start on 16 bytes where `partial` does.
   static constexpr long long PITCH = (S::COLS + 3) / 4 * 4;
 
   // Adds a packet, or the first COUNT of its columns, to sums of all kinds.
-  template <int COUNT>
+  template <int COUNT, class Terms>
   __device__ static void add_to(Acc (&sums)[HELD][COUNT], const Values<S>& dy,
-                                const Values<S>& normal) {
+                                const Values<S>& normal, const Terms& terms) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      if (KINDS > 0) sums[0][i] = fma_rn(dy[i], normal[i], sums[0][i]);
-      if (KINDS > 1) sums[HELD - 1][i] = add(sums[HELD - 1][i], dy[i]);
+      if constexpr (KINDS > 0) sums[0][i] = fma_rn(dy[i], normal[i], sums[0][i]);
+      if constexpr (KINDS > 1) sums[1][i] = add(sums[1][i], dy[i]);
+      if constexpr (OF_GATE) sums[KINDS][i] = fma_rn(terms.dh[i], terms.x[i], sums[KINDS][i]);
     }
   }
 

@@ -136,6 +136,7 @@ class GateGradient {
     typename Bias::Arrays beta;
   };
   using Made = Pack<E, S::VEC>;
+  using Terms = NoTerms;
 
   __device__ GateGradient(const Arrays& arrays, const Place<S>& place)
       : row_(arrays.dgate.row(place)), dgate_(row_, place), bias_(arrays.beta, place) {}
@@ -143,7 +144,7 @@ class GateGradient {
   // Makes dgate of a packet, and dx of `value`, the gradient of what was normalised.
   template <class Beside, class Weight>
   __device__ void packet(int turn, const Beside& beside, const Values<S>& normal,
-                         const Weight& weight, Values<S>& value, Made& made) const {
+                         const Weight& weight, Values<S>& value, Made& made, Terms&) const {
     Values<S> t;
     if constexpr (!FIRST) {
       copy(normal, t);
@@ -155,7 +156,7 @@ class GateGradient {
 
   template <class Beside, class Weight>
   __device__ void column(int column, const Beside& beside, const Values<S>& normal,
-                         const Weight& weight, Values<S>& value) const {
+                         const Weight& weight, Values<S>& value, Terms&) const {
     Values<S> t;
     if constexpr (!FIRST) {
       copy(normal, t);

@@ -63,19 +63,16 @@ struct NoResidual {
   }
 };
 
-// dresidual of a row, whose packets are taken in order. Of a row in registers it is asked for with
+// A row beside x and dy, whose packets are taken in order. Of a row in registers it is asked for with
 // x and dy, and is in flight while the row is summed.
-template <class S, class DResidual>
-class ResidualGradient {
-  using Packet = Pack<typename S::T, S::VEC>;
+template <class S, class A>
+class RowBeside {
+  using E = typename A::E;
+  using Packet = Pack<E, S::VEC>;
 
  public:
-  struct Arrays {
-    Strided<const typename S::T> dresidual;
-  };
-
-  __device__ ResidualGradient(const Arrays& arrays, const Place<S>& place)
-      : row_(arrays.dresidual.row(place)), reader_(row_, place) {
+  __device__ RowBeside(const Strided<const E>& rows, const Place<S>& place)
+      : row_(rows.row(place)), reader_(row_, place) {
     if (EARLY) reader_.read(0, S::PACKETS, packet_);
   }
 
@@ -88,17 +85,28 @@ class ResidualGradient {
     unpack(load_column<S>(row_, column), value);
   }
 
+ private:
+  static constexpr bool EARLY = S::IN_REGISTERS && S::HAS_ROOM;
+
+  const E* row_;
+  Reader<S, A> reader_;
+  Packet packet_[EARLY ? S::PACKETS : 1];
+};
+
+// dresidual of a row.
+template <class S, class DResidual>
+struct ResidualGradient : RowBeside<S, DResidual> {
+  struct Arrays {
+    Strided<const typename S::T> dresidual;
+  };
+
+  __device__ ResidualGradient(const Arrays& arrays, const Place<S>& place)
+      : RowBeside<S, DResidual>(arrays.dresidual, place) {}
+
   __device__ static typename S::Acc combine(typename S::Acc inner, typename S::Acc rstd,
                                             typename S::Acc beside) {
     return fma_rn(inner, rstd, beside);
   }
-
- private:
-  static constexpr bool EARLY = S::IN_REGISTERS && S::HAS_ROOM;
-
-  const typename S::T* row_;
-  Reader<S, DResidual> reader_;
-  Packet packet_[EARLY ? S::PACKETS : 1];
 };
 
 // There is no gate.
@@ -106,6 +114,7 @@ template <class S>
 struct NoGate {
   struct Arrays {};
   struct Made {};
+  using Terms = NoTerms;
   __device__ NoGate(const Arrays&, const Place<S>&) {}
   template <class... Unused>
   __device__ void packet(Unused&&...) const {}
@@ -197,9 +206,10 @@ class RowGradient {
         }
         other.take(turn, beside);
         gradient(x, weighted, beside, value);
-        gate.packet(turn, raw, x, weight_, value, dgate[i]);
+        typename Gate::Terms terms;
+        gate.packet(turn, raw, x, weight_, value, dgate[i], terms);
         made[i] = round_to<T>(value);
-        columns.add_in_register(turn, dy, x);
+        columns.add_in_register(turn, dy, x, terms);
       }
       out.write(first, S::PACKETS, made);
       gate.write(first, S::PACKETS, dgate);
@@ -213,11 +223,12 @@ class RowGradient {
       saved_.normalise(x);
       gradient(x, weighted, beside, value);
       typename Gate::Made dgate[1];
-      gate.packet(turn, raw, x, weight_, value, dgate[0]);
+      typename Gate::Terms terms;
+      gate.packet(turn, raw, x, weight_, value, dgate[0], terms);
       const Pack<T, S::VEC> made[1] = {round_to<T>(value)};
       out.write(turn, S::TURNS, made);
       gate.write(turn, S::TURNS, dgate);
-      columns.add_past_registers(turn, dy, x);
+      columns.add_past_registers(turn, dy, x, terms);
     }
 #pragma unroll
     for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
@@ -229,9 +240,10 @@ class RowGradient {
       saved_.normalise(x);
       other.column(column, beside);
       gradient(x, weighted, beside, value);
-      gate.column(column, raw, x, weight_, value);
+      typename Gate::Terms terms;
+      gate.column(column, raw, x, weight_, value, terms);
       store_column(dx, column, round_to<T>(value));
-      columns.add_tail(turn, dy, x);
+      columns.add_tail(turn, dy, x, terms);
     }
     out.finish();
     gate.finish();

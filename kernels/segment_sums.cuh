@@ -4,7 +4,8 @@
 // Formula      P = sum of dy * n and Q = sum of dy over the rows of a segment, column by column.
 //              With t = n * (gamma + gamma_offset) + beta and y = t * (scale + scale_offset) +
 //              shift: dscale = (gamma + gamma_offset) * P + beta * Q, dshift = Q, and the share of
-//              dgamma is (scale + scale_offset) * P, that of dbeta (scale + scale_offset) * Q.
+//              dgamma is (scale + scale_offset) * P, that of dbeta (scale + scale_offset) * Q. Of h =
+//              residual + gate * x, dgate = sum of dh * x.
 //
 // Mapping      As column_sums.cuh; a block has COLUMNS columns of one segment.
 
@@ -13,10 +14,11 @@
 #include "column_sums.cuh"
 
 // The sums of one segment. What is not wanted has a null.
-template <typename DScale, typename DShift, typename Acc>
+template <typename DScale, typename DShift, typename DGate, typename Acc>
 struct OfSegments {
   DScale* dscale;  // a row of extent.cols for each segment
   DShift* dshift;
+  DGate* dgate;
   Acc* shares;  // rows of extent.pitch: of dgamma for each segment, then of dbeta
 };
 
@@ -38,7 +40,8 @@ __device__ inline Acc element(const E* from) {
   return value[0];
 }
 
-template <int COLUMNS, int SLICES, int KINDS, typename Acc, typename To, typename With>
+// KINDS sums a column beside those of a gate, which are the last.
+template <int COLUMNS, int SLICES, int KINDS, bool OF_GATE, typename Acc, typename To, typename With>
 __device__ inline void add_up_segments(const To& to, const Acc* partial, const With& with,
                                        const Extent& extent) {
   const long long blocks_of_segment = (extent.cols + COLUMNS - 1) / COLUMNS;
@@ -48,9 +51,9 @@ __device__ inline void add_up_segments(const To& to, const Acc* partial, const W
   const bool exists = column < extent.cols;
 
   const long long rows_of_kind = segments * extent.blocks;
-  Acc sum[2] = {};
+  Acc sum[3] = {};
 #pragma unroll
-  for (int kind = 0; kind < KINDS; ++kind) {
+  for (int kind = 0; kind < KINDS + OF_GATE; ++kind) {
     if (kind > 0) __syncthreads();
     const long long row = kind * rows_of_kind + segment * extent.blocks;
     sum[kind] =
@@ -68,6 +71,7 @@ __device__ inline void add_up_segments(const To& to, const Acc* partial, const W
     store_sum(to.dscale + at, made);
   }
   if (to.dshift != nullptr) store_sum(to.dshift + at, sum[1]);
+  if (OF_GATE) store_sum(to.dgate + at, sum[KINDS]);
   if (to.shares != nullptr) {
     Acc factor = 1;
     if (with.scale != nullptr) {

@@ -42,6 +42,10 @@ def _modulated_bwd(a):
     return cunorm.rms_norm_bwd(a.dy, a.x, a.gamma, a.rstd, scale=a.scale, shift=a.shift)
 
 
+def _added_bwd(a):
+    return cunorm.add_rms_norm_bwd(a.dy, a.residual, a.gamma, a.rstd, a.x, a.gate)
+
+
 def _quantised(quant):
     return lambda a: cunorm.rms_norm_quant(a.x, a.gamma, quant=quant)
 
@@ -99,6 +103,7 @@ CALLS = (
     ),
     Call("rms_norm_bwd(dy, x, gamma, rstd)", _rms_norm_bwd, ("dy",)),
     Call("rms_norm_bwd(dy, x, gamma, rstd, scale=scale, shift=shift)", _modulated_bwd, ("dy",)),
+    Call("add_rms_norm_bwd(dy, h, gamma, rstd, x, gate)", _added_bwd, ("dy", "residual")),
     Call(
         "rms_norm_gated_bwd(dy, x, gate_of_rows, gamma, rstd)",
         lambda a: cunorm.rms_norm_gated_bwd(a.dy, a.x, a.gate_of_rows, a.gamma, a.rstd),

@@ -23,6 +23,18 @@ def layer_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=
     return _backward("layer_norm_bwd", cols, arch, x, gamma, dresidual, sums, gamma_offset)
 
 
+def add_layer_norm_bwd(cols, x, gamma, *, arch=90):
+    dtypes = dict.fromkeys(("h", "x", "dy", "dresidual"), x) | {"gamma": gamma, "gate": gamma}
+    return _plan.backward(
+        OPS["add_layer_norm_bwd"],
+        cols,
+        tuple(dtypes.items()),
+        arch,
+        gamma_offset=False,
+        scale_offset=False,
+    )
+
+
 def rms_norm_rope_bwd(cols, x, beside, *, head=128, arch=90):
     dtypes = (("x", x), ("dy", x), *((name, beside) for name in ("gamma", "cos", "sin")))
     rotary = _plan.Rotary(head, head, interleaved=False, norm_first=True, back=True)

@@ -22,7 +22,7 @@ def work(
     arrays, options = operands.arrays_for_numbers(op, arrays, options)
     axes, settings = _check.backward(op, arrays, options)
     settings |= operands.offset_as_added(op, arrays, settings)
-    x = arrays["x"]
+    x = arrays[op.leader]
     (weight,) = (arrays[name] for name in op.parameters)
     complete = {**arrays, **dict.fromkeys((*op.totals, "partial"))}
     beside = {name: arrays[name] for name in op.operands if arrays[name] is not None}

@@ -101,7 +101,7 @@ def backward(
     launches : tuple of Launch
         As of `forward`.
     """
-    x = arrays["x"]
+    x = arrays[op.leader]
     beside = ("beta",) if "gate" in op.reads else ()
     plan = _plan.backward(
         op,

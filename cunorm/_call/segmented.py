@@ -46,7 +46,7 @@ def backward(
     options : mapping of str to object
         The options by name, as the checks return them.
     operands : mapping of str to cupy.ndarray
-        scale, shift or both.
+        scale, shift and a gate, those that there are.
     enqueue : bool
         Whether the kernels are to run, and not only to be built.
 
@@ -57,7 +57,7 @@ def backward(
     launches : tuple of Launch
         What may be launched again for the next arrays of the same kind.
     """
-    x = arrays["x"]
+    x = arrays[op.leader]
     arrays = {"beta": None, "scale": None, **arrays, **operands}
     dtypes = planned.dtypes(arrays, (*op.reads, *op.parameters, "beta", *operands))
     wanted = arrays["dgamma"] is not None
@@ -76,9 +76,11 @@ def backward(
     scalars = {name: options[name] for name in plan.scalars}
     main, taken = of_backward.backward(plan, axes, made, scalars, own, enqueue=enqueue)
     launches = [main]
-    if kinds > 0:
+    if made["partial"] is not None:
         factors: Arrays = {"gamma": taken.get("gamma"), "beta": None, "scale": taken.get("scale")}
-        if "gate" not in op.reads and made["beta"] is not None:
+        # A gated norm's dgate is an array of rows, which the main kernel has written.
+        factors["dgate"] = made["dgate"] if "gate" in operands else None
+        if "scale" in operands and "gate" not in op.reads and made["beta"] is not None:
             factors["beta"] = cupy.ascontiguousarray(made["beta"])
         adding = segments.sums(plan, kinds, own, made | factors, scalars)
         if enqueue:
@@ -89,7 +91,7 @@ def backward(
         if enqueue:
             totals.enqueue(made.get(name) for name in totals.arrays)
         launches.append(totals)
-    if kinds > 0:
+    if made["partial"] is not None:
         taken |= factors
     as_given = of_backward.as_given(taken, made)
     for name, operand in operands.items():
@@ -118,8 +120,9 @@ def _sums(
             made[f"d{name}"] = cupy.empty(operand.shape, operand.dtype)
         else:
             made[f"d{name}"] = cupy.empty((own.count, plan.cols), plan.accumulator)
-    if kinds > 0:
-        made["partial"] = cupy.empty((kinds * own.count * own.blocks, plan.pitch), plan.accumulator)
+    if kinds > 0 or "gate" in operands:
+        rows = (kinds + ("gate" in operands)) * own.count * own.blocks
+        made["partial"] = cupy.empty((rows, plan.pitch), plan.accumulator)
     if wanted:
         made["shares"] = cupy.empty((kinds * own.count, plan.pitch), plan.accumulator)
     return made

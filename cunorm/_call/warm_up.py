@@ -61,7 +61,8 @@ def warm_up(
         Dtypes of x, by name, or NumPy's or PyTorch's.
     residual, gamma, beta, gate, cos : dtype or None
         What the calls have these in, where `op` takes them: x's dtype, which is "x", if left out;
-        None for no such array. A `gamma2`, q_gamma and k_gamma have gamma's, sin cos's.
+        None for no such array. A `gamma2`, q_gamma and k_gamma have gamma's, sin cos's; a sum h
+        and its gradients have residual's. The gate of a backward op has one row.
     positions : dtype, optional
         That of positions; None if the calls have none.
     dresidual : bool
@@ -129,11 +130,15 @@ def _build(
     if 0 in shape:
         return  # Such a call launches nothing.
     arrays: Arrays = {output.name: None for output in op.writes}
+    if op.leader == "h":
+        of_sum = ("dy", "h", *(() if described["dresidual"] is None else ("dresidual",)))
+        described = {**described, **dict.fromkeys(of_sum, described["residual"])}
     for argument in op.arguments:
         if isinstance(argument, Input):
             name = argument.name
             dtype = accumulator(x) if name in op.family.saves else described.get(name, "x")
-            if name in (*op.operands, *op.sums) or (argument is BETA and op.operands):
+            beside = name in (*op.operands, *op.sums) or (argument is BETA and op.operands)
+            if beside and argument.optional:
                 dtype = None  # operands, and what their gradients alone need
             extent = _extent(op, name, shape)
             own = x if dtype == "x" else dtype
@@ -176,7 +181,7 @@ def _build_heads(
 
 def _extent(op: Op, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of an array beside x: of rows, of one row, or of one number a row."""
-    if name in (*op.parameters, BETA.name):
+    if name in (*op.parameters, BETA.name, *op.operands):
         return shape[-1:]
     return shape[:-1] if name in op.family.saves else shape
 
@@ -198,6 +203,7 @@ class Addresses:
 def _refuse_what_is_not_taken(op: Op, given: Iterable[str], options: Iterable[str]) -> None:
     taken = {option.name for option in op.options}
     names = {*op.names, *(("gamma",) if op.parameters else ())}
+    names |= {"residual"} if op.leader == "h" else set()  # whose dtype a sum has
     for name in (*(n for n in given if n not in names), *(n for n in options if n not in taken)):
         raise TypeError(f"{name} must be left out where op is {op.name}, which does not take it")
 

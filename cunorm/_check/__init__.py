@@ -79,22 +79,25 @@ def forward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, di
 
 def backward(op: Op, arrays: Arrays, values: tuple[object, ...]) -> tuple[int, dict[str, Any]]:
     """Check what a backward op reads, and return how many axes are normalised, and the options."""
+    rows = arrays[op.leader]
+    data(op.leader, rows)
+    like_x("dy", arrays["dy"], rows, op.leader)
     x = arrays["x"]
-    data("x", x)
-    like_x("dy", arrays["dy"], x)
+    if x is not rows:
+        addend("x", x, rows, op.leader)
     axes = parameters(x, **{name: arrays.get(name) for name in (*op.parameters, "beta")})
     if "gate" in op.reads:
         addend("gate", arrays["gate"], x)
     settings = options(op, values, arrays)
     group = settings.get("group")
-    rows = x.shape[: x.ndim - axes] if group is None else (*x.shape[:-1], x.shape[-1] // group)
+    lead = x.shape[: x.ndim - axes] if group is None else (*x.shape[:-1], x.shape[-1] // group)
     for name in op.family.saves:
-        statistic(name, arrays[name], x, rows)
+        statistic(name, arrays[name], x, lead)
     for name in op.operands:
-        if arrays.get(name) is not None:
+        if arrays.get(name) is not None or name == "gate":  # which only these ops have
             operand(name, arrays[name], x)
     if arrays.get("dresidual") is not None:
-        like_x("dresidual", arrays["dresidual"], x)
+        like_x("dresidual", arrays["dresidual"], rows, op.leader)
     return axes, settings
 
 

@@ -159,28 +159,28 @@ def operand(name: str, value: Any, x: cupy.ndarray) -> None:
     same_device(name, value, x)
 
 
-def addend(name: str, value: Any, x: cupy.ndarray) -> None:
-    """Refuse what cannot be added to x."""
+def addend(name: str, value: Any, x: cupy.ndarray, twin: str = "x") -> None:
+    """Refuse what cannot be added to x, or to what `twin` names."""
     data(name, value)
     x_dtype, dtype = x.dtype.name, value.dtype.name
     if (x_dtype == "float64") != (dtype == "float64"):
         allowed = "float64" if x_dtype == "float64" else "float16, bfloat16 or float32"
-        raise TypeError(f"{name} must be {allowed} where x is {x_dtype}, but is {dtype}")
+        raise TypeError(f"{name} must be {allowed} where {twin} is {x_dtype}, but is {dtype}")
     if value.shape != x.shape:
-        raise ValueError(f"{name} must have the shape of x, {x.shape}, but has {value.shape}")
-    same_device(name, value, x)
+        raise ValueError(f"{name} must have the shape of {twin}, {x.shape}, but has {value.shape}")
+    same_device(name, value, x, twin)
 
 
-def like_x(name: str, value: Any, x: cupy.ndarray) -> None:
-    """Refuse a gradient that has not x's dtype, shape and device."""
+def like_x(name: str, value: Any, x: cupy.ndarray, twin: str = "x") -> None:
+    """Refuse a gradient that has not the dtype, shape and device of x, or of what `twin` names."""
     array(name, value)
     if value.dtype != x.dtype:
         raise TypeError(
-            f"{name} must have the dtype of x, {x.dtype.name}, but has {value.dtype.name}"
+            f"{name} must have the dtype of {twin}, {x.dtype.name}, but has {value.dtype.name}"
         )
     if value.shape != x.shape:
-        raise ValueError(f"{name} must have the shape of x, {x.shape}, but has {value.shape}")
-    same_device(name, value, x)
+        raise ValueError(f"{name} must have the shape of {twin}, {x.shape}, but has {value.shape}")
+    same_device(name, value, x, twin)
 
 
 def statistic(name: str, value: Any, x: cupy.ndarray, shape: tuple[int, ...]) -> None:

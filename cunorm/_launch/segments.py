@@ -134,16 +134,16 @@ def sums(
     plan : BackwardPlan
         The kernel that left it.
     kinds : int
-        Sums of a column.
+        Sums of a column, beside those of a gate.
     segments : Segments
         How it shared out the rows.
     arrays : mapping of str to cupy.ndarray or None
         partial; gamma, beta and scale as far as they take part, the last as `Segments.of_operand`
-        returns it; dscale, dshift and shares as far as they are wanted.
+        returns it; dscale, dshift, dgate and shares as far as they are wanted.
     scalars : mapping of str to float
         gamma_offset and scale_offset.
     """
-    names = ("dscale", "dshift", "gamma", "beta", "scale")
+    names = ("dscale", "dshift", "dgate", "gamma", "beta", "scale")
     given = ((name, arrays[name]) for name in names)
     kernel = _plan.SegmentSums(
         plan.accumulator, kinds, tuple((name, a.dtype.name) for name, a in given if a is not None)
@@ -160,7 +160,7 @@ def sums(
             align=True,
         ),
     )
-    device = arrays["x"].device.id
+    device = arrays["partial"].device.id
     return Launch(
         kernels.load(kernel, _plan.Reach(()), device).kernel,
         kernel.grid(plan.cols, segments.count),
@@ -168,6 +168,6 @@ def sums(
         kernel.shared_bytes,
         CNumpyArray(numbers),
         device,
-        ("dscale", "dshift", "shares", "partial", "gamma", "beta", "scale"),
+        ("dscale", "dshift", "dgate", "shares", "partial", "gamma", "beta", "scale"),
         {},
     )

@@ -1,5 +1,6 @@
 """The ops on CuPy arrays, as users call them; `_families.py` says what each is made of."""
 
+from .added import add_layer_norm_bwd, add_rms_norm_bwd
 from .gated import (
     layer_norm_gated,
     layer_norm_gated_bwd,
@@ -49,9 +50,11 @@ from .sums import combine_moments, row_sums
 
 __all__ = [
     "add_layer_norm",
+    "add_layer_norm_bwd",
     "add_layer_norm_fwd",
     "add_layer_norm_quant",
     "add_rms_norm",
+    "add_rms_norm_bwd",
     "add_rms_norm_fwd",
     "add_rms_norm_quant",
     "combine_moments",

@@ -287,6 +287,7 @@ def add_layer_norm_fwd(
     --------
     add_layer_norm : Return y and h alone.
     layer_norm_bwd : The gradients, with h for x.
+    add_layer_norm_bwd : The gradients where there is a gate.
 
     Examples
     --------

@@ -307,6 +307,7 @@ def add_rms_norm_fwd(
     --------
     add_rms_norm : Return y and h alone.
     rms_norm_bwd : The gradients, with h for x.
+    add_rms_norm_bwd : The gradients where there is a gate.
 
     Examples
     --------

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from . import split
 from .dtypes import C_TYPE, ITEMSIZE, accumulator
-from .parts import gate_of, weight_of
+from .parts import ADDEND, gate_of, weight_of, word
 from .plan import Plan
 from .rope_kernel import Rotary, turned_back
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT
-from .unit import Reach, Stage, Try
+from .unit import Reach, Stage, Try, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,9 +140,9 @@ class SegmentSums:
     sums : str
         The dtype of what is added up.
     kinds : int
-        How many sums of a column there are.
+        How many sums of a column there are, beside those of a gate.
     dtypes : tuple of (str, str)
-        The dtypes of dscale, dshift, gamma, beta and scale, those that are there.
+        The dtypes of dscale, dshift, dgate, gamma, beta and scale, those that are there.
     """
 
     sums: str
@@ -168,20 +168,22 @@ class SegmentSums:
         """Return the translation unit."""
         columns, slices = self.block
         acc, of = C_TYPE[self.sums], dict(self.dtypes)
-        dscale, dshift, gamma, beta, scale = (
+        dscale, dshift, dgate, gamma, beta, scale = (
             C_TYPE[of.get(name, self.sums)]
-            for name in ("dscale", "dshift", "gamma", "beta", "scale")
+            for name in ("dscale", "dshift", "dgate", "gamma", "beta", "scale")
         )
+        of_gate = word("dgate" in of)
         return (
             '#include "segment_sums.cuh"\n\n'
             "struct Numbers {\n  Extent extent;\n  long long scale_pitch;\n"
             f"  {acc} gamma_offset, scale_offset;\n}};\n\n"
             f'extern "C" __global__ void __launch_bounds__({columns * slices})\n'
-            f"segment_sums({dscale}* dscale, {dshift}* dshift, {acc}* shares, "
+            f"segment_sums({dscale}* dscale, {dshift}* dshift, {dgate}* dgate, {acc}* shares, "
             f"const {acc}* partial, const {gamma}* gamma, const {beta}* beta, "
             f"const {scale}* scale, const Numbers n) {{\n"
-            f"  add_up_segments<{columns}, {slices}, {self.kinds}>(\n"
-            f"      OfSegments<{dscale}, {dshift}, {acc}>{{dscale, dshift, shares}}, partial,\n"
+            f"  add_up_segments<{columns}, {slices}, {self.kinds}, {of_gate}>(\n"
+            f"      OfSegments<{dscale}, {dshift}, {dgate}, {acc}>"
+            "{dscale, dshift, dgate, shares}, partial,\n"
             f"      Factors<{gamma}, {beta}, {scale}, {acc}>{{gamma, beta, scale, n.scale_pitch, "
             "n.gamma_offset, n.scale_offset}, n.extent);\n}\n"
         )
@@ -237,21 +239,22 @@ def backward(
         Of heads, where registers, or shared memory beside them, do not keep a row.
     """
     of = dict(dtypes)
-    x, family = of["x"], op.family
-    segmented = not {"scale", "shift"}.isdisjoint(of)
-    is_gated = "gate" in of
+    # A gate is one of a gated norm, whose row it goes along, or one of what was added.
+    x, family = of[op.leader], op.family
+    is_gated, of_gate = "gate" in op.reads, "gate" in op.operands
+    segmented = of_gate or not {"scale", "shift"}.isdisjoint(of)
     # The gradient of a gate that follows takes y without it.
     bias = ("beta",) if is_gated and "beta" in of and not chosen["gate_first"] else ()
-    by_segment = (*(("scale",) if "scale" in of else ()), *bias)
-    angles = ("cos", "sin")
-    parameters = tuple(name for name in (*op.parameters, "scale", *bias, *angles) if name in of)
+    by_segment = (*(("scale",) if "scale" in of else ()), *bias, *(("gate",) if of_gate else ()))
+    angles = tuple(name for name in ("cos", "sin") if name in of)
+    parameters = (*(name for name in op.parameters if name in of), *by_segment, *angles)
     kinds = kinds_of_sums(op, of, sums=sums)
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     # Longer rows of heads come in parts, which have other bits: where, no device is to decide.
     fewest = of_wide if rotary is None else RESIDENT_THREADS_ELSEWHERE[1]
     packet_sums = PACKET_BYTES // ITEMSIZE[x] * ITEMSIZE[accumulator(x)]
-    packet_bytes = 2 * PACKET_BYTES + kinds * packet_sums
+    packet_bytes = 2 * PACKET_BYTES + (kinds + of_gate) * packet_sums
     most_packets = 2 if ITEMSIZE[x] == 2 else PACKETS_IN_FLIGHT
     # Rows that are shifted into place take the registers of the fewer lanes.
     share, aligned = (
@@ -272,8 +275,12 @@ def backward(
     if "dresidual" in of:
         other, beside = "ResidualGradient<S, Dresidual>", "{$dresidual}"
     acc = accumulator(x)
-    source, gate = Stage("Pairs<S, X, Dy>", "{$x, $dy}"), Stage("NoGate<S>", "{}")
+    rows, dx = op.leader, f"d{op.leader}"
+    source = Stage(f"Pairs<S, {type_name(rows)}, Dy>", f"{{${rows}, $dy}}")
+    gate = Stage("NoGate<S>", "{}")
     header, row_bytes = "gradient.cuh", 0
+    if of_gate:
+        header, gate = "addend_gradient.cuh", ADDEND
     if is_gated:
         header = "gate_gradient.cuh"
         source, gate = gate_of(of, chosen)
@@ -288,7 +295,8 @@ def backward(
         x,
         cols,
         share,
-        arrays={"dx": x, **({"dgate": of["gate"]} if is_gated else {}), "partial": acc}
+        arrays={name: of[name.removeprefix("d")] for name in op.gradients}
+        | {"partial": acc}
         | {name: of[name] for name in (*read, *parameters, "positions") if name in of}
         | dict.fromkeys(family.saves, acc),
         of_rows=(*op.gradients, *read),
@@ -296,9 +304,9 @@ def backward(
         parameters=parameters,
         written=(*op.gradients, "partial"),
         scalars=("gamma_offset", "scale_offset") if segmented else ("gamma_offset",),
-        body=f"backward<S, {source.type}, {family.statistic}<S>, {weight.type}, {other}, Dx, "
-        f"ColumnSums<S, Partial, {kinds}>, {gate.type}>(\n"
-        f"      {source.arrays}, {weight.arrays}, {beside}, $dx, partial, "
+        body=f"backward<S, {source.type}, {family.statistic}<S>, {weight.type}, {other}, "
+        f"{type_name(dx)}, ColumnSums<S, Partial, {kinds}, {word(of_gate)}>, {gate.type}>(\n"
+        f"      {source.arrays}, {weight.arrays}, {beside}, ${dx}, partial, "
         f"{{{', '.join(family.saves)}}}, n.rows, {groups}, {gate.arrays});",
         alone=False,
         at_once=PACKETS_IN_FLIGHT,

@@ -19,6 +19,8 @@ Stages = Callable[[Dtypes, Chosen], tuple[Stage, ...]]
 
 # To the dtype of x, as models do before gamma multiplies.
 ROUND = Stage("Round<S, X::E>", "{}")
+# What a backward kernel of a sum makes dx by, of an x that a gate has scaled.
+ADDEND = Stage("AddendGradient<S, X, Gate, Dx>", "{$x, $gate, $dx}")
 
 
 def then(stages: Iterable[Stage], to: str = "Y::E") -> Stage:

@@ -19,7 +19,7 @@ def backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
     if group is not None:
         of_groups = backward(op, given | _groups_of(op, given, group))
         return {name: _out_of_groups(a) for name, a in of_groups.items()}
-    x, dy, dresidual = given["x"], given["dy"], given.get("dresidual")
+    x, dy, dresidual = given[op.leader], given["dy"], given.get("dresidual")
     (gamma,) = (given[name] for name in op.parameters)
     precision = Precision.of(x.dtype)
     wide, u, tiny = precision.wide, precision.u, precision.tiny
@@ -87,7 +87,9 @@ def backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
         if gate_first:
             both = times_gate(Near(dx, slack), given, precision)
             dx, slack = both.value, both.error
-    made |= {"dx": Expected(dx, slack, x.dtype)}
+    made |= {f"d{op.leader}": Expected(dx, slack, x.dtype)}
+    if "gate" in op.operands:
+        made |= _of_addend(Near(dx, slack), given, precision)
     made |= dict.fromkeys(op.totals)
     if gamma is not None and given["sums"]:
         # The first parameter multiplies n, and the others are added.
@@ -122,6 +124,17 @@ def _out_of_groups(made: Expected | None) -> Expected | None:
     shape = (*made.value.shape[:-2], -1)
     slack = np.broadcast_to(made.slack, made.value.shape)
     return Expected(made.value.reshape(shape), slack.reshape(shape), made.dtype)
+
+
+def _of_addend(dh: Near, given: dict[str, Any], precision: Precision) -> dict[str, Expected]:
+    """Return the gradients of x and of the gate that it is added with, of dh as it is rounded."""
+    x, gate = given["x"], given["gate"]
+    off = dh.error + ulp(np.abs(dh.value) + dh.error, given["h"].dtype) / 2
+    factor = gate.astype(precision.wide)
+    dx = factor * dh.value
+    slack = np.abs(factor) * off + precision.u * np.abs(dx) + precision.tiny
+    dgate = _sum_to(gate, x.astype(precision.wide), Near(dh.value, off), precision)
+    return {"dx": Expected(dx, slack, x.dtype), "dgate": dgate}
 
 
 def _of_gate(first: Near, second: Near, given: dict[str, Any], precision: Precision) -> Expected:

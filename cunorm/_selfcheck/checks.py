@@ -216,15 +216,23 @@ def _backward(op: Op, check: Check) -> Outcome:
         (rng.standard_normal(shape) * 2 + 0.25).astype(DTYPES[check.dtype])
         for shape in (*[check.shape] * rows, check.shape[-1:])
     ]
+    # Of a sum that was normalised, what was added, and what that was multiplied with.
+    extents = {"x": check.shape, "gate": check.shape[-1:]} if "gate" in op.operands else {}
+    beside = {
+        name: rng.standard_normal(shape).astype(DTYPES[check.dtype])
+        for name, shape in extents.items()
+    }
     on_device = [cupy.asarray(a) for a in given]
     forward = getattr(cunorm, f"{op.family.name}_fwd")
     statistics = forward(*on_device[1:])[1:]
-    outputs = getattr(cunorm, check.op)(*on_device, *statistics)
-    expected = getattr(_reference, check.op)(*given, *map(cupy.asnumpy, statistics))
+    own = {name: cupy.asarray(a) for name, a in beside.items()}
+    outputs = getattr(cunorm, check.op)(*on_device, *statistics, **own)
+    expected = getattr(_reference, check.op)(*given, *map(cupy.asnumpy, statistics), **beside)
+    returned = op.returned(dict.fromkeys(op.operands) | beside)
     faults: list[str] = []
     errors = [
         compare(name, actual, want, faults)
-        for name, actual, want in zip(op.returns, outputs, expected, strict=True)
+        for name, actual, want in zip(returned, outputs, expected, strict=True)
     ]
     return outcome_of(errors, faults)
 

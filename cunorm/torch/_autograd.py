@@ -125,11 +125,15 @@ def _of_rows(saved: Saved, upstream: Grads) -> Grads:
 def _of_sum(saved: Saved, upstream: Grads) -> Grads:
     """Return the gradients of a norm of ``h = residual + gate * x``."""
     dy, dh = upstream["y"], upstream["residual_out"]
+    gate = saved["gate"]
+    if dy is not None and gate is not None and saved.needed["gate"]:
+        backward = OPS[f"{saved.op.norm}_bwd"]
+        return of_norm(saved, dy, rows="residual_out", dresidual=dh, backward=backward)
+    # Without a dy nothing of the norm is left, and a gate without a gradient has no sums.
     found: Grads = {"x": dh}
     if dy is not None:
         found = of_norm(saved, dy, rows="residual_out", dresidual=dh)
     found["residual"] = dh = found["x"]
-    gate = saved["gate"]
     if gate is None or dh is None:
         return found
     x = saved["x"]
@@ -183,6 +187,7 @@ def of_norm(
     statistics: tuple[str, ...] | None = None,
     dresidual: Tensor | None = None,
     operands: dict[str, Any] | None = None,
+    backward: Op | None = None,
 ) -> Grads:
     """Return the gradients of a norm, by the kernel of its family.
 
@@ -199,13 +204,16 @@ def of_norm(
         The gradient that reaches the rows by another way.
     operands : dict, optional
         scale and scale_offset; those of the op, if left out.
+    backward : Op, optional
+        The kernel's op, if it is not the family's: that of a sum, whose gate has a gradient.
 
     Returns
     -------
     dict of str to Tensor or None
-        The gradients of the rows as "x", and of all else by its name.
+        The gradients of the rows as "x", or "residual" where `backward` tells those from x's, and
+        of all else by its name.
     """
-    backward = GRADIENTS[saved.op.family]
+    backward = backward or GRADIENTS[saved.op.family]
     h, gamma = saved[rows], saved[weight]
     dy = dy.to(h.dtype)
     if operands is None:
@@ -219,12 +227,15 @@ def of_norm(
     given = {
         **saved.options,
         **{own: saved[name] for own, name in kept},
-        **{"dy": dy, "x": h, "gate": saved["gate"], "gamma": gamma, "beta": saved["beta"]},
+        **{"dy": dy, "x": saved["x"], backward.leader: h, "gate": saved["gate"]},
+        **{"gamma": gamma, "beta": saved["beta"]},
         **{"dresidual": dresidual, "sums": of_weight or along, **operands},
     }
     arguments = [given.get(a.name, _default(a)) for a in backward.of_tensors]
     made = dict(zip(_returned(backward), _kernel(backward)(*arguments), strict=True))
     found: Grads = {"x": made["dx"], weight: made["dgamma"] if of_weight else None}
+    if "dh" in made:
+        found["residual"] = made["dh"]
     if beta is not None:
         found["beta"] = made["dbeta"] if along else _sum_of_rows(dy, given, *beta)
     for name in ("gate", *backward.operands):

@@ -222,13 +222,14 @@ def forward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, Te
 
 def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return what a backward op returns by name, without the sums that nobody wants."""
-    x, group, gate = tensors["x"], options.get("group"), tensors.get("gate")
+    x, group = tensors[op.leader], options.get("group")
+    gate = tensors["gate"] if "gate" in op.reads else None
     names = (*op.reads, *op.parameters, "beta")
     given = {**_in_groups(tensors, names, group), **options}
     (gamma,), beta = (given[name] for name in op.parameters), given.get("beta")
     axes = (-1,) if group is not None else trailing(x, gamma, beta)
     wide = accumulator(x.dtype)
-    dy, data = (given[name].to(wide).contiguous() for name in ("dy", "x"))
+    dy, data = (given[name].to(wide).contiguous() for name in ("dy", op.leader))
     weight = 1.0 if gamma is None else gamma.to(wide) + options["gamma_offset"]
     gate_first = gate is not None and options["gate_first"]
     factor = upstream_factor(given, wide)
@@ -245,7 +246,12 @@ def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, T
         dx = dx * activated(given) if gate_first else dx
     if given.get("dresidual") is not None:
         dx = dx + given["dresidual"].to(wide)
-    made["dx"] = dx
+    made[f"d{op.leader}"] = dx
+    terms = {"scale": dy * value, "shift": dy}
+    if "gate" in op.operands:
+        dh = rounded(dx, x.dtype).reshape(x.shape)
+        made["dx"] = dh * given["gate"].to(wide)
+        terms["gate"] = dh * given["x"].to(wide)
     made = {
         name: shaped(made[name].to(tensors[name.removeprefix("d")].dtype).contiguous(), x.shape)
         for name in op.gradients
@@ -253,9 +259,9 @@ def backward(op: Op, tensors: Arrays, options: Mapping[str, Any]) -> dict[str, T
     own = tensors[op.parameters[0]]
     if own is not None and options["sums"]:
         # The first parameter multiplies the normalised rows, and the others are added.
-        terms = (upstream * normal, *(upstream for _ in op.totals[1:]))
-        made |= {name: sum_to(term, own, x) for name, term in zip(op.totals, terms, strict=True)}
-    for name, term in (("scale", dy * value), ("shift", dy)):
+        of_rows = (upstream * normal, *(upstream for _ in op.totals[1:]))
+        made |= {name: sum_to(term, own, x) for name, term in zip(op.totals, of_rows, strict=True)}
+    for name, term in terms.items():
         if given.get(name) is not None:
             made[f"d{name}"] = sum_to(term, given[name], x)
     return made

@@ -226,8 +226,9 @@ def add_rms_norm(
     Notes
     -----
     For the backward pass h is kept, not x and residual; with a gate x too, whose gradient and the
-    gate's PyTorch makes of h's. Where their dtypes differ, y's gradient is
-    cast to h's dtype, and h's gradient, as it leaves the kernel in that dtype, to x's.
+    gate's are made in the same kernel: of h's gradient as it is rounded to h's dtype, like
+    ``residual + gate * x`` in PyTorch. Where their dtypes differ, y's gradient is cast to h's dtype
+    first; without a gate h's gradient, as it leaves the kernel in that dtype, is cast to x's.
 
     Examples
     --------

@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("451 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("469 kernels that the assembler takes seconds for", shares=30)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
@@ -137,6 +137,13 @@ HARDEST = (
         for dtype in dtypes
     ]
     + [
+        # Beside what those keep, what a gate has multiplied, and the gate's sums.
+        ("add_layer_norm_bwd", arch, cols, dtype, "float32", access, "ALIGNED")
+        for arch in (75, 90, 120)
+        for cols, access in ((1024, "ALIGNED"), (1025, "SHIFTED"), (20001, "SHIFTED"))
+        for dtype in ("bfloat16", "float32")
+    ]
+    + [
         # Heads that are turned back: one whose lane has all partners, and the most of a token.
         ("rms_norm_rope_bwd", arch, cols, dtype, "float32", access, "ELEMENTS")
         for arch in (75, 90, 120)
@@ -202,6 +209,8 @@ def sizes(op, arch, dtype, parameter):
 def plan_of(op, arch, cols, dtype, parameter):
     if op == "rms_norm_rope_bwd":
         return plans.rms_norm_rope_bwd(cols, dtype, parameter, arch=arch)
+    if op == "add_layer_norm_bwd":
+        return plans.add_layer_norm_bwd(cols, dtype, parameter, arch=arch)
     if op == "rms_norm_bwd":
         return plans.rms_norm_bwd(
             cols, dtype, parameter, gamma_offset=True, dresidual=True, arch=arch

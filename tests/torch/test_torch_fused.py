@@ -391,6 +391,7 @@ def test_backward_operators_pass_opcheck(put, op, operands, sums):
         return
     shapes = dict.fromkeys((*op.reads, "dresidual"), (3, 8)) | dict.fromkeys(op.family.saves, (3,))
     shapes |= dict.fromkeys((*op.parameters, "beta"), (8,)) | dict.fromkeys(operands, (3, 1))
+    shapes |= {"gate": (3, 1)} if "gate" in op.operands else {}
     given = {
         name: put(to_torch(random(shape, "float32", seed=i)))
         for i, (name, shape) in enumerate(shapes.items())

@@ -169,6 +169,12 @@ rms_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor rstd, float gamma_offset
 layer_norm_bwd(Tensor dy, Tensor x, Tensor? gamma, Tensor mean, Tensor rstd, float gamma_offset,
  Tensor? beta, Tensor? scale, Tensor? shift, float scale_offset, Tensor? dresidual, bool sums) ->
  (Tensor, Tensor, Tensor, Tensor, Tensor)
+add_rms_norm_bwd(Tensor dy, Tensor h, Tensor? gamma, Tensor rstd, Tensor x, Tensor gate, float
+ gamma_offset, Tensor? scale, Tensor? shift, float scale_offset, Tensor? dresidual, bool sums) ->
+ (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
+add_layer_norm_bwd(Tensor dy, Tensor h, Tensor? gamma, Tensor mean, Tensor rstd, Tensor x, Tensor
+ gate, float gamma_offset, Tensor? beta, Tensor? scale, Tensor? shift, float scale_offset, Tensor?
+ dresidual, bool sums) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
 rms_norm_gated_bwd(Tensor dy, Tensor x, Tensor gate, Tensor? gamma, Tensor rstd, str? activation,
  bool gate_first, int? group, float gamma_offset, bool sums) -> (Tensor, Tensor, Tensor)
 layer_norm_gated_bwd(Tensor dy, Tensor x, Tensor gate, Tensor? gamma, Tensor mean, Tensor rstd,
