@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 # hold that of 16-bit rows, and 48 KiB of x, dy and dresidual are in flight. Wider rows have 384
 # threads of 168 registers, and 72 KiB in flight; 256 with the assembler of sm_120, which takes more
 # registers. By architecture: threads that an SM holds of 16-bit rows, and of others, which are also
-# the most that share a row, but for 16-bit rows where all arrays are aligned.
+# the most that share a row, but for 16-bit rows where all arrays are aligned. Of a sum by a gate a
+# thread keeps what was scaled too, and one more sum.
 RESIDENT_THREADS = {120: (384, 256), 121: (384, 256)}
 RESIDENT_THREADS_ELSEWHERE = (512, 384)
+RESIDENT_THREADS_OF_GATE = (384, 256)
 # Each block writes and reads again a row of sums, so it should have more rows of data than that.
 # There are blocks for 128 multiprocessors; for two on each, or more of shorter rows, while every
 # block has eight groups of rows; and up to 1024, so that some rounds of them end alike, while it
@@ -250,6 +252,8 @@ def backward(
     parameters = (*(name for name in op.parameters if name in of), *by_segment, *angles)
     kinds = kinds_of_sums(op, of, sums=sums)
     of_narrow, of_wide = RESIDENT_THREADS.get(arch, RESIDENT_THREADS_ELSEWHERE)
+    if of_gate:
+        of_narrow, of_wide = RESIDENT_THREADS_OF_GATE
     resident = of_narrow if ITEMSIZE[x] == 2 else of_wide
     # Longer rows of heads come in parts, which have other bits: where, no device is to decide.
     fewest = of_wide if rotary is None else RESIDENT_THREADS_ELSEWHERE[1]

@@ -10,7 +10,17 @@ import numpy.typing as npt
 
 from .._families import Op
 from .forward import in_groups, times_gate
-from .near import Expected, Near, Precision, Wide, ulp, walk_of_columns, walk_of_rows, weight_of
+from .near import (
+    Expected,
+    Near,
+    Precision,
+    Wide,
+    rounded,
+    ulp,
+    walk_of_columns,
+    walk_of_rows,
+    weight_of,
+)
 
 
 def backward(op: Op, given: dict[str, Any]) -> dict[str, Expected | None]:
@@ -128,12 +138,11 @@ def _out_of_groups(made: Expected | None) -> Expected | None:
 
 def _of_addend(dh: Near, given: dict[str, Any], precision: Precision) -> dict[str, Expected]:
     """Return the gradients of x and of the gate that it is added with, of dh as it is rounded."""
-    x, gate = given["x"], given["gate"]
-    off = dh.error + ulp(np.abs(dh.value) + dh.error, given["h"].dtype) / 2
+    x, gate, dh = given["x"], given["gate"], rounded(dh, given["h"].dtype)
     factor = gate.astype(precision.wide)
     dx = factor * dh.value
-    slack = np.abs(factor) * off + precision.u * np.abs(dx) + precision.tiny
-    dgate = _sum_to(gate, x.astype(precision.wide), Near(dh.value, off), precision)
+    slack = np.abs(factor) * dh.error + precision.u * np.abs(dx) + precision.tiny
+    dgate = _sum_to(gate, x.astype(precision.wide), dh, precision)
     return {"dx": Expected(dx, slack, x.dtype), "dgate": dgate}
 
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow("469 kernels that the assembler takes seconds for"
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
 BACKWARD = ["rms_norm_bwd", "layer_norm_bwd"]
+WITH_DRESIDUAL = [*BACKWARD, "add_layer_norm_bwd"]
 ACCESS = ["ALIGNED", "SHIFTED"]
 DTYPES = [
     ("float16", "float16"),
@@ -284,7 +285,7 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
         # They wait for x before they ask for dy, so that less is in flight than is asked below.
         assert threads >= max(256 // block, 1) * block
     arrays = 2 if op.startswith("add_") or "bwd" in op else 1
-    if op in BACKWARD and dtype in ("float16", "bfloat16"):
+    if op in WITH_DRESIDUAL and dtype in ("float16", "bfloat16"):
         arrays = 3  # dresidual is asked for with x and dy
     at_once = min(plan.split.packets, attempt.at_once)
     in_flight = threads * at_once * _plan.PACKET_BYTES * arrays
