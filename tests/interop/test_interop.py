@@ -46,7 +46,7 @@ def arguments(op, shape=(6, 37), dtype="float32"):
         if name in ("mean", "rstd")
         else random(extents.get(name, shape), dtype, seed=i)
         for i, name in enumerate(names)
-        if name in (*extents, "x", "dy", "residual", "gate", "dresidual")
+        if name in (*extents, "x", "h", "dy", "residual", "gate", "dresidual")
     }
 
 
@@ -257,10 +257,11 @@ def test_overlap_is_seen_through_the_crossing(put):
 
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_of_both_libraries_mix_and_results_are_what_x_is(put, op):
-    given = arguments(op)
+    given, leader = arguments(op), _families.OPS[op].leader
     for lead in (torch.Tensor, cupy.ndarray):
+        ours = lead is cupy.ndarray
         mixed = {
-            name: put(to_torch(a)) if (name == "x") == (lead is torch.Tensor) else cupy.asarray(a)
+            name: cupy.asarray(a) if (name == leader) == ours else put(to_torch(a))
             for name, a in given.items()
         }
         results = call(op, mixed)
