@@ -384,6 +384,7 @@ GAMMA_OFFSET = Option(
     "gamma_offset", 0.0, check="gamma_offset", number=True, compiled=bool, backward=True
 )
 CAST = Option("cast", "before", check="cast", compiled=str)
+ROPE_CAST = replace(CAST, check="rope_cast")
 ACTIVATION = Option(
     "activation", "silu", check="activation", compiled=lambda word: word, backward=True
 )
@@ -591,7 +592,7 @@ ROPE = Family(
     "Scale",
     ("rstd",),
     ("gamma",),
-    (_eps(1e-6), INTERLEAVED, NORM_FIRST, ACROSS_HEADS, GAMMA_OFFSET, CAST),
+    (_eps(1e-6), INTERLEAVED, NORM_FIRST, ACROSS_HEADS, GAMMA_OFFSET, ROPE_CAST),
     sources=(LOADED,),
 )
 _of_one_array = partial(_rope_op, "rms_norm_rope", ("x",), "{1}", (Output("y", "out", "x"),))

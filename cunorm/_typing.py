@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 Activation: TypeAlias = Literal["silu", "sigmoid"] | None
 Cast: TypeAlias = Literal["before", "after"]
+RopeCast: TypeAlias = Literal["before", "between", "after"]
 
 # The arrays of a call by their names in the kernel; None where there is none.
 Arrays: TypeAlias = dict[str, Any]

@@ -26,7 +26,19 @@ from .arrays import (
     type_name,
 )
 from .memory import laid_out_alike, sums_out, written
-from .options import ACTIVATIONS, CASTS, OPTIONS, cast, dtype, eps, options, real, whole, word
+from .options import (
+    ACTIVATIONS,
+    CASTS,
+    OPTIONS,
+    ROPE_CASTS,
+    cast,
+    dtype,
+    eps,
+    options,
+    real,
+    whole,
+    word,
+)
 from .rope import rope, rope_backward
 
 if TYPE_CHECKING:
@@ -37,6 +49,7 @@ __all__ = [
     "ACTIVATIONS",
     "CASTS",
     "OPTIONS",
+    "ROPE_CASTS",
     "array",
     "backward",
     "cast",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._typing import Arrays
 
 CASTS = ("before", "after")
+ROPE_CASTS = ("before", "between", "after")
 ACTIVATIONS = ("silu", "sigmoid", None)
 
 
@@ -152,6 +153,7 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "eps2": lambda name, value, arrays: None if value is None else eps(value, arrays["x"], name),
     "gamma_offset": _gamma_offset,
     "cast": lambda name, value, _arrays: cast(value, name),
+    "rope_cast": lambda name, value, _arrays: word(value, name, ROPE_CASTS),
     "activation": lambda name, value, _arrays: word(value, name, ACTIVATIONS),
     "count": _count,
     "dtype": lambda name, value, _arrays: None if value is None else dtype(value, name),

@@ -8,7 +8,7 @@ from typing import Literal, overload
 from .._call.rope import rope
 from .._call.rope_backward import rope_backward
 from .._families import ROPE_OPS
-from .._typing import Cast, DeviceArray, DeviceArrayT
+from .._typing import DeviceArray, DeviceArrayT, RopeCast
 
 
 def rms_norm_rope(
@@ -23,7 +23,7 @@ def rms_norm_rope(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
     out: DeviceArray | None = None,
 ) -> DeviceArrayT:
     """Normalise heads by their root mean square and rotate them by their token's position.
@@ -60,10 +60,11 @@ def rms_norm_rope(
         Whether a token's heads have one mean square together, as in OLMo 2.
     gamma_offset : float
         Added to `gamma` in float32: 1 for models that store the weight less one, like Gemma's.
-    cast : {"before", "after"}
+    cast : {"before", "between", "after"}
         Where 16-bit results are rounded. "before" rounds as `rms_norm` and operators on arrays do:
         n, which has x's dtype, then each product and each sum, to the dtype that promotion of x's
-        and cos's gives. "after" rounds once, at the end.
+        and cos's gives. "between" rounds n once, after gamma, as ``rms_norm(cast="after")``, and
+        then the same: Gemma's and OLMo's. "after" rounds once, at the end.
     out : cupy.ndarray, optional
         Where y is written: `x` itself, or memory of x's shape that overlaps no other argument.
 
@@ -137,7 +138,7 @@ def qk_norm_rope(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
     q_out: DeviceArray | None = None,
     k_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
@@ -211,7 +212,7 @@ def rms_norm_rope_fwd(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
     out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT]:
     """Normalise and rotate heads, and return what the gradient takes.
@@ -272,7 +273,7 @@ def qk_norm_rope_fwd(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
     q_out: DeviceArray | None = None,
     k_out: DeviceArray | None = None,
 ) -> tuple[DeviceArrayT, DeviceArrayT, DeviceArrayT, DeviceArrayT]:

@@ -100,7 +100,7 @@ def heads(
         Where registers, or shared memory beside them, do not keep a row.
     """
     of = dict(dtypes)
-    x, rounds = of["x"], cast == "before"
+    x, rounds = of["x"], cast != "after"
     wide = accumulator(x)
     product = promoted(x, of["cos"]) if rounds else wide
     row = x if rotary.norm_first else product
@@ -110,7 +110,8 @@ def heads(
     kept = wide if rotary.norm_first and not rounds else x
     row_bytes = _row_bytes(rotary, cols, row, kept, share, arch)
     rotation = _rotation(rotary, of, product, kept, row_bytes)
-    chosen = {"gamma_offset": gamma_offset, "cast": cast}
+    of_norm = "before" if cast == "before" else "after"
+    chosen = {"gamma_offset": gamma_offset, "cast": of_norm}
     normed = {"x": row} | {name: of[name] for name in ("y", "gamma") if name in of}
     ending = epilogue("Scale", normed, chosen)
     if rotary.norm_first:

@@ -33,7 +33,7 @@ def rms_norm_rope_fwd(
 ) -> tuple[Expected, Expected]:
     """Return what is expected of the op of this name, which has the same arguments but `out`."""
     precision = Precision.of(x.dtype)
-    rounds = cast == "before"
+    rounds, of_norm = cast != "after", "before" if cast == "before" else "after"
     product = promoted(x.dtype, cos.dtype)
     rows = _rows(cos, positions, x), _rows(sin, positions, x)
     kept: list[Near] = []
@@ -44,8 +44,8 @@ def rms_norm_rope_fwd(
         wide_eps = precision.wide(eps)
         normal, saved = mean_square(h, (-1,), h.value.shape[-1], wide_eps, precision)
         kept.extend(saved)
-        of = {"x": np.empty(0, dtype), "gamma": gamma, "gamma_offset": gamma_offset, "cast": cast}
-        n = scaled(normal, of, precision)
+        of = {"x": np.empty(0, dtype), "gamma": gamma, "gamma_offset": gamma_offset}
+        n = scaled(normal, of | {"cast": of_norm}, precision)
         n = Near(n.value.reshape(x.shape), n.error.reshape(x.shape))
         return _operated(n, dtype, rounds, precision)
 

@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "across heads": {"across_heads": True},
     "gamma offset 1": {"gamma_offset": 1.0},
     "cast after": {"cast": "after"},
+    "cast between": {"cast": "between"},
 }
 WAYS = [
     *("contiguous", "row-strided", "base + 1 element", "strided heads"),

@@ -29,7 +29,8 @@ KNOWN = "_cunorm_known"
 class Attention:
     """What is known of an attention: its chain, what its rotation does, and norms of which classes.
 
-    It holds while the class has this `forward`, and that finds this `function` by its name.
+    It holds while the class has this `forward`, and that finds what it found by these names: the
+    `function` that rotates, and all functions and classes of its module that it uses.
     """
 
     chain: Chain
@@ -38,11 +39,12 @@ class Attention:
     rotation: Rotation
     forward: Callable[..., Any]
     function: Callable[..., Any]
+    uses: tuple[tuple[str, Any], ...]
 
     def holds(self, cls: Any) -> bool:
         """Return whether the forward of a class is still the one that is known."""
         scope = innermost(self.forward).__globals__
-        return cls.forward is self.forward and scope.get(self.chain.rotary) is self.function
+        return cls.forward is self.forward and all(scope.get(n) is used for n, used in self.uses)
 
     def call(self, module: torch.nn.Module) -> Callable[..., Any]:
         """Return the forward of a module, with its norms and its rotation in one call."""
@@ -61,7 +63,7 @@ class Attention:
         key = (device, None, dtype, *dtypes)
         plans = [n.plans.get(key) or n.reasons.get(key, "not known") for n in self.norms]
         for plan in plans:
-            why = plan if isinstance(plan, str) else _obstacle(plan, dtype)
+            why = plan if isinstance(plan, str) else _obstacle(plan)
             if why:
                 return f"{why}, in {name_of(dtype)}"
         given = [cos for x, cos in of_tables if x == dtype]
@@ -101,6 +103,7 @@ class OneCall:
             norm_first=chain.norm_first,
             across_heads=chain.layout == "all",
             gamma_offset=plan.offset,
+            cast="between" if plan.cast == "after" else "before",
         )
         return q.transpose(1, 2), k.transpose(1, 2)
 
@@ -117,7 +120,7 @@ class OneCall:
             if _original(norm) is not cls or not is_called_alone(norm):
                 return []
             plan = known_norm.find(norm, chain.given_to_norm(x))
-            if plan is None or _obstacle(plan, x.dtype):
+            if plan is None or _obstacle(plan):
                 return []
             plans.append(plan)
         first, second = plans
@@ -179,19 +182,21 @@ def _learnt(module: torch.nn.Module, forward: Any) -> Attention:
     rotated = rotation(function, chain.options)
     if rotated is None:
         raise Differs(f"{chain.rotary} is not the rotation of the op")
+    uses = tuple(
+        (name, inner.__globals__[name])
+        for name in inner.__code__.co_names
+        if isinstance(inner.__globals__.get(name), (types.FunctionType, type))
+    )
     return Attention(
-        chain, (norms[0], norms[1]), (classes[0], classes[1]), rotated, forward, function
+        chain, (norms[0], norms[1]), (classes[0], classes[1]), rotated, forward, function, uses
     )
 
 
-def _obstacle(plan: Plan, dtype: torch.dtype) -> str:
+def _obstacle(plan: Plan) -> str:
     """Return why a norm is not that of `qk_norm_rope`, "" where it is."""
     own = Plan(False, None, plan.gamma, plan.offset, None, plan.cast, plan.eps)
     if plan != own:
         return "its norms are more than an RMSNorm with a weight"
-    narrow = dtype in (torch.bfloat16, torch.float16)
-    if narrow and plan.cast == "after" and plan.gamma is not None:
-        return "its norms round after the weight, and each step of the rotation: the op has no both"
     return ""
 
 
@@ -214,7 +219,7 @@ def _original(norm: torch.nn.Module) -> type:
 
 def _options(plan: Plan, norm: torch.nn.Module) -> tuple[Any, ...]:
     """Return what a call has once for both norms."""
-    return plan.eps_of(norm), plan.offset, plan.gamma is None
+    return plan.eps_of(norm), plan.offset, plan.gamma is None, plan.cast
 
 
 def _weight(norm: Any, plan: Plan) -> torch.Tensor | None:

@@ -113,6 +113,7 @@ TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "gamma_offset": ("float", _real),
     "scale_offset": ("float", _real),
     "cast": ("str", _word),
+    "rope_cast": ("str", lambda _, value: rope_cast(value)),
     "activation": ("str?", _word),
     "group": ("int?", _whole),
     "dtype": ("ScalarType?", _dtype),
@@ -120,10 +121,11 @@ TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "flag": ("bool", lambda _, value: bool(value)),
     "sums": ("bool", lambda _, value: bool(value)),
 }
-# What turns an option into that, by its name; and what needs no look, which costs a call.
+# What turns an option into that, by its name, but for `rope_cast`; and what needs no look, which
+# costs a call.
 _CHECKS = {
     option.name: option.check
-    for op in (OPS | ROPE_OPS).values()
+    for op in (ROPE_OPS | OPS).values()
     for option in op.of_tensors
     if isinstance(option, Option)
 }
@@ -140,6 +142,12 @@ def options(**given: Any) -> list[Any]:
         else _BY_NAME[name](name, value)
         for name, value in given.items()
     ]
+
+
+def rope_cast(value: Any) -> str:
+    """Return `cast` of an op on heads, which has a word more."""
+    word: str = _check.OPTIONS["rope_cast"]("cast", value, {})
+    return word
 
 
 def named(arguments: tuple[Input | Option, ...], given: tuple[Any, ...]) -> dict[str, Any]:

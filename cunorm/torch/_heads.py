@@ -153,7 +153,7 @@ def _rotated_norm(
 ) -> tuple[Tensor, Tensor]:
     """Return heads normalised and rotated, or the other way about, as `_reference` has it."""
     wide = accumulator(x.dtype)
-    rounds = settings["cast"] == "before"
+    rounds = settings["cast"] != "after"
     product = rotation.product if rounds else None
     statistics = []
 
@@ -164,7 +164,7 @@ def _rotated_norm(
             statistics[0].normal(rows),
             gamma,
             gamma_offset=settings["gamma_offset"],
-            cast=settings["cast"],
+            cast="before" if settings["cast"] == "before" else "after",
             dtype=dtype if rounds else wide,
         )
         return _cpu.shaped(n.to(wide), x.shape)

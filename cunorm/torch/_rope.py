@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._typing import Cast
+from .._typing import RopeCast
 from . import _heads  # noqa: F401  (defines the operators)
-from ._checks import no_gradient, options, tensors
+from ._checks import no_gradient, options, rope_cast, tensors
 
 _operators = torch.ops.cunorm
 
@@ -24,7 +24,7 @@ def rms_norm_rope(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
 ) -> Tensor:
     """Normalise heads by their root mean square and rotate them, differentiably.
 
@@ -59,10 +59,11 @@ def rms_norm_rope(
         Whether a token's heads have one mean square together, as in OLMo 2.
     gamma_offset : float
         Added to `gamma` in float32: 1 for models that store the weight less one, like Gemma's.
-    cast : {"before", "after"}
+    cast : {"before", "between", "after"}
         Where 16-bit results are rounded. "before" rounds as `rms_norm` and PyTorch's operators do:
         n, which has x's dtype, then each product and each sum, to the dtype that promotion of x's
-        and cos's gives. "after" rounds once, at the end.
+        and cos's gives. "between" rounds n once, after gamma, as ``rms_norm(cast="after")``, and
+        then the same: Gemma's and OLMo's. "after" rounds once, at the end.
 
     Returns
     -------
@@ -111,9 +112,8 @@ def rms_norm_rope(
         norm_first=norm_first,
         across_heads=across_heads,
         gamma_offset=gamma_offset,
-        cast=cast,
     )
-    y, _ = _operators.rms_norm_rope_fwd(x, gamma, cos, sin, positions, *numbers)
+    y, _ = _operators.rms_norm_rope_fwd(x, gamma, cos, sin, positions, *numbers, rope_cast(cast))
     return y  # type: ignore[no-any-return]
 
 
@@ -131,7 +131,7 @@ def qk_norm_rope(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Normalise and rotate the heads of queries and keys, in one launch.
 
@@ -186,10 +186,9 @@ def qk_norm_rope(
         norm_first=norm_first,
         across_heads=across_heads,
         gamma_offset=gamma_offset,
-        cast=cast,
     )
     given = (q, k, q_gamma, k_gamma, cos, sin, positions)
-    q, k, *_ = _operators.qk_norm_rope_fwd(*given, *numbers)
+    q, k, *_ = _operators.qk_norm_rope_fwd(*given, *numbers, rope_cast(cast))
     return q, k
 
 
@@ -205,7 +204,7 @@ def rms_norm_rope_(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
 ) -> Tensor:
     """Write over x what `rms_norm_rope` returns, and return x.
 
@@ -245,9 +244,8 @@ def rms_norm_rope_(
         norm_first=norm_first,
         across_heads=across_heads,
         gamma_offset=gamma_offset,
-        cast=cast,
     )
-    _operators.rms_norm_rope_(x, gamma, cos, sin, positions, *numbers)
+    _operators.rms_norm_rope_(x, gamma, cos, sin, positions, *numbers, rope_cast(cast))
     return x
 
 
@@ -265,7 +263,7 @@ def qk_norm_rope_(
     norm_first: bool = True,
     across_heads: bool = False,
     gamma_offset: float = 0.0,
-    cast: Cast = "before",
+    cast: RopeCast = "before",
 ) -> tuple[Tensor, Tensor]:
     """Write over q and k what `qk_norm_rope` returns, and return both.
 
@@ -312,9 +310,8 @@ def qk_norm_rope_(
         norm_first=norm_first,
         across_heads=across_heads,
         gamma_offset=gamma_offset,
-        cast=cast,
     )
-    _operators.qk_norm_rope_(q, k, q_gamma, k_gamma, cos, sin, positions, *numbers)
+    _operators.qk_norm_rope_(q, k, q_gamma, k_gamma, cos, sin, positions, *numbers, rope_cast(cast))
     return q, k
 
 

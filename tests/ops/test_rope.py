@@ -243,10 +243,13 @@ def rotary_embedding(positions, cols, theta, dtype):
 
 
 @pytest.mark.parametrize(
-    ("cols", "theta", "offset"),
-    [pytest.param(128, 1e6, 0.0, id="qwen3"), pytest.param(256, 1e4, 1.0, id="gemma3")],
+    ("cols", "theta", "offset", "cast"),
+    [
+        pytest.param(128, 1e6, 0.0, "before", id="qwen3"),
+        pytest.param(256, 1e4, 1.0, "between", id="gemma3"),
+    ],
 )
-def test_bfloat16_heads_have_the_bits_of_the_models_of_transformers(cols, theta, offset):
+def test_bfloat16_heads_have_the_bits_of_the_models_of_transformers(cols, theta, offset, cast):
     """Given the norm's n, whose last bit a reduction in another order may change."""
     q, k = (random((2, 7, heads, cols), "bfloat16", seed=heads) for heads in (4, 2))
     weights = [random(cols, "bfloat16", seed=i, scale=0.3, shift=1 - offset) for i in (1, 2)]
@@ -254,13 +257,14 @@ def test_bfloat16_heads_have_the_bits_of_the_models_of_transformers(cols, theta,
     positions = torch.arange(7).expand(2, 7) + torch.tensor([[0], [20]])
     angles = rotary_embedding(positions, cols, theta, torch.bfloat16)
     # Heads before tokens, as attention takes them.
+    own = {"gamma_offset": offset, "cast": "before" if cast == "before" else "after"}
     n = [
-        to_torch(cunorm.rms_norm(x, gamma, gamma_offset=offset).get()).transpose(1, 2)
+        to_torch(cunorm.rms_norm(x, gamma, **own).get()).transpose(1, 2)
         for x, gamma in zip(given[:2], given[2:], strict=True)
     ]
     expected = apply_rotary_pos_emb(*n, *angles)
     halves = [cupy.asarray(to_numpy(a[..., : cols // 2].contiguous())) for a in angles]
-    made = cunorm.qk_norm_rope(*given, *halves, gamma_offset=offset)
+    made = cunorm.qk_norm_rope(*given, *halves, gamma_offset=offset, cast=cast)
     for actual, wanted in zip(made, expected, strict=True):
         assert bits(actual) == bits(to_numpy(wanted.transpose(1, 2).contiguous()))
 
@@ -408,7 +412,7 @@ def test_heads_too_many_for_registers_have_the_bits_of_their_parts_too(dtypes, f
     assert bits(y) == bits(expected)
 
 
-@pytest.mark.parametrize("cast", ["before", "after"])
+@pytest.mark.parametrize("cast", ["before", "between", "after"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_results_are_as_defined(dtype, first, cast):
@@ -609,7 +613,11 @@ X, T = cupy.ones((5, 4, 64), "float16"), cupy.ones((7, 32), "float32")
         ({"out": X[:4]}, ValueError, "out must have the shape of x"),
         ({"gamma_offset": 1.0}, ValueError, "gamma_offset must be 0 where gamma is None"),
         ({"eps": -1.0}, ValueError, "eps must be finite and not negative"),
-        ({"cast": "never"}, ValueError, "cast must be 'before' or 'after', but is 'never'"),
+        (
+            {"cast": "never"},
+            ValueError,
+            "cast must be 'before', 'between' or 'after', but is 'never'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_by_name_and_nothing_is_written(change, error, message):

@@ -133,6 +133,7 @@ def test_what_is_wrong_is_found_where_it_stands(checked):
 
 def test_the_words_of_the_types_are_those_of_the_checks():
     assert typing.get_args(_typing.Cast) == _check.CASTS
+    assert typing.get_args(_typing.RopeCast) == _check.ROPE_CASTS
 
 
 @pytest.mark.parametrize("name", [name for name in cunorm.__all__ if name != "Quant"])
