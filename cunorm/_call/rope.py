@@ -162,8 +162,8 @@ def _in_parts(
     def normalise(source: cupy.ndarray, to: cupy.ndarray) -> None:
         op = OPS["rms_norm"]
         given = {"gamma": None, STATISTIC: None} | taken | {"x": source, "y": to}
-        of_norm = "before" if settings["cast"] == "before" else "after"
-        options = {**settings, "cast": of_norm, "scale_offset": 1.0, "count": 0.0}
+        own = {"cast": _plan.cast_of_norm(settings["cast"]), "scale_offset": 1.0, "count": 0.0}
+        options = {**settings, **own}
         beside = dict.fromkeys((*op.operands, *op.sums))
         planned.forward(op, given | beside, axes, options, enqueue=enqueue)
 

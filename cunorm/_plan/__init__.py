@@ -11,7 +11,7 @@ from .dtypes import ITEMSIZE, accumulator, promoted
 from .forward_kernel import forward, row_sums
 from .plan import Plan
 from .quant_kernel import Dequantised, quantised
-from .rope_kernel import Rotary, TooLong, heads
+from .rope_kernel import Rotary, TooLong, cast_of_norm, heads
 from .rope_plan import HeadsPlan, RopePlan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
@@ -36,6 +36,7 @@ __all__ = [
     "Try",
     "accumulator",
     "backward",
+    "cast_of_norm",
     "column_sums",
     "forward",
     "heads",

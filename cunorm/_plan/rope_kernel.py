@@ -60,6 +60,11 @@ class Rotary:
         return share.lanes <= WARP and cols == self.head and self.rotated // 2 % turn == 0
 
 
+def cast_of_norm(cast: str) -> str:
+    """Return the norm's own cast: of "between" it is "after", and the rotation rounds each step."""
+    return "before" if cast == "before" else "after"
+
+
 @cache
 def heads(
     cols: int,
@@ -110,8 +115,7 @@ def heads(
     kept = wide if rotary.norm_first and not rounds else x
     row_bytes = _row_bytes(rotary, cols, row, kept, share, arch)
     rotation = _rotation(rotary, of, product, kept, row_bytes)
-    of_norm = "before" if cast == "before" else "after"
-    chosen = {"gamma_offset": gamma_offset, "cast": of_norm}
+    chosen = {"gamma_offset": gamma_offset, "cast": cast_of_norm(cast)}
     normed = {"x": row} | {name: of[name] for name in ("y", "gamma") if name in of}
     ending = epilogue("Scale", normed, chosen)
     if rotary.norm_first:

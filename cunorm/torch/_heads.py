@@ -16,6 +16,7 @@ import cunorm
 
 from .. import _check
 from .._families import ROPE_BWD, ROPE_OPS, Input, Op
+from .._plan import cast_of_norm
 from . import _cpu
 from ._autograd import refuse
 from ._checks import accumulator, named, parted, placed
@@ -164,7 +165,7 @@ def _rotated_norm(
             statistics[0].normal(rows),
             gamma,
             gamma_offset=settings["gamma_offset"],
-            cast="before" if settings["cast"] == "before" else "after",
+            cast=cast_of_norm(settings["cast"]),
             dtype=dtype if rounds else wide,
         )
         return _cpu.shaped(n.to(wide), x.shape)
