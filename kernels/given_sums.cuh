@@ -16,8 +16,7 @@ struct GivenSquares {
   };
 
   __device__ GivenSquares(const Sums& sums, const Place<S>& place, Acc eps) {
-    const Acc squares = place.exists ? sums.squares[place.row] : 0;
-    made_.rstd = reciprocal_sqrt(fma_rn(squares, sums.per_column, eps));
+    made_.rstd = reciprocal_sqrt(fma_rn(sums.squares[place.row], sums.per_column, eps));
   }
   __device__ void normalise(Values<S>& value) const { made_.normalise(value); }
   __device__ void save(const Arrays& out, long long row) const { made_.save(out, row); }
@@ -38,9 +37,9 @@ struct GivenMoments {
 
   __device__ GivenMoments(const Sums& sums, const Place<S>& place, Acc eps) {
     const Acc* const row = sums.moments + 2 * place.row;
-    made_.center = place.exists ? row[0] : 0;
+    made_.center = row[0];
     made_.correction = 0;
-    made_.rstd = reciprocal_sqrt(fma_rn(place.exists ? row[1] : 0, sums.per_column, eps));
+    made_.rstd = reciprocal_sqrt(fma_rn(row[1], sums.per_column, eps));
   }
   __device__ void normalise(Values<S>& value) const { made_.normalise(value); }
   __device__ void save(const Arrays& out, long long row) const { made_.save(out, row); }
@@ -57,7 +56,7 @@ __device__ inline void normalise_by(const typename Source::Arrays& from,
                                     typename Given::Acc eps, const typename Given::Sums& sums) {
   using S = typename Source::S;
   const Place<S> here = Place<S>::of(rows);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);
@@ -101,7 +100,7 @@ __device__ inline void sum_rows(const typename Source::Arrays& from, typename So
                                 const Rows& rows) {
   using S = typename Source::S;
   const Place<S> here = Place<S>::of(rows);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);

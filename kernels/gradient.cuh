@@ -362,7 +362,7 @@ __device__ inline void backward(const typename Source::Arrays& from,
 #pragma unroll 1
   for (long long group = own.block; group < groups; group += own.blocks) {
     const Place<S> here = Place<S>::at(rows, own.first + group * S::ROWS + threadIdx.y, own.end);
-    if (here.is_idle_warp()) break;
+    if (here.is_idle_warp) break;
     __syncwarp();  // shared memory of the row before is read before this one's is written
     const Source pairs(from, here);
     Other other(beside, here);

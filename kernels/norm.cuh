@@ -67,7 +67,7 @@ __device__ inline void normalise(const typename Source::Arrays& from,
                                  typename Statistic::Acc eps) {
   using S = typename Source::S;
   const Place<S> here = Place<S>::of(rows);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);

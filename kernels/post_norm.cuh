@@ -54,7 +54,7 @@ class Normed {
       statistic_.normalise(value);
       h = between_.column(column, value);
     });
-    store_column(h_row_, column, h);
+    if (place_.writes()) store_column(h_row_, column, h);
     return h;
   }
 
@@ -81,7 +81,7 @@ __device__ inline void normalise_twice(
   using First = Row<Source, Statistic::PASSES>;
   using Sum = Normed<First, Statistic, Between, H>;
   const Place<S> here = Place<S>::of(rows);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);

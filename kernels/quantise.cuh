@@ -153,7 +153,7 @@ class Quantised {
       float y[S::VEC];
       unpack(packet[i], y);
       const int number = place_.first_packet() + (first + i) * S::SPAN;
-      const bool is_there = place_.has_packet(first + i);
+      const bool is_there = place_.writes() && place_.has_packet(first + i);
       if constexpr (GROUP > 0) {
         scale_ = scale(largest_of_lanes<LANES_OF_GROUP>(largest_of(y)));
         const bool is_first = place_.lane_of_warp() % LANES_OF_GROUP == 0;
@@ -215,7 +215,7 @@ __device__ inline void quantise(const typename Source::Arrays& from,
                                 typename Source::S::Acc eps) {
   using S = typename Source::S;
   const Place<S> here = Place<S>::of(rows);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);

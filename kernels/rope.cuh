@@ -57,7 +57,7 @@ class RotatedTo {
     }
 #pragma unroll
     for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
-      if (!place_.has_tail(turn)) continue;
+      if (!place_.writes() || !place_.has_tail(turn)) continue;
       const int column = place_.tail_column(turn);
       y_.column(column, rotation_.template column<E>(kept_, column));
     }
@@ -132,7 +132,7 @@ __device__ inline void normalise_heads(const typename Source::Arrays& from,
   using S = typename Source::S;
   static_assert(S::IN_REGISTERS && S::CLUSTER == 1, "the plan keeps rows in registers");
   const Place<S> here = Place<S>::of(rows, group);
-  if (here.is_idle_warp()) return;
+  if (here.is_idle_warp) return;
   wait_for_kernel_before();
 
   Source source(from, here);

@@ -56,7 +56,7 @@ struct ByPosition {
   };
   // A row past the last has no position.
   __device__ ByPosition(const Arrays& arrays, const Place<S>& place)
-      : position_(place.exists ? static_cast<long long>(*arrays.positions.row(place)) : 0) {}
+      : position_(place.has_columns ? static_cast<long long>(*arrays.positions.row(place)) : 0) {}
   template <typename E>
   __device__ const E* row(const Strided<const E>& table) const {
     return (const E*)((const char*)table.first + position_ * table.stride.level[2]);

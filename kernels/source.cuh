@@ -96,7 +96,8 @@ class Added {
   static constexpr int TAKEN = S::TURNS;  // a residual is added once, also where h is read again
 
   __device__ Added(const Arrays& arrays, const Place<S>& place)
-      : x_row_(arrays.x.row(place)),
+      : place_(place),
+        x_row_(arrays.x.row(place)),
         residual_row_(arrays.residual.row(place)),
         h_row_(arrays.h.row(place)),
         x_(x_row_, place),
@@ -130,7 +131,7 @@ class Added {
     unpack(load_column<S>(x_row_, column), value);
     gate_.times_column(column, value);
     const Pack<T, S::VEC> h = sum(value, load_column<S>(residual_row_, column));
-    store_column(h_row_, column, h);
+    if (place_.writes()) store_column(h_row_, column, h);
     return h;
   }
 
@@ -145,6 +146,7 @@ class Added {
     return round_to<T>(x);
   }
 
+  const Place<S>& place_;
   const typename X::E* x_row_;
   const T* residual_row_;
   T* h_row_;

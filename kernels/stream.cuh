@@ -82,7 +82,7 @@ class Reader<S, A, SCALAR> {
   // A row past the last has no element.
   __device__ Reader(const E* row, const Place<S>& place) {
     E element = {};
-    if (place.exists) element = *row;
+    if (place.has_columns) element = *row;
     packet_ = same<S::VEC>(element);
   }
 
@@ -110,7 +110,7 @@ class Writer {
   __device__ void write(int first, int end, const Pack<E, S::VEC> (&packet)[COUNT]) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      if (first + i < end && place_.has_packet(first + i)) {
+      if (first + i < end && place_.writes() && place_.has_packet(first + i)) {
         store<A::ACCESS == ALIGNED>(mine_ + (first + i) * S::TURN_COLS, packet[i], S::VEC);
       }
     }

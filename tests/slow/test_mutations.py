@@ -203,11 +203,18 @@ MUTATIONS = [
         "layer_norm_fwd float16 (3, 5125) contiguous",
     ),
     (
-        "off-by-one bound: the row past the last is computed too",
+        "off-by-one bound: the row past the last is read",
+        "place.cuh",
+        "min(row, rows.count - 1)",
+        "row",
+        "rms_norm_fwd float32 (37, 128) contiguous",
+    ),
+    (
+        "off-by-one bound: the row past the last has columns in a backward pass",
         "place.cuh",
         "row < end",
         "true",
-        "rms_norm_fwd float32 (37, 7) contiguous",
+        "rms_norm_bwd bfloat16 (5, 96) offset",
     ),
     (
         "wrong tail mask: a column of the tail is stored as a packet",
@@ -630,13 +637,6 @@ MUTATIONS = [
         "return product(x_.again(turn), gate_.again(turn));",
         "return product(x_.again(turn), x_.again(turn));",
         "rms_norm_gated of 700,000 columns",
-    ),
-    (
-        "a number for a row: the row past the last has one too",
-        "stream.cuh",
-        "if (place.exists) element = *row;",
-        "element = *row;",
-        "add_rms_norm float16 (5, 7) numbers",
     ),
     (
         "a number for a row: the tail takes it from its column",
