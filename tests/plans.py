@@ -2,6 +2,13 @@
 
 from cunorm import _plan
 from cunorm._families import OPS, ROPE_BWD
+from cunorm._plan import tuning
+
+
+def served(plan, rows=10**6, *, aligned=True):
+    """Return what serves so many rows where nobody has tuned anything."""
+    device = _plan.Device(plan.arch, multiprocessors=132, name="untuned")
+    return tuning.served(plan, device, rows, aligned=aligned)
 
 
 def rms_norm(cols, x, gamma, *, cast="before", gamma_offset=False, arch=90, residual=None):
@@ -13,6 +20,10 @@ def layer_norm(cols, x, gamma, beta, *, gamma_offset=False, arch=90, residual=No
     chosen = {"gamma_offset": gamma_offset}
     dtypes = {"x": x, "gamma": gamma, "beta": beta}
     return _forward("layer_norm", cols, arch, dtypes, residual, chosen)
+
+
+def add_layer_norm(cols, x, parameter, *, arch=90):
+    return layer_norm(cols, x, parameter, parameter, arch=arch, residual=x)
 
 
 def rms_norm_bwd(cols, x, gamma, *, gamma_offset=False, dresidual=False, arch=90, sums=True):

@@ -44,6 +44,8 @@ class Case:
         The shape of x.
     offset : int
         Elements between a boundary of 16 bytes and the start of every array of rows.
+    few : bool
+        Whether those are all rows that a call would have, and no sample of many.
     """
 
     op: str
@@ -51,6 +53,7 @@ class Case:
     cols: int
     rows: int
     offset: int = 0
+    few: bool = False
 
     def __str__(self) -> str:
         shifted = f" + {self.offset} element" if self.offset else ""
@@ -118,7 +121,7 @@ def grid(
         for dtype in dtypes:
             for n, offset in dict.fromkeys(sizes):
                 fit = max(1, launch_bytes // (n * ITEMSIZE[dtype]))
-                yield Case(op, dtype, n, rows or fit, offset)
+                yield Case(op, dtype, n, rows or fit, offset, few=rows is not None)
 
 
 def arrays(case: Case) -> dict[str, cupy.ndarray]:

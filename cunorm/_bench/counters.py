@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -95,8 +96,10 @@ class Counters:
 
 def count(case: Case) -> Counters:
     """Call the op once and return what was counted."""
+    from .._call import remembered
+
     given = arrays(case)
-    with simgpu.profile() as profile:
+    with simgpu.profile() as profile, nullcontext() if case.few else remembered.by(None):
         made = call(case, given)
     launch, *adding_up = profile.launches
     by_address = {array.address: array for array in launch.arrays}

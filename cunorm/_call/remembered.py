@@ -14,7 +14,8 @@ for a profiler; where it is not, calls do not even ask.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -28,7 +29,7 @@ from .._families import LAZY, Op
 from .._interop import libraries
 from .._launch import kernels
 from .._launch.launches import Launch
-from .._plan import PACKET_BYTES
+from .._plan import PACKET_BYTES, Way, tuning
 from .._typing import Arrays
 
 # Does all the work of a call; returns the arrays with those that were made, and, where calls of
@@ -91,6 +92,17 @@ def _as_ranges(call: Call) -> Call:
             return call(op, given, options)
 
     return ranged
+
+
+@contextmanager
+def by(way: Way | None) -> Iterator[list[tuning.Served]]:
+    """Have every call meanwhile go one way, and list their launches, as `tuning.forced`."""
+    _known.clear()
+    try:
+        with tuning.forced(way) as asked:
+            yield asked
+    finally:
+        _known.clear()
 
 
 def clear() -> None:

@@ -18,6 +18,7 @@ from cupy.cuda import runtime
 
 from .. import _check
 from .._families import ALL_OPS, BETA, QUANTISED, ROPE_OPS, Input, Op
+from .._launch import kernels
 from .._plan import accumulator
 from .._typing import Arrays
 from . import backward, forward, quantised, rope, rope_backward
@@ -52,11 +53,12 @@ def warm_up(
         The name of an op of `cunorm`: "rms_norm", "layer_norm_bwd", ... An op, its ``*_fwd`` form
         and that of `cunorm.torch` share their kernels.
     shapes : iterable of tuple of int
-        Shapes of x; normalised axes count as one. The length of rows makes a kernel, and their
-        number does not but for this: where a row of some array is no multiple of 16 bytes, a single
-        row has a kernel of its own. Of `rms_norm_rope` and `qk_norm_rope`, shapes of x and of q,
-        (..., H, d), all of whose columns are rotated; k has as many heads. A single token or head
-        has a kernel of its own there, too.
+        Shapes of x; normalised axes count as one. The length of rows makes a kernel, or two: one
+        for as many rows as the device has multiprocessors, and one for more. Both are built,
+        whichever the shape is of. Where a row of some array is no multiple of 16 bytes, a single
+        row has a kernel of its own, too, which is built if the shape is of one. Of `rms_norm_rope`
+        and `qk_norm_rope`, shapes of x and of q, (..., H, d), all of whose columns are rotated; k
+        has as many heads. A single token or head has a kernel of its own there, too.
     dtypes : iterable of dtype
         Dtypes of x, by name, or NumPy's or PyTorch's.
     residual, gamma, beta, gate, cos : dtype or None
@@ -115,8 +117,20 @@ def warm_up(
         with cupy.cuda.Device(device), cupy.cuda.using_allocator(Addresses(device)):
             for shape in extents:
                 for x in names:
-                    build = _build_heads if op in ROPE_OPS else _build
-                    build(ALL_OPS[op], shape, x, described, options)
+                    if op in ROPE_OPS:
+                        _build_heads(ALL_OPS[op], shape, x, described, options)
+                        continue
+                    for rows in _few_and_many(shape, device):
+                        _build(ALL_OPS[op], rows, x, described, options)
+
+
+def _few_and_many(shape: tuple[int, ...], device: int) -> tuple[tuple[int, ...], ...]:
+    """Return a shape, and those of few and of many rows like it, if it has any."""
+    if 0 in shape:
+        return (shape,)
+    several = 2  # one row alone is aligned however long it is
+    rows = (several, kernels.device(device).multiprocessors + several)
+    return (shape, *((count, *shape[-1:]) for count in rows))
 
 
 def _build(

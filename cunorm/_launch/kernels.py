@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .._plan import Device
+
 if TYPE_CHECKING:
     import cupy
 
@@ -47,11 +49,18 @@ def fingerprint(kernels: Path) -> str:
 
 
 @cache
-def arch(device: int) -> int:
-    """Return a device's architecture, like 90."""
+def device(number: int) -> Device:
+    """Return what plans know of a device."""
     import cupy
 
-    return int(cupy.cuda.Device(device).compute_capability)
+    found = cupy.cuda.runtime.getDeviceProperties(number)
+    arch = 10 * found["major"] + found["minor"]
+    return Device(arch, found["multiProcessorCount"], found["name"].decode())
+
+
+def arch(number: int) -> int:
+    """Return a device's architecture, like 90."""
+    return device(number).arch
 
 
 @cache

@@ -15,7 +15,7 @@ import cupy
 import numpy as np
 from cupy.cuda.function import CNumpyArray
 
-from .._plan import MOST_SEAMS, PACKET_BYTES, WARP, Reach
+from .._plan import MOST_SEAMS, PACKET_BYTES, WARP, Reach, tuning
 from . import kernels, levels
 
 if TYPE_CHECKING:
@@ -179,17 +179,22 @@ def prepare(
         name: tuple(stride * int(a.itemsize) for stride in steps)
         for (name, a), steps in zip(rows.items(), layout.strides, strict=True)
     }
-    reach = Reach(
-        (
-            *_accesses(plan, axes, rows, strides),
-            *((name, access_of_parameter(plan, a)) for name, a in parameters.items()),
-        ),
-        len(layout.extents),
-        layout.count >= 2**32,
-        tuple(name for name in rows if name not in plan.of_rows),
-    )
-    plan = plan.reached(reach)
+
+    def reached(plan: Plan) -> Reach:
+        return Reach(
+            (
+                *_accesses(plan, axes, rows, strides),
+                *((name, access_of_parameter(plan, a)) for name, a in parameters.items()),
+            ),
+            len(layout.extents),
+            layout.count >= 2**32,
+            tuple(name for name in rows if name not in plan.of_rows),
+        )
+
     device = rows["x"].device.id
+    aligned = reached(plan).all_aligned
+    plan = tuning.served(plan, kernels.device(device), layout.count, aligned=aligned)
+    reach = reached(plan)
     numbers = numbers_of(
         layout.extents,
         tuple(strides[name] for name in (*plan.of_rows, *reach.by_row)),

@@ -2,11 +2,12 @@
 
 dtypes.py and devices.py are tables; split.py shares out a row; parts.py has the parts of kernels,
 of which forward_kernel.py, quant_kernel.py, backward_kernel.py and rope_kernel.py make one; plan.py
-describes it and unit.py writes it down.
+describes it and unit.py writes it down. ways.py has the other ways to share out a row, and
+tuning.py says which of them serves a launch.
 """
 
 from .backward_kernel import BackwardPlan, ColumnSums, SegmentSums, backward, column_sums
-from .devices import MOST_SEAMS
+from .devices import MOST_SEAMS, Device
 from .dtypes import ITEMSIZE, accumulator, promoted
 from .forward_kernel import forward, row_sums
 from .plan import Plan
@@ -15,6 +16,7 @@ from .rope_kernel import Rotary, TooLong, cast_of_norm, heads
 from .rope_plan import HeadsPlan, RopePlan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split
 from .unit import Reach, Try
+from .ways import Way
 
 __all__ = [
     "ITEMSIZE",
@@ -25,6 +27,7 @@ __all__ = [
     "BackwardPlan",
     "ColumnSums",
     "Dequantised",
+    "Device",
     "HeadsPlan",
     "Plan",
     "Reach",
@@ -34,6 +37,7 @@ __all__ = [
     "Split",
     "TooLong",
     "Try",
+    "Way",
     "accumulator",
     "backward",
     "cast_of_norm",

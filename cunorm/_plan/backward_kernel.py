@@ -48,14 +48,11 @@ class BackwardPlan(Plan):
     ----------
     shared_packet_bytes : int
         Bytes of shared memory for each packet of x kept there: dy's and the sums' are beside it.
-    resident : int
-        Threads that a multiprocessor should hold at once.
     row_bytes : int
         Bytes of shared memory that a row of dy passes through, of heads that are turned back.
     """
 
     shared_packet_bytes: int
-    resident: int
     row_bytes: int = field(default=0, kw_only=True)
 
     @property
@@ -67,10 +64,6 @@ class BackwardPlan(Plan):
     def pitch(self) -> int:
         """From one row of the blocks' sums to the next: PITCH of kernels/column_sums.cuh."""
         return -(-self.cols // 4) * 4
-
-    def resident_threads(self, reach: Reach) -> int:
-        """Return the threads that a multiprocessor should hold, at first."""
-        return self.resident
 
     def grid(self, rows: int) -> tuple[int]:
         """Return the grid of a launch, whose block b takes groups b, b + blocks, ...
@@ -312,12 +305,12 @@ def backward(
         f"{type_name(dx)}, ColumnSums<S, Partial, {kinds}, {word(of_gate)}>, {gate.type}>(\n"
         f"      {source.arrays}, {weight.arrays}, {beside}, ${dx}, partial, "
         f"{{{', '.join(family.saves)}}}, n.rows, {groups}, {gate.arrays});",
-        alone=False,
-        at_once=PACKETS_IN_FLIGHT,
+        arch=arch,
         shared_packet_bytes=packet_bytes,
         resident=resident,
         row_bytes=row_bytes,
         if_aligned=aligned if aligned != share else None,
+        is_free=rotary is None,
         by_segment=by_segment if segmented else None,
     )
 

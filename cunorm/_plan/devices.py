@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Device(NamedTuple):
+    """What a launch's plan knows of its device."""
+
+    arch: int
+    multiprocessors: int
+    name: str
+
+
 # Shared memory that a block may have (CUDA C++ Programming Guide, "Technical Specifications per
 # Compute Capability").
 SHARED_BYTES = {

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from .._families import COUNT
 from . import split
-from .devices import half_of_shared_bytes
 from .dtypes import accumulator
 from .parts import SOURCES, between, epilogue
 from .plan import Plan
-from .split import PACKETS_IN_FLIGHT, whole_packets
+from .split import PACKETS_IN_FLIGHT
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -49,12 +48,10 @@ def forward(
     parameters = tuple(name for name in (*op.parameters, *op.operands) if name in of)
     with_residual = len(op.source.writes) > 0
     share = split.forward(cols, row, arch, residual=with_residual)
-    in_registers = whole_packets(cols, row) <= share.in_registers
     # 1024 lanes have 64 registers each, which hold up to four packets and gamma's.
     has_room = family.statistic == "MeanSquare" and op.reads == ("x",)
-    if_aligned = None
-    if has_room and set(parameters) <= {"gamma"}:
-        if_aligned = split.in_registers(share, cols, row)
+    has_room = has_room and set(parameters) <= {"gamma"}
+    in_registers = split.most_lanes(share, cols, row, 1024) if has_room and share.shared else None
     header, numbers = "norm.cuh", f"{{{', '.join(family.saves)}}}, n.rows, n.eps"
     body = f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>("
     made_of = f"{source.arrays}, {ending.arrays}"
@@ -87,9 +84,10 @@ def forward(
         written=(*written, *family.saves),
         scalars=tuple(o.name for o in op.options if o.number and (given or o is not COUNT)),
         body=f"{body}\n      {made_of}, {{$y}}, {numbers});",
-        alone=share.shared_bytes() > half_of_shared_bytes(arch),
-        at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
-        if_aligned=if_aligned,
+        arch=arch,
+        at_once_past_registers=2 if with_residual else PACKETS_IN_FLIGHT,
+        if_aligned=in_registers,
+        if_few=split.most_lanes(share, cols, row, split.MOST_LANES),
     )
 
 
@@ -111,6 +109,5 @@ def row_sums(kind: str, cols: int, dtype: str, arch: int) -> Plan:
         written=("sums",),
         scalars=(),
         body=f"sum_rows<Loaded<S, X>, {part}<S>>({{$x}}, sums, n.rows);",
-        alone=share.shared_bytes() > half_of_shared_bytes(arch),
-        at_once=PACKETS_IN_FLIGHT,
+        arch=arch,
     )

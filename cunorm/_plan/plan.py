@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import unit
+from .devices import half_of_shared_bytes
 from .dtypes import ITEMSIZE, accumulator
-from .split import PACKET_BYTES, Split
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, Split, whole_packets
 from .unit import Try
 
 if TYPE_CHECKING:
@@ -41,12 +42,17 @@ class Plan:
         The numbers that follow the strides in the kernel's last argument.
     body : str
         What the entry point calls, of arrays by ``$name``: see `Stage`.
-    alone : bool
-        Whether a multiprocessor's shared memory has no room for two blocks.
-    at_once : int
-        Packets that a lane asks for before it needs the first, at first.
-    if_aligned : Split or None
-        How the columns are shared out instead where every array is reached in whole packets.
+    arch : int
+        The architecture, like 90.
+    at_once_past_registers : int
+        Packets that a lane asks for before it needs the first, where registers do not keep all.
+    resident : int or None
+        Threads that a multiprocessor should hold, at first; None for those of `resident_threads`.
+    if_aligned, if_few : Split or None
+        How the columns are shared out instead where every array is reached in whole packets, and
+        where each row has a multiprocessor to itself.
+    is_free : bool
+        Whether other splits than these may serve, too.
     by_segment : tuple of str or None
         The parameters that have a row for each segment of rows; None where rows have no segments.
     """
@@ -63,9 +69,12 @@ class Plan:
     written: tuple[str, ...]
     scalars: tuple[str, ...]
     body: str
-    alone: bool
-    at_once: int
+    arch: int
+    at_once_past_registers: int = field(default=PACKETS_IN_FLIGHT, kw_only=True)
+    resident: int | None = field(default=None, kw_only=True)
     if_aligned: Split | None = field(default=None, kw_only=True)
+    if_few: Split | None = field(default=None, kw_only=True)
+    is_free: bool = field(default=True, kw_only=True)
     by_segment: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     @property
@@ -84,6 +93,17 @@ class Plan:
         return self.split.shared_bytes()
 
     @property
+    def alone(self) -> bool:
+        """Whether a multiprocessor's shared memory has no room for two blocks."""
+        return self.split.shared_bytes() > half_of_shared_bytes(self.arch)
+
+    @property
+    def at_once(self) -> int:
+        """Packets that a lane asks for before it needs the first, at first."""
+        in_registers = whole_packets(self.cols, self.row) <= self.split.in_registers
+        return PACKETS_IN_FLIGHT if in_registers else self.at_once_past_registers
+
+    @property
     def block(self) -> tuple[int, int]:
         """The block's shape: lanes of a row, then rows."""
         return (self.split.lanes, self.split.rows)
@@ -98,6 +118,8 @@ class Plan:
         512 have 128 each, which hold four packets, converted, beside what sums and shifts take.
         1024 have 64, enough for three converted packets of an aligned row (`CONVERTED` in row.cuh).
         """
+        if self.resident is not None:
+            return self.resident
         streamed = (*self.of_rows, *self.parameters)
         # Codes, a byte or less, are none of the four dtypes.
         wide = any(ITEMSIZE.get(self.arrays[n], 1) > ITEMSIZE[self.row] for n in streamed)
@@ -108,11 +130,10 @@ class Plan:
             return 512
         return 1024
 
-    def reached(self, reach: Reach) -> Plan:
-        """Return the plan of a launch that reaches its arrays so. It has the same bits."""
-        if self.if_aligned is None or not reach.all_aligned:
-            return self
-        return replace(self, split=self.if_aligned, if_aligned=None)
+    def shared_out(self, split: Split, resident: int | None = None) -> Plan:
+        """Return the plan with another split, by the same tree. It has the same bits."""
+        resident = self.resident if resident is None else resident
+        return replace(self, split=split, resident=resident, if_aligned=None, if_few=None)
 
     def tries(self, reach: Reach) -> Iterator[Try]:
         """Yield what the kernel is to be built with until nothing of it is left in local memory.

@@ -7,12 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from . import split
-from .devices import half_of_shared_bytes
 from .dtypes import C_TYPE, ITEMSIZE
 from .parts import SOURCES, epilogue
 from .plan import Plan
 from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, THREADS_OF_SHARED_BLOCK, WARP, Split
-from .split import whole_packets as packets_of
 from .unit import Try
 
 if TYPE_CHECKING:
@@ -62,7 +60,6 @@ def quantised(
     share = in_whole_groups(
         split.forward(cols, row, arch, residual=with_residual), cols, row, quant.group
     )
-    in_registers = packets_of(cols, row) <= share.in_registers
     beside, y = ("Stored<S, YOut>", "{$y_out}") if "y_out" in of else ("Dropped<S, X::E>", "{}")
     sink = (
         f"Quantised<S, {FORMATS[quant.format]}, {scale_type(quant)}, "
@@ -89,8 +86,9 @@ def quantised(
         f"      {source.arrays}, {ending.arrays},\n"
         f"      {{$q, scales, {y}, {{{', '.join(f'n.{name}' for name in BOUNDS)}}}}}, "
         f"n.rows, {'n.eps' if 'eps' in numbers else '0'});",
-        alone=share.shared_bytes() > half_of_shared_bytes(arch),
-        at_once=2 if with_residual and not in_registers else PACKETS_IN_FLIGHT,
+        arch=arch,
+        is_free=False,  # lanes of a turn must have whole groups
+        at_once_past_registers=2 if with_residual else PACKETS_IN_FLIGHT,
     )
 
 

@@ -10,7 +10,7 @@ from .devices import shared_bytes
 from .dtypes import C_TYPE, ITEMSIZE, accumulator, promoted
 from .parts import STAGES, Dtypes, epilogue, then, word
 from .rope_plan import HEADER, HeadsPlan
-from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
+from .split import PACKET_BYTES, WARP, Split, whole_packets
 from .unit import Stage
 
 # The arrays of a kernel, in its order.
@@ -143,8 +143,7 @@ def heads(
         f"                  {sink.type}>(\n"
         f"      {source.arrays}, {ending.arrays}, {sink.arrays}, {{{', '.join(kept_of_row)}}}, "
         "n.rows, n.eps, group);",
-        alone=False,
-        at_once=PACKETS_IN_FLIGHT,
+        arch=arch,
         row_bytes=row_bytes,
     )
 

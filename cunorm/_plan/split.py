@@ -139,15 +139,21 @@ def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
     return Split(lanes, cluster, registers, shared, 1, leaf)
 
 
-def in_registers(share: Split, cols: int, dtype: str) -> Split | None:
-    """Return how more lanes keep a row in registers that 512 keep in shared memory in part.
+def most_lanes(share: Split, cols: int, dtype: str, most: int) -> Split | None:
+    """Return how as many lanes as there can be, up to `most`, keep a row in registers.
 
-    Each has one leaf; None where more than 1024 would have to.
+    They have whole leaves, one each where there are lanes enough. None where that are no more lanes
+    than share the row already, or they would keep more packets than are in flight; and of rows that
+    share a warp.
     """
-    warps = -(-whole_packets(cols, dtype) // (WARP * share.depth))
-    if share.shared == 0 or share.depth > PACKETS_IN_FLIGHT or warps > WARP:
+    if share.lanes < WARP:
         return None
-    return Split(warps * WARP, 1, share.depth, 0, 1, share.depth)
+    chunks = -(-whole_packets(cols, dtype) // (WARP * share.depth))
+    leaves = -(-chunks * WARP // most)
+    lanes = -(-chunks // leaves) * WARP
+    if lanes <= share.lanes or share.cluster > 1 or leaves * share.depth > PACKETS_IN_FLIGHT:
+        return None
+    return Split(lanes, 1, leaves * share.depth, 0, 1, share.depth)
 
 
 def _of_one_warp(packets: int, most: int) -> Split:

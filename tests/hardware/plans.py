@@ -22,9 +22,11 @@ from .given import Given
 from .graphs import Graph
 from .session import DRY, Budget, Lines, guard, log, nvidia_smi, start_device
 from .times import TOLERANCE
-from .ways import Way, compile_way, fewer, in_force, noting, ways
+from .ways import Way, compile_way, fewer, noting, ways
 
 cupy = start_device()
+
+from cunorm._call import remembered  # noqa: E402
 
 ROUNDS = 3
 AT_ONCE = 6  # kinds of rows that are compiled before they are timed: a budget that ends has some
@@ -82,7 +84,7 @@ def captured(
     def call(g: Given) -> Any:
         return cases.call(case, g.arrays)
 
-    with in_force(way), noting() as noted:
+    with remembered.by(way), noting() as noted:
         off = distance(call(given[0]), wanted)
         _, kernel = noted[0]
         takes = {"registers": kernel.num_regs, "spilled": kernel.local_size_bytes}

@@ -163,6 +163,8 @@ ENOUGH = {75: 6, 80: 13, 86: 8, 89: 6, 90: 18, 100: 22, 120: 8}
 
 
 def pytest_generate_tests(metafunc):
+    if "of_parameters" not in metafunc.fixturenames:
+        return
     every = metafunc.config.getoption("--every-kernel")
     metafunc.parametrize(
         ("op", "arch", "cols", "dtype", "parameter", "access", "of_parameters"),
@@ -266,16 +268,22 @@ def assemble(unit, name, arch):
     return registers, max(local)
 
 
+def as_built(plan, reach):
+    """Return the try that hardware would take, its registers and its bytes of local memory."""
+    for attempt in plan.tries(reach):
+        registers, local = assemble(plan.unit(reach, attempt), plan.kernel, plan.arch)
+        if local == 0:
+            break
+    return attempt, registers, local
+
+
 def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, of_parameters):
     plan = plan_of(op, arch, cols, dtype, parameter)
     # Contiguous rows have kernels of their own, with less to keep and fewer conditions.
     levels = random.Random(f"{op} {arch} {cols} {access} {of_parameters}").choice((1, 3))
     reach = reach_of(plan, access, of_parameters, levels)
-    plan = plan.reached(reach)
-    for attempt in plan.tries(reach):
-        registers, local = assemble(plan.unit(reach, attempt), plan.kernel, arch)
-        if local == 0:
-            break
+    plan = plans.served(plan, aligned=reach.all_aligned)
+    attempt, registers, local = as_built(plan, reach)
     assert local == 0
     # Allocated in units of 8 for each thread; a block that asks for more would not start.
     of_thread, block = -(-registers // 8) * 8, plan.split.lanes * plan.split.rows
@@ -294,3 +302,16 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
         assert in_flight < ENOUGH[arch] * 1024
         return
     assert threads >= THREADS[arch] / 2 or in_flight >= ENOUGH[arch] * 1024
+
+
+@pytest.mark.parametrize("access", ACCESS)
+@pytest.mark.parametrize(("dtype", "parameter"), [DTYPES[0], DTYPES[3], DTYPES[4]])
+@pytest.mark.parametrize("cols", [4096, 8192])
+@pytest.mark.parametrize("arch", [75, 90, 120])
+@pytest.mark.parametrize("op", OPS)
+def test_a_kernel_of_few_rows_fits_its_registers(op, arch, cols, dtype, parameter, access):
+    many = plan_of(op, arch, cols, dtype, parameter)
+    few = plans.served(many, rows=8, aligned=access == "ALIGNED")
+    assert (few.split.lanes > many.split.lanes) == (many.if_few is not None)
+    _, _, local = as_built(few, reach_of(few, access, "ALIGNED", 1))
+    assert local == 0
