@@ -18,6 +18,8 @@ from pathlib import Path
 
 from . import __version__, simgpu
 from ._launch import kernels
+from ._plan import tuning
+from ._progress import counted
 
 OLDEST_NUMPY = (2, 1, 2)  # from which on CuPy has bfloat16
 INSTALL_CUPY = "pip install 'cunorm[cuda12]', or 'cunorm[cuda13]' for CUDA 13"
@@ -52,8 +54,14 @@ class _Unmet(Exception):
 
 
 def lines() -> dict[str, Line]:
-    """Return every line by its name; where there is no device, install the software GPU."""
-    return {name: _line(*asked) for name, asked in _ASKED.items()}
+    """Return every line by its name; where there is no device, install the software GPU.
+
+    What was tuned is a line where all that is needed is met.
+    """
+    found = {name: _line(*asked) for name, asked in _ASKED.items()}
+    if all(line.met for line in found.values()):
+        found["tuned"] = _line(_tuned, "delete it, and run python -m cunorm tune again")
+    return found
 
 
 def text(found: dict[str, Line]) -> str:
@@ -197,6 +205,15 @@ def _cuda_headers() -> str:
     if not (Path(folder) / "cuda_fp16.h").is_file():
         raise _Unmet(f"{folder}, without cuda_fp16.h", INSTALL_CUPY)
     return str(folder)
+
+
+def _tuned() -> str:
+    import cupy
+
+    file = tuning.file_of(kernels.device(cupy.cuda.Device().id))
+    if not file.exists():
+        return f"nothing in {file}"
+    return f"{counted(len(list(tuning.read(file))), 'shape')} in {file}"
 
 
 _SEE_ABOVE = "see the lines above, or reinstall it"

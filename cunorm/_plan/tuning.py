@@ -23,6 +23,7 @@ from .split import Split
 from .ways import Way, by, ways
 
 SHIPPED = Path(__file__).with_name("tuned.csv")
+Kind = tuple[str, str, str, int, int]
 NO_LIMIT = 10**18  # of rows
 
 
@@ -64,7 +65,7 @@ class Line(NamedTuple):
     source: str
 
     @property
-    def kind(self) -> tuple[object, ...]:
+    def kind(self) -> Kind:
         """What it is of."""
         return self[:5]
 
@@ -87,7 +88,7 @@ class Served(NamedTuple):
 _forced: list[tuple[Way | None, list[Served]]] = []
 
 
-def kind_of(plan: Plan, *, aligned: bool) -> tuple[object, ...]:
+def kind_of(plan: Plan, *, aligned: bool) -> Kind:
     """Return the kind of a launch, as lines have it."""
     return (plan.kernel, plan.row, " ".join(plan.parameters), plan.cols, int(aligned))
 
@@ -146,16 +147,16 @@ def file_of(device: Device) -> Path:
 
 
 @cache
-def lines(file: Path) -> dict[tuple[object, ...], list[Line]]:
+def lines(file: Path) -> dict[Kind, list[Line]]:
     """Return the lines of a file by their kind; none where it is missing or, it warns, broken."""
-    found: dict[tuple[object, ...], list[Line]] = {}
+    found: dict[Kind, list[Line]] = {}
     try:
         for line in read(file):
             found.setdefault(line.kind, []).append(line)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        warnings.warn(f"cunorm does without {file}: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"cunorm does without what was tuned: {error}", RuntimeWarning, stacklevel=2)
         return {}
     return found
 
@@ -168,18 +169,22 @@ def read(file: Path) -> Iterator[Line]:
     OSError
         Where it cannot be read.
     ValueError
-        Where it has other fields, or one that must be a number and is not.
+        Where it is none of ours: has other fields, or one that must be a number and is not.
     """
+    header = ",".join(Line._fields)
     with file.open(encoding="utf-8", newline="") as text:
-        for number, row in enumerate(csv.reader(text)):
-            if number == 0 and tuple(row) != Line._fields:
-                raise ValueError(f"its first line must be {','.join(Line._fields)}")
-            if number == 0:
-                continue
+        rows = csv.reader(text)
+        if next(rows, None) != [*Line._fields]:
+            raise ValueError(f"{file}: its first line must be {header}")
+        for row in rows:
             if len(row) != len(Line._fields):
-                raise ValueError(f"line {number + 1} must have {len(Line._fields)} fields")
+                raise ValueError(f"{file}, line {rows.line_num}: it must have {header}")
             named = zip(Line._fields, row, strict=True)
-            yield Line(*(int(v) if name in NUMBERS else v for name, v in named))  # type: ignore[arg-type]
+            try:
+                fields = [int(value) if name in NUMBERS else value for name, value in named]
+            except ValueError as error:
+                raise ValueError(f"{file}, line {rows.line_num}: {error}") from error
+            yield Line(*fields)  # type: ignore[arg-type]
 
 
 def write(file: Path, found: Iterable[Line]) -> None:

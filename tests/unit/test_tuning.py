@@ -119,10 +119,10 @@ def test_a_way_that_there_is_not_is_told_and_left_out(cache, way):
     ("text", "why"),
     [
         ("kernel,dtype\n", "its first line must be kernel,dtype,parameters,cols"),
-        (",".join(Line._fields) + "\nrms_norm,float16\n", "line 2 must have 14 fields"),
+        (",".join(Line._fields) + "\nrms_norm,float16\n", "line 2: it must have kernel,dtype"),
         (
             ",".join(Line._fields) + "\n" + ",".join(map(str, line(cols="many"))) + "\n",
-            "invalid literal for int.*'many'",
+            "line 2: invalid literal for int.*'many'",
         ),
         (b"\xff\xfe", "can't decode"),
     ],
@@ -130,7 +130,7 @@ def test_a_way_that_there_is_not_is_told_and_left_out(cache, way):
 def test_a_broken_file_is_told_and_left_out(cache, text, why):
     file = tuning.file_of(DEVICE)
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.warns(RuntimeWarning, match=f"cunorm does without .*tuned-.*: .*{why}"):
+    with pytest.warns(RuntimeWarning, match=f"cunorm does without what was tuned: .*{why}"):
         assert split(rms(4096), MANY).lanes == 128
 
 
