@@ -1,4 +1,4 @@
-"""The ops on CuPy arrays, as users call them; `_families.py` says what each is made of."""
+"""The ops on CuPy arrays, as users call them; `_families/` says what each is made of."""
 
 from .added import add_layer_norm_bwd, add_rms_norm_bwd
 from .gated import (

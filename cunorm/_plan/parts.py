@@ -1,4 +1,4 @@
-"""The parts of a kernel, by the names that `_families.py` gives them.
+"""The parts of a kernel, by the names that `_families/` gives them.
 
 A part is a type of kernels/ and what it is made of. Each function here takes the dtypes of the
 arrays that are there, by name, and what the kernel is compiled for.

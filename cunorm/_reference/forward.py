@@ -237,7 +237,7 @@ def _affine(normal: Near, given: dict[str, Any], precision: Precision) -> Near:
     return Near(y, slack + precision.u * np.abs(y) + precision.tiny)
 
 
-# By the names of `_families.py`.
+# By the names of `_families/`.
 SOURCES: dict[str, Callable[[dict[str, Any], tuple[int, ...], Precision], Made]] = {
     "Loaded": _loaded,
     "Added": _added,

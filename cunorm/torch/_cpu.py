@@ -177,7 +177,7 @@ def _of_sum(normal: Tensor, given: Given) -> Tensor:
     return _scale(normal, given, "gamma2")(dtype)
 
 
-# By the names of `_families.py`.
+# By the names of `_families/`.
 SOURCES: dict[str, Callable[[Given, tuple[int, ...]], Made]] = {
     "Loaded": lambda given, _: (given["x"], {}),
     "Added": add,

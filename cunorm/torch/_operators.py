@@ -1,6 +1,6 @@
 """The operators behind `cunorm.torch`: what PyTorch's dispatcher and compiler see.
 
-They follow from the ops of `_families.py`: one for each that returns statistics, one for each that
+They follow from the ops of `_families/`: one for each that returns statistics, one for each that
 returns gradients, and for each of the others one that writes over its input, whose name ends in an
 underscore. Each has one implementation for every device, and a fake kernel that makes outputs of
 the right shape. CUDA tensors go to the CuPy op of the same name and come back through
