@@ -1,14 +1,15 @@
-"""`python -m cunorm check | bench | info`: whether it is right, what it costs, what it is."""
+"""`python -m cunorm check | bench | tune | info`: is it right, what does it cost, what is it."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import __version__, _info
+from . import __version__, _info, simgpu
 from ._bench import cases
 from ._plan import ITEMSIZE
 
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cunorm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_check, _add_bench, _add_info):
+    for add in (_add_check, _add_bench, _add_tune, _add_info):
         command = add(commands)
         command.set_defaults(prog=command.prog)
     return parser
@@ -131,6 +132,47 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
     return bench
 
 
+def _add_tune(commands: Any) -> argparse.ArgumentParser:
+    tune: argparse.ArgumentParser = commands.add_parser(
+        "tune",
+        help="find the fastest kernels of given shapes",
+        description="Time every way to share out rows of the given shapes on a CUDA device, and "
+        "keep the best in a file of the user's for this kind of device, which calls and `warm_up` "
+        "follow from then on. Results have the same bits by all of them. A shape takes a minute or "
+        "two, nearly all of it to compile.",
+    )
+    ops = (*cases.OPS, *cases.BACKWARD_OPS)
+    tune.add_argument(
+        "--op",
+        nargs="+",
+        choices=ops,
+        default=("rms_norm",),
+        metavar="OP",
+        help=f"of {', '.join(ops)}; rms_norm, without it",
+    )
+    tune.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=ITEMSIZE,
+        default=("bfloat16",),
+        metavar="DTYPE",
+        help=f"of {', '.join(ITEMSIZE)}; bfloat16, without it",
+    )
+    tune.add_argument(
+        "--cols", nargs="+", type=_positive, required=True, metavar="N", help="elements of a row"
+    )
+    tune.add_argument(
+        "--rows",
+        nargs="+",
+        type=_positive,
+        required=True,
+        metavar="ROWS",
+        help="rows; what is found for ROWS is taken for up to twice as many",
+    )
+    tune.set_defaults(run=_tune)
+    return tune
+
+
 def _positive(text: str) -> int:
     """Return a number of rows or columns, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
@@ -160,6 +202,22 @@ def _bench(arguments: argparse.Namespace) -> int:
         bench_run.run(options, device)
     except MemoryError as error:  # CuPy's is one of them
         return _refuse(arguments, f"too many rows: {error}")
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    device = _device(arguments)
+    if device is None:
+        return USAGE
+    if simgpu.installed():
+        return _refuse(arguments, "no CUDA device to take times on; the software GPU has no times")
+    from ._bench import tune
+
+    shapes = product(arguments.op, arguments.dtype, arguments.cols, arguments.rows)
+    try:
+        tune.run([cases.Case(*shape) for shape in dict.fromkeys(shapes)], device)
+    except (OSError, ValueError, MemoryError) as error:
+        return _refuse(arguments, str(error))
     return 0
 
 
