@@ -61,6 +61,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"device: {count} x {name} (sm_{properties['major']}{properties['minor']})"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_multiprocessors() -> Iterator[None]:
+    """Let rows be few up to 4, so that tests on some rows meet the plans of few and of many."""
+    from cunorm._launch import kernels
+
+    device = kernels.device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "device", lambda number: device(number)._replace(multiprocessors=4))
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many processes `pytest -n auto` has: as many as have a core and memory each.
