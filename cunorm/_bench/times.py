@@ -72,7 +72,7 @@ class Times:
 
 def time(case: Case) -> Times:
     """Measure one case on the current device."""
-    sets = [arrays(case) for _ in range(sets_of(case))]
+    sets = [arrays(case) for _ in range(_buffers(case))]
     calls: list[Launch] = [partial(call, case, given) for given in sets]
     cold, warm = microseconds(calls), microseconds(calls[:1])
     fuse = None
@@ -120,7 +120,7 @@ def microseconds(launches: Sequence[Launch]) -> float:
     return best * 1e3 / (turns * len(launches))
 
 
-def sets_of(case: Case) -> int:
+def _buffers(case: Case) -> int:
     """Return how many sets of arrays are larger than the L2 cache together, within bounds."""
     device = cupy.cuda.Device().id
     l2_bytes = int(cupy.cuda.runtime.getDeviceProperties(device)["l2CacheSize"])

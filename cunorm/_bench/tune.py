@@ -23,18 +23,18 @@ from .._plan import Device, Way, tuning
 from .._plan.tuning import NO_LIMIT, Line, Served
 from .._plan.ways import ways
 from .._progress import Progress, counted
-from . import graphs
+from . import timing
 from .cases import Case, arrays, call
-from .times import sets_of
 
 if TYPE_CHECKING:
-    from .graphs import Launch, Sample
+    from .timing import Launch, Sample
 
 MANY = 32  # from so many rows for each multiprocessor on, all numbers of rows are alike
 LEGEND = """\
-us: median of a launch as it was planned, and its spread (p90 - p10). Then the way that took least,
-and how much less, or "as planned" where that is not more than both spreads. A way is lanes x rows
-of a block, c blocks of a cluster, packets in registers + in shared memory, r resident threads."""
+us: median of a launch as it was planned, and its spread, (p90 - p10) / median. Then the way that
+took least, and how much less, or "as planned" where that is not more than both spreads. A way is
+lanes x rows of a block, c blocks of a cluster, packets in registers + in shared memory, r resident
+threads."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Tuned:
         """The way that took least; the planned one if none took less by more than the spreads."""
         planned = self.samples[self.planned]
         least = min(self.samples, key=lambda way: self.samples[way].median)
-        gain = planned.median - self.samples[least].median
+        gain = 1 - self.samples[least].median / planned.median
         return least if gain > max(planned.spread, self.samples[least].spread) else self.planned
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Tuned:
         if self.best != self.planned:
             said = f"{1 - best.median / planned.median:.1%} less than {self.planned}"
         return (
-            f"{self.case!s:<38} {planned.median:8.2f} us ± {planned.spread / planned.median:.0%}  "
+            f"{self.case!s:<38} {planned.median:8.2f} us ± {planned.spread:.0%}  "
             f"{self.best}: {said}, of {counted(len(self.samples), 'way')}"
         )
 
@@ -101,7 +101,7 @@ def run(cases: Sequence[Case], device: str) -> None:
 
 def tune(case: Case, device: Device) -> Tuned:
     """Time every way that may serve a case."""
-    sets = [arrays(case) for _ in range(sets_of(case))]
+    sets = [arrays(case) for _ in range(timing.sets(case.floor_bytes))]
     with remembered.by(None) as asked:
         wanted = _bits(call(case, sets[0]))
     served = asked[0]
@@ -115,7 +115,7 @@ def tune(case: Case, device: Device) -> Tuned:
             launches[way] = [partial(_go, case, way, given) for given in sets]
         else:
             trouble[way] = obstacle
-    return Tuned(case, served, planned, graphs.compare(launches), trouble)
+    return Tuned(case, served, planned, timing.compare(launches), trouble)
 
 
 def _obstacle(

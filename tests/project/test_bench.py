@@ -181,7 +181,7 @@ def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
 def few_launches(monkeypatch):
     monkeypatch.setattr(bench_times, "LAUNCHES", 5)
     monkeypatch.setattr(bench_times, "ROUNDS", 2)
-    monkeypatch.setattr(bench_times, "sets_of", lambda case: 2)
+    monkeypatch.setattr(bench_times, "_buffers", lambda case: 2)
 
 
 # How close CuPy's own expressions come, which round where the ops do not.
@@ -217,7 +217,7 @@ def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype
         )
 
 
-def test_a_graph_takes_turns_through_thesets_of(few_launches):
+def test_a_graph_takes_turns_through_the_buffers(few_launches):
     counts = [cupy.zeros(1, "int32") for _ in range(2)]
     kernel = cupy.RawKernel('extern "C" __global__ void add(int* to) { ++*to; }', "add")
     launches = [functools.partial(kernel, (1,), (1,), (count,)) for count in counts]
@@ -238,18 +238,18 @@ def test_times_are_those_of_one_launch(few_launches, monkeypatch):
     assert times.share == 1
 
 
-def test_thesets_of_are_larger_than_the_cache_together():
+def test_the_buffers_are_larger_than_the_cache_together():
     case = Case("rms_norm", "float16", 4096, 128)
     cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
-    assert bench_times.sets_of(case) * case.floor_bytes >= 3 * cache
-    assert bench_times.sets_of(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
+    assert bench_times._buffers(case) * case.floor_bytes >= 3 * cache
+    assert bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
 
 
-def test_the_smallest_call_takes_512sets_of_and_no_more():
+def test_the_smallest_call_takes_512_buffers_and_no_more():
     case = Case("rms_norm", "float16", 64, 4)
     cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
     assert 3 * cache / case.floor_bytes > 3000
-    assert bench_times.sets_of(case) == 512
+    assert bench_times._buffers(case) == 512
 
 
 def test_a_copy_moves_the_least_bytes(few_launches):

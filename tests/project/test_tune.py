@@ -2,12 +2,11 @@
 
 from types import SimpleNamespace
 
-import cupy
 import pytest
 from arrays import bits
 
 from cunorm.__main__ import main
-from cunorm._bench import graphs, tune
+from cunorm._bench import timing, tune
 from cunorm._bench.cases import Case, arrays, call
 from cunorm._call import remembered
 from cunorm._launch import kernels
@@ -43,7 +42,7 @@ def clock(monkeypatch):
             for way in launches
         }
 
-    monkeypatch.setattr(graphs, "compare", compare)
+    monkeypatch.setattr(timing, "compare", compare)
     return asked
 
 
@@ -79,14 +78,14 @@ def test_the_best_way_is_kept_and_calls_follow_it(cache, clock):
 
 
 def test_what_takes_no_less_by_more_than_the_spread_stays_as_planned(cache, monkeypatch, clock):
-    compare = graphs.compare
+    compare = timing.compare
 
     def noisy(launches, **_):
         found = compare(launches)
-        found[OTHER].spread = 1.5
+        found[OTHER].spread = 0.6
         return found
 
-    monkeypatch.setattr(graphs, "compare", noisy)
+    monkeypatch.setattr(timing, "compare", noisy)
     before, _ = served(CASE)
     tuned = tune.tune(CASE, device())
     assert tuned.best == tuned.planned == Way(before)
@@ -161,28 +160,3 @@ def test_a_broken_file_is_refused_before_anything_is_timed(cache, clock):
         tune.run([CASE], "a device")
     assert clock == []
     assert file.read_text() == "nothing of ours\n"
-
-
-def test_launches_are_replayed_in_turns_over_their_sets(monkeypatch):
-    monkeypatch.setattr(graphs, "TURNS", 2)
-    monkeypatch.setattr(graphs, "REPLAYS", 3)
-    monkeypatch.setattr(graphs, "MOST_LAUNCHES", 4)
-    # A clock that goes on by 10 us from one event to the next.
-    monkeypatch.setattr(graphs.cupy.cuda, "get_elapsed_time", lambda start, end: 0.01)
-    sets = {name: [cupy.zeros(4, "float32") for _ in range(2)] for name in "ab"}
-
-    def launches(name):
-        return [lambda a=a: cupy.add(a, 1, out=a) for a in sets[name]]
-
-    found = graphs.compare({"a": launches("a"), "b": launches("b")[:1]})
-    # a's two launches are twice in its graph, b's one four times.
-    assert found == {"a": graphs.Sample(2.5, 0.0), "b": graphs.Sample(2.5, 0.0)}
-    # Once before the capture; a graph of one round, replayed 1 + 3 times; then one of several,
-    # replayed 1 + 3 times in each of two turns.
-    assert [a[0] for a in sets["a"]] == [1 + 4 + 2 * 8] * 2
-    assert [a[0] for a in sets["b"]] == [1 + 4 + 4 * 8, 0]
-
-
-def test_a_sample_is_a_median_and_the_distance_of_the_outer_tenths():
-    assert graphs.Sample.of([*range(20, 0, -1)]) == graphs.Sample(11, 18 - 3)
-    assert graphs.Sample.of([3.0]) == graphs.Sample(3.0, 0.0)
