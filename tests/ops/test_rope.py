@@ -412,6 +412,17 @@ def test_heads_too_many_for_registers_have_the_bits_of_their_parts_too(dtypes, f
     assert bits(y) == bits(expected)
 
 
+def test_heads_too_many_for_registers_round_once_after_their_weight_between_norm_and_rotation():
+    x = random((2, 170, 128), "bfloat16")
+    gamma = random(170 * 128, "bfloat16", seed=1, scale=0.3, shift=1)
+    cos, sin = tables((2, 64), "bfloat16")
+    given = [cupy.asarray(a) for a in (x, gamma, cos, sin)]
+    n = cunorm.rms_norm(given[0].reshape(2, -1), given[1], cast="after").get().reshape(x.shape)
+    expected = rotated(n, cos[:, None], sin[:, None], False, True)
+    y = cunorm.rms_norm_rope(*given, across_heads=True, cast="between")
+    assert bits(y) == bits(expected)
+
+
 @pytest.mark.parametrize("cast", ["before", "between", "after"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
