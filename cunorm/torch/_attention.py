@@ -20,6 +20,7 @@ from ._known import Known, known
 from ._plan import Plan, tensor_of
 from ._rope import qk_norm_rope
 from ._rotation import Rotation, rotation
+from ._swapped import bound_forward
 from ._values import Differs, name_of
 
 KNOWN = "_cunorm_known"
@@ -208,7 +209,22 @@ def is_called_alone(norm: torch.nn.Module) -> bool:
         norm._backward_hooks,
         norm._backward_pre_hooks,
     )
-    return not any(hooks) and "forward" not in vars(norm)
+    return not any(hooks) and ("forward" not in vars(norm) or _only_aligns(norm))
+
+
+def _only_aligns(norm: torch.nn.Module) -> bool:
+    """Return whether a hook of accelerate's does no more than take inputs to the weight's device.
+
+    That is what a model whose layers are on several devices has around each module. Where weights
+    are offloaded, the hook also fetches them.
+    """
+    hook: Any = vars(norm).get("_hf_hook")
+    return (
+        type(hook).__module__ == "accelerate.hooks"
+        and type(hook).__name__ == "AlignDevicesHook"
+        and not hook.offload
+        and bound_forward(norm) == "_old_forward"
+    )
 
 
 def _original(norm: torch.nn.Module) -> type:

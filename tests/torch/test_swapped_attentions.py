@@ -6,6 +6,8 @@ import pickle
 import pytest
 import torch
 import torch_bridge
+from accelerate import cpu_offload
+from accelerate.hooks import attach_execution_device_hook
 from arrays import random, to_torch
 from norm_modules import same_bits
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -201,6 +203,34 @@ def test_the_compiler_takes_an_attention_in_one_graph_and_notices_undo(make):
     assert calls(lambda: module(**given)) == 1
     done.undo()
     assert same_bits(compiled(**given)[0], module(**given)[0])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooks_of_accelerate_that_move_nothing_are_no_obstacle(when):
+    model = model_of(qwen3)
+    stock = model(tokens()).logits
+    expected = copy.deepcopy(model)
+    replace_norms(expected, rope=True)
+    if when == "before":
+        attach_execution_device_hook(model, "cpu")
+    done = replace_norms(model, rope=True)
+    if when == "after":
+        attach_execution_device_hook(model, "cpu")
+    assert "_old_forward" in vars(model.model.layers[0].self_attn.q_norm)
+    assert len(attentions(done)) == 2
+    assert calls(lambda: model(tokens())) == 2
+    assert same_bits(model(tokens()).logits, expected(tokens()).logits)
+    done.undo()
+    assert same_bits(model(tokens()).logits, stock)
+
+
+def test_attentions_whose_weights_accelerate_fetches_go_step_by_step():
+    model = cpu_offload(model_of(qwen3))
+    expected = model(tokens()).logits
+    done = replace_norms(model, rope=True)
+    why = "its q_norm has hooks or a forward of its own"
+    assert [left.reason for left in done.left] == [why] * 2
+    torch.testing.assert_close(model(tokens()).logits, expected)
 
 
 def test_a_hook_on_a_norm_runs_and_the_attention_goes_step_by_step():
