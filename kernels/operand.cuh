@@ -59,8 +59,8 @@ class Operand<S, A, false> {
   Reader<S, A> reader_;
 };
 
-// An operand that is kept from before the row is summed where 16 registers hold it with all that is
-// loaded beside it, WORDS a packet: then its latency hides in x's.
+// An operand that is kept from before the row is summed where there are registers for it with all
+// that is loaded beside it, WORDS a packet: then its latency hides in x's.
 template <class S, class A, int WORDS = Pack<typename A::E, S::VEC>::WORDS>
 class EarlyOperand {
  public:
@@ -80,7 +80,7 @@ class EarlyOperand {
   __device__ Packet column(int column) const { return operand_.column(column); }
 
  private:
-  static constexpr bool EARLY = S::IN_REGISTERS && S::PACKETS * WORDS <= 16;
+  static constexpr bool EARLY = S::IN_REGISTERS && S::PACKETS * WORDS <= S::EARLY_WORDS;
   mutable Operand<S, A> operand_;  // it is read in order, and knows how far
   Packet kept_[EARLY ? S::PACKETS : 1];
 };

@@ -156,9 +156,10 @@ class Tree {
     return buffers[buffer_];
   }
 
-  // The sum of what a block's warps have left. Up to eight it is shorter to add than to shuffle.
+  // The sum of what a block's warps have left. To add takes less time than to shuffle, but more
+  // than eight take more instructions.
   __device__ Acc sum_of_block(int kind) const {
-    if constexpr (OF_BLOCK <= 8) {
+    if constexpr (OF_BLOCK <= (S::FEW ? 32 : 8)) {
       Acc all[OF_BLOCK];
 #pragma unroll
       for (int i = 0; i < OF_BLOCK; ++i) all[i] = sums()[i * KINDS + kind];

@@ -34,7 +34,7 @@ LEGEND = """\
 us: median of a launch as it was planned, and its spread, (p90 - p10) / median. Then the way that
 took least, and how much less, or "as planned" where that is not more than both spreads. A way is
 lanes x rows of a block, c blocks of a cluster, packets in registers + in shared memory, r resident
-threads."""
+threads, few where it is built for few rows."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ def tune(case: Case, device: Device) -> Tuned:
         wanted = _bits(call(case, sets[0]))
     served = asked[0]
     plan = tuning.served(served.plan, device, served.rows, aligned=served.aligned)
-    planned = Way(plan.split, plan.resident or 0)
+    planned = Way(plan.split, plan.resident or 0, plan.few)
     launches: dict[Way, list[Launch]] = {}
     trouble: dict[Way, str] = {}
-    for way in dict.fromkeys((planned, *ways(served.plan))):
+    few = served.rows <= device.multiprocessors
+    for way in dict.fromkeys((planned, *ways(served.plan, few=few))):
         obstacle = _obstacle(case, way, sets[0], wanted)
         if obstacle is None:
             launches[way] = [partial(_go, case, way, given) for given in sets]
@@ -145,13 +146,14 @@ def line_of(tuned: Tuned, device: Device) -> Line:
     plan, rows, aligned = tuned.served
     fewest = 1 << rows.bit_length() - 1
     most = NO_LIMIT if fewest >= MANY * device.multiprocessors else 2 * fewest - 1
-    split, resident = tuned.best
+    split, resident, few = tuned.best
     source = f"cunorm {__version__} tune, {date.today()}: {tuned}"
     return Line(
         *tuning.kind_of(plan, aligned=aligned),
         *(fewest, most),
         *(split.lanes, split.cluster, split.packets, split.shared, split.rows),
-        *(resident, source),
+        *(resident, int(few)),
+        source,
     )
 
 

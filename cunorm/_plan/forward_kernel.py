@@ -10,7 +10,7 @@ from . import split
 from .dtypes import accumulator
 from .parts import SOURCES, between, epilogue
 from .plan import Plan
-from .split import PACKETS_IN_FLIGHT
+from .split import PACKETS_IN_FLIGHT, WARP, whole_packets
 
 if TYPE_CHECKING:
     from .._families import Op
@@ -51,6 +51,11 @@ def forward(
     # 1024 lanes have 64 registers each, which hold up to four packets and gamma's.
     has_room = family.statistic == "MeanSquare" and op.reads == ("x",)
     has_room = has_room and set(parameters) <= {"gamma"}
+    # Of one parameter, a warp has nothing to gain where there are few rows.
+    if_few = split.most_lanes(share, cols, row, split.MOST_LANES)
+    keeps_all = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
+    if keeps_all and share.lanes >= WARP + (len(parameters) < 2):
+        if_few = if_few or share
     in_registers = split.most_lanes(share, cols, row, 1024) if has_room and share.shared else None
     header, numbers = "norm.cuh", f"{{{', '.join(family.saves)}}}, n.rows, n.eps"
     body = f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>("
@@ -87,7 +92,7 @@ def forward(
         arch=arch,
         at_once_past_registers=2 if with_residual else PACKETS_IN_FLIGHT,
         if_aligned=in_registers,
-        if_few=split.most_lanes(share, cols, row, split.MOST_LANES),
+        if_few=if_few,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import unit
@@ -51,6 +51,8 @@ class Plan:
     if_aligned, if_few : Split or None
         How the columns are shared out instead where every array is reached in whole packets, and
         where each row has a multiprocessor to itself.
+    few : bool
+        Whether each row has a multiprocessor to itself.
     is_free : bool
         Whether other splits than these may serve, too.
     by_segment : tuple of str or None
@@ -74,6 +76,7 @@ class Plan:
     resident: int | None = field(default=None, kw_only=True)
     if_aligned: Split | None = field(default=None, kw_only=True)
     if_few: Split | None = field(default=None, kw_only=True)
+    few: bool = field(default=False, kw_only=True)
     is_free: bool = field(default=True, kw_only=True)
     by_segment: tuple[str, ...] | None = field(default=None, kw_only=True)
 
@@ -120,6 +123,8 @@ class Plan:
         """
         if self.resident is not None:
             return self.resident
+        if self.few:
+            return self.split.lanes * self.split.rows
         streamed = (*self.of_rows, *self.parameters)
         # Codes, a byte or less, are none of the four dtypes.
         wide = any(ITEMSIZE.get(self.arrays[n], 1) > ITEMSIZE[self.row] for n in streamed)
@@ -129,11 +134,6 @@ class Plan:
         if self.split.packets > 3 or by_element or wide or not reach.all_aligned:
             return 512
         return 1024
-
-    def shared_out(self, split: Split, resident: int | None = None) -> Plan:
-        """Return the plan with another split, by the same tree. It has the same bits."""
-        resident = self.resident if resident is None else resident
-        return replace(self, split=split, resident=resident, if_aligned=None, if_few=None)
 
     def tries(self, reach: Reach) -> Iterator[Try]:
         """Yield what the kernel is to be built with until nothing of it is left in local memory.

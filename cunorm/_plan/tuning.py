@@ -43,7 +43,7 @@ class Line(NamedTuple):
         Rows.
     lanes, cluster, packets, shared, rows : int
         As of `Split`.
-    resident : int
+    resident, few : int
         As of `Way`.
     source : str
         Where this was found out.
@@ -62,6 +62,7 @@ class Line(NamedTuple):
     shared: int
     rows: int
     resident: int
+    few: int
     source: str
 
     @property
@@ -71,7 +72,7 @@ class Line(NamedTuple):
 
     def way(self, depth: int) -> Way:
         """Return its way, with the leaf of the row's tree."""
-        return Way(Split(*self[7:12], depth), self.resident)
+        return Way(Split(*self[7:12], depth), self.resident, bool(self.few))
 
 
 NUMBERS = Line._fields[3:-1]
@@ -101,7 +102,7 @@ def served(plan: Plan, device: Device, rows: int, *, aligned: bool) -> Plan:
     else:
         way = _measured(plan, device, rows, aligned=aligned)
         if way is None and rows <= device.multiprocessors and plan.if_few is not None:
-            way = Way(plan.if_few)
+            way = Way(plan.if_few, few=True)
     if way is None and aligned and plan.if_aligned is not None:
         way = Way(plan.if_aligned)
     return plan if way is None else by(plan, way)
@@ -115,7 +116,7 @@ def _measured(plan: Plan, device: Device, rows: int, *, aligned: bool) -> Way | 
             if not line.fewest <= rows <= line.most:
                 continue
             way = line.way(plan.split.depth)
-            if plan.is_free and way in ways(plan):
+            if plan.is_free and way in ways(plan, few=True):
                 return way
             warnings.warn(
                 f"cunorm does without {line} of {file}: no kernel of this version goes that way",

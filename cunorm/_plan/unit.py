@@ -94,6 +94,7 @@ def chosen(plan: Plan, reach: Reach, attempt: Try) -> dict[str, int]:
         "AT_ONCE": attempt.at_once,
         "SEAMS": max(1, len(reach.shifted)),
         "LEVELS": reach.levels,
+        "FEW": int(plan.few),
     }
 
 

@@ -10,7 +10,7 @@ from .backward_kernel import BackwardPlan
 from .devices import CLUSTER_ARCHS, shared_bytes
 from .dtypes import ITEMSIZE
 from .plan import Plan
-from .split import PACKET_BYTES, WARP, Split, whole_packets
+from .split import PACKET_BYTES, PACKETS_IN_FLIGHT, WARP, Split, whole_packets
 
 LANES = (4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024)
 CLUSTERS = (1, 2, 4, 8)
@@ -31,33 +31,50 @@ class Way(NamedTuple):
         How a row is shared out.
     resident : int
         Threads that a multiprocessor should hold; 0 for what the plan says of the split.
+    few : bool
+        Whether it is built for few rows.
     """
 
     split: Split
     resident: int = 0
+    few: bool = False
 
     def __str__(self) -> str:
         split = self.split
         cluster = f" c{split.cluster}" if split.cluster > 1 else ""
         resident = f" r{self.resident}" if self.resident else ""
-        return f"{split.lanes}x{split.rows}{cluster} {split.packets}+{split.shared}{resident}"
+        few = " few" if self.few else ""
+        return f"{split.lanes}x{split.rows}{cluster} {split.packets}+{split.shared}{resident}{few}"
 
 
 def by(plan: Plan, way: Way) -> Plan:
     """Return the plan that goes another way."""
     resident = way.resident or plan.resident
-    return replace(plan, split=way.split, resident=resident, if_aligned=None, if_few=None)
+    return replace(
+        plan, split=way.split, resident=resident, few=way.few, if_aligned=None, if_few=None
+    )
 
 
-def ways(plan: Plan) -> Iterator[Way]:
-    """Yield the plan's own way, and then the others that make sense: few idle lanes, and room."""
+def ways(plan: Plan, *, few: bool = False) -> Iterator[Way]:
+    """Yield the plan's own way, and then the others that make sense: few idle lanes, and room.
+
+    `few` asks for those that are built for few rows, too.
+    """
     own = Way(plan.split, plan.resident or 0)
     yield own
+    if few and plan.if_few is not None:
+        splits = dict.fromkeys((plan.if_few, *_splits(plan)))
+        yield from (Way(split, few=True) for split in splits if _in_registers(split))
     for split in _splits(plan):
         for resident in RESIDENT if isinstance(plan, BackwardPlan) else (0,):
             way = Way(split, resident)
             if way != own and (not resident or resident >= split.lanes * split.rows):
                 yield way
+
+
+def _in_registers(split: Split) -> bool:
+    """Return whether whole warps keep a row in no more registers than few rows are built for."""
+    return split.lanes >= WARP and split.shared == 0 and split.packets <= PACKETS_IN_FLIGHT
 
 
 def _splits(plan: Plan) -> Iterator[Split]:

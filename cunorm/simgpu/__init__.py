@@ -241,7 +241,7 @@ def enqueue_only() -> AbstractContextManager[None]:
     return _installed_machine().enqueue_only()
 
 
-def profile(registers: bool = True) -> Profile:
+def profile(registers: bool = True, *, chains: bool = False) -> Profile:
     """Return a context in which every launch is counted: ``with simgpu.profile() as prof:``.
 
     Parameters
@@ -249,6 +249,9 @@ def profile(registers: bool = True) -> Profile:
     registers : bool
         Whether to assemble each kernel to learn its registers and spills, which costs a
         compilation by NVRTC. Without, occupancy is what the other limits allow.
+    chains : bool
+        Whether to follow each launch's longest chain of instructions that need one another, its
+        `chain`. The launch runs several times as long.
 
     Returns
     -------
@@ -272,7 +275,7 @@ def profile(registers: bool = True) -> Profile:
     """
     from .profiler.profile import Profile
 
-    return Profile(registers, _profiles)
+    return Profile(registers, _profiles, chains=chains)
 
 
 def warp_races() -> AbstractContextManager[None]:

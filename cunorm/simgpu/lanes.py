@@ -18,3 +18,8 @@ Groups = Sequence[tuple[int, Lanes]]  # lanes that go on together, and at which 
 def indices(lanes: Lanes, count: int) -> Array:
     """Return lanes as indices, of a batch of `count`."""
     return np.arange(count) if lanes is None else lanes
+
+
+def joined(groups: list[Lanes]) -> Array:
+    """Merge groups that met, none of them every lane, in the order of lanes."""
+    return np.sort(np.concatenate([group for group in groups if group is not None]))

@@ -22,14 +22,27 @@ PRELUDE = "mov.u32 %r0, %tid.x; ld.param.u64 %q0, [x];"
 PRELUDE_OPCODES = {"mov.u32": 1, "ld.param.u64": 1, "ret": 1}
 
 
-def count(body, *, grid=1, block=32, nbytes=1 << 16, shared=0, arch=90, memory=None):
+def count(
+    body,
+    *,
+    grid=1,
+    block=32,
+    nbytes=1 << 16,
+    shared=0,
+    arch=90,
+    memory=None,
+    chains=False,
+    cluster=1,
+):
     """Return the counters of a kernel with one array `x` of this many bytes."""
     memory = memory or GlobalMemory(1 << 34)
     array = memory.allocate(nbytes)
     text = entry(f"{DECLARED}{PRELUDE}{body} ret;", ["x"], top=HELD)
     text = text.replace(".target sm_90", f".target sm_{arch}")
+    if cluster > 1:
+        text = text.replace(")\n{", f")\n.reqnctapercluster {cluster}, 1, 1\n{{")
     function = ptx.parse(text).functions["k"]
-    profile = Profile(registers=False)
+    profile = Profile(registers=False, chains=chains)
     launch.run(
         function, (grid, 1, 1), (block, 1, 1), shared, [struct.pack("<Q", array.address)],
         memory=memory, device=device.make(arch), symbols={}, observer=Observer([profile]),

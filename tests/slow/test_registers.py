@@ -312,6 +312,6 @@ def test_a_kernel_fits_its_registers(op, arch, cols, dtype, parameter, access, o
 def test_a_kernel_of_few_rows_fits_its_registers(op, arch, cols, dtype, parameter, access):
     many = plan_of(op, arch, cols, dtype, parameter)
     few = plans.served(many, rows=8, aligned=access == "ALIGNED")
-    assert (few.split.lanes > many.split.lanes) == (many.if_few is not None)
+    assert few.few
     _, _, local = as_built(few, reach_of(few, access, "ALIGNED", 1))
     assert local == 0

@@ -29,7 +29,7 @@ def split(plan, rows, *, aligned=True, device=DEVICE):
 
 
 def line(cols=4096, aligned=1, fewest=1, most=NO_LIMIT, way=(64, 1, 8, 0, 1), **changed):
-    made = Line("rms_norm", "float16", "gamma", cols, aligned, fewest, most, *way, 0, "a test")
+    made = Line("rms_norm", "float16", "gamma", cols, aligned, fewest, most, *way, 0, 0, "a test")
     return made._replace(**changed)
 
 
@@ -49,6 +49,26 @@ def test_few_rows_have_more_lanes_each(cols, dtype, few, many):
         for aligned in (True, False):
             found = split(plan, rows, aligned=aligned)
             assert (found.lanes, found.packets) == wanted, (rows, aligned)
+
+
+@pytest.mark.parametrize(
+    ("plan", "has"),
+    [
+        (rms(1024), False),  # a warp, whose gamma is on its way with x in any case
+        (plans.layer_norm(1024, "float16", "float16", "float16"), True),
+        (rms(2048), True),
+        (rms(20000), False),  # in shared memory in part
+        (plans.layer_norm(96, "float16", "float16", "float16"), False),  # less than a warp
+    ],
+)
+def test_kernels_of_few_rows_are_built_for_the_time_that_a_lane_waits(plan, has):
+    few, many = (tuning.served(plan, DEVICE, rows, aligned=True) for rows in (132, 133))
+    assert (few.few, many.few) == (has, False)
+    if has:
+        reach = _plan.Reach(tuple((n, "ALIGNED") for n in (*few.of_rows, *few.parameters)))
+        attempt = next(few.tries(reach))
+        assert attempt.blocks == 1
+        assert "FEW = 1;" in few.unit(reach, attempt)
 
 
 def test_rows_that_1024_lanes_keep_in_registers_need_no_shared_memory():

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..device.geometry import Geometry
-from ..lanes import Array, Lanes
+from ..lanes import Array, Groups, Lanes
 from ..ptx.op import Op
-from ..sync.context import Watch
+from ..ptx.program import Block
+from ..sync.context import Follower, Watch
 
+NOBODY = np.zeros(0, np.int64)
 FEW = 8  # a group below this fraction of the lanes is gathered; a larger one computes in every lane
 
 
@@ -74,6 +76,28 @@ class Execution:
                         result = np.where(mask, result, registers[target])
                     registers[target] = result
 
+    def followed(self, follower: Follower, block: Block, lanes: Lanes, kept: int | None) -> None:
+        """Run a block of the program, and tell who follows of each operation by itself.
+
+        `kept` is as of `run_some`, None where no lane waits.
+        """
+        for op in block.ops:
+            chosen = self.chosen(op, lanes)
+            if kept is None or lanes is None:
+                step_of(op)(self.registers)
+            else:
+                self.run_some([op], lanes, kept)
+            if op.pure and (chosen is None or chosen.size):
+                follower.computed(op, chosen)
+        follower.ends(block.terminator, lanes)
+
+    def told(self, groups: Groups, *, of_cluster: bool = False) -> Groups:
+        """Tell who follows that lanes go on from a barrier of a block or a cluster; return them."""
+        if self.watch is not None and self.watch.follower is not None:
+            unit = self.geometry.padded * (self.geometry.shape.size if of_cluster else 1)
+            self.watch.follower.met([lanes for _, lanes in groups], unit)
+        return groups
+
     def _gathered(self, op: Op, lanes: Array, kept: int) -> None:
         registers = self.registers
         operands = [
@@ -114,19 +138,23 @@ class Execution:
         new[lanes] = result
         registers[target] = new
 
-    def guarded(self, op: Op, lanes: Lanes, kept: int) -> None:
-        """Run an operation under a predicate for those of a group for which it holds."""
+    def chosen(self, op: Op, lanes: Lanes) -> Lanes:
+        """Return those of a group for which an operation's predicate holds."""
+        if op.guard < 0:
+            return lanes
         taken = self.registers[op.guard]
         if op.negated:
             taken = ~taken
         if taken.size == 1:
-            if not taken[0]:
-                return
-            chosen = lanes
-        else:
-            chosen = taken.nonzero()[0] if lanes is None else lanes[taken[lanes]]
-            if chosen.size == 0:
-                return
+            return lanes if taken[0] else NOBODY
+        return taken.nonzero()[0] if lanes is None else lanes[taken[lanes]]
+
+    def guarded(self, op: Op, lanes: Lanes, kept: int) -> None:
+        """Run an operation under a predicate for those of a group for which it holds."""
+        chosen = self.chosen(op, lanes)
+        if chosen is not None and chosen.size == 0:
+            return
+        if self.registers[op.guard].size > 1:
             # The lanes of the group whose predicate is false keep their registers too.
             kept = -1
         if not op.pure:

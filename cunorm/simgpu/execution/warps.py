@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import faults
 from ..device.geometry import Geometry
-from ..lanes import WARP, Array, Groups, Lanes, indices
+from ..lanes import WARP, Array, Groups, Lanes, indices, joined
 from ..memory.access import BadAccess
 from ..memory.segment import Spaces
 from ..ptx.op import Op
@@ -95,6 +95,7 @@ class Batch(Execution):
         self.waiting[0] = [everyone]
         blocks, pause, turns = self.program.blocks, self._pause(0, None), 0
         index, preferred, watch = 0, 0, self.watch
+        follower = None if watch is None else watch.follower
         while True:
             if not self.waiting:
                 if not self.live_count:
@@ -119,7 +120,7 @@ class Batch(Execution):
                     elif turns % PATIENCE == 0:
                         index = max(self.waiting)
                 groups = self.waiting.pop(index)
-            lanes = groups[0] if len(groups) == 1 else _joined(groups)
+            lanes = groups[0] if len(groups) == 1 else joined(groups)
             block = blocks[index]
             while True:
                 self.steps += len(block.ops) + 1
@@ -128,7 +129,10 @@ class Batch(Execution):
                 self.active = lanes
                 if watch is not None:
                     watch.entered(self.geometry, index, lanes)
-                if (self.lanes if lanes is None else lanes.size) == self.live_count:
+                together = (self.lanes if lanes is None else lanes.size) == self.live_count
+                if follower is not None:
+                    self.followed(follower, block, lanes, None if together else self._wanted())
+                elif together:
                     registers, steps = self.registers, block.steps
                     if steps is None:
                         steps = block.steps = [step_of(op) for op in block.ops]
@@ -159,7 +163,7 @@ class Batch(Execution):
         # A register that was not written holds the very same array.
         state = [self.registers[slot] for slot in slots]
         lanes, before = self._polled.pop(index, (None, []))
-        here = groups[0] if len(groups) == 1 else _joined(groups)
+        here = groups[0] if len(groups) == 1 else joined(groups)
         assert here is not None
         if lanes is not None and np.array_equal(lanes, here) and all(map(is_, state, before)):
             return True
@@ -186,13 +190,14 @@ class Batch(Execution):
         for index, waiting in self.meetings.items():
             self.waiting.setdefault(index, []).append(waiting)
         self.meetings.clear()
-        left = self.clusters.leave()
+        left = self.told(self.clusters.leave(), of_cluster=True)
         for index, group in (*left, *self._merged(self.barriers.after_exits())):
             self.waiting.setdefault(index, []).append(group)
 
     def _merged(self, leaving: Leaving) -> Groups:
         """Give lanes that leave a barrier its results, and return where they go on."""
         groups, results = leaving
+        self.told(groups)
         for slot, result, group in results:
             self.merge(slot, result, group, -1)
         return groups
@@ -268,11 +273,6 @@ class Batch(Execution):
         return min(budget, self.steps + PACE)
 
 
-def _joined(groups: list[Lanes]) -> Lanes:
-    """Merge groups that met, in the order of lanes."""
-    return np.sort(np.concatenate([group for group in groups if group is not None]))
-
-
 def _exit(batch: Batch, end: Exit, lanes: Lanes) -> Groups:
     batch.retire(lanes)
     return ()
@@ -283,11 +283,12 @@ def _barrier(batch: Batch, end: Barrier, lanes: Lanes) -> Groups:
 
 
 def _cluster_arrive(batch: Batch, end: ClusterArrive, lanes: Lanes) -> Groups:
-    return batch.clusters.arrive(end, lanes)
+    on, *left = batch.clusters.arrive(end, lanes)
+    return (on, *batch.told(left, of_cluster=True))
 
 
 def _cluster_wait(batch: Batch, end: ClusterWait, lanes: Lanes) -> Groups:
-    return batch.clusters.wait(end, lanes)
+    return batch.told(batch.clusters.wait(end, lanes), of_cluster=True)
 
 
 if TYPE_CHECKING:

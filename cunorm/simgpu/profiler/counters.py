@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..device.assembler import Resources
 from ..device.occupancy import Occupancy
+from .chain import Chain
 from .classes import FOLDED
 
 SECTOR = 32  # bytes: the unit in which global memory is moved
@@ -148,6 +149,9 @@ class LaunchCounters:
         Distinct sectors that are stored to or updated by an atomic.
     arrays : tuple of ArrayTraffic
         `loads`, `stores` and `atomics` by allocation, in the order of arguments.
+    chain : Chain or None
+        The longest chain of instructions each of which needs the one before, from the launch's
+        start to a store to global memory; None where it was not asked for.
     """
 
     kernel: str
@@ -172,6 +176,7 @@ class LaunchCounters:
     dram_read_sectors: int
     dram_written_sectors: int
     arrays: tuple[ArrayTraffic, ...]
+    chain: Chain | None = None
 
     @property
     def blocks(self) -> int:

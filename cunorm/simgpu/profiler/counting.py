@@ -15,6 +15,7 @@ from ..ptx.op import Op
 from ..ptx.program import Block, Program
 from ..ptx.statements import Statement
 from ..ptx.terminators import Branch, Meeting
+from .chain import Chains
 from .traffic import KINDS, GlobalCounter, SharedCounter
 
 
@@ -78,9 +79,15 @@ class Tally:
     """The counts of one launch: the watch of all its batches.
 
     An operation may access memory several times. Its accesses are kept until it is done.
+
+    Parameters
+    ----------
+    follower : Chains, optional
+        Who learns of each operation by itself.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, follower: Chains | None = None) -> None:
+        self.follower = follower
         self.listing = listing_of(launch.program)
         self.passes = [0] * len(launch.program.blocks)  # of warps through each block
         self.lanes = [0] * len(launch.program.blocks)
@@ -109,6 +116,8 @@ class Tally:
 
     def entered(self, batch: Geometry, index: int, lanes: Lanes) -> None:
         """Count the lanes that pass through a block."""
+        if self.follower is not None:
+            self.follower.begin(batch)
         self.passes[index] += self._warps(batch, lanes)
         self.lanes[index] += batch.lanes if lanes is None else lanes.size
 
@@ -122,6 +131,8 @@ class Tally:
         access: Access,
     ) -> None:
         """Keep an access of the operation under way."""
+        if self.follower is not None:
+            self.follower.accessed(space, addresses, width, access)
         if space in ("global", "shared", "cluster"):
             here = indices(lanes, batch.lanes)
             kind = "atomic" if access is Access.ATOMIC else "load" if access.reads else "store"
@@ -129,6 +140,8 @@ class Tally:
 
     def performed(self, batch: Geometry, op: Op, lanes: Lanes) -> None:
         """Count what one instruction accessed: a request for each warp, state space and kind."""
+        if self.follower is not None:
+            self.follower.performed(op, lanes)
         if not self._pieces:
             if op in self.listing.meetings:
                 self.met[op.statement.opcode] += self._warps(batch, lanes)

@@ -10,6 +10,7 @@ from ..device.assembler import Resources, resources
 from ..device.occupancy import occupancy
 from ..execution.setup import Launch
 from . import report
+from .chain import Chains
 from .classes import class_of
 from .counters import LaunchCounters, StandInCall
 from .counting import Tally
@@ -24,6 +25,8 @@ class Profile:
     ----------
     registers : bool
         Whether each kernel is assembled to learn its registers, which costs a compilation.
+    chains : bool
+        Whether each launch's longest chain is followed, for which it runs some ten times as long.
     opened : list of Profile, optional
         Where it stands while it is open: the profiles of who launches.
 
@@ -36,8 +39,10 @@ class Profile:
         The calls of stand-ins for NVIDIA's libraries that ran to their end, in their order.
     """
 
-    def __init__(self, registers: bool = True, opened: list[Profile] | None = None) -> None:
-        self.registers = registers
+    def __init__(
+        self, registers: bool = True, opened: list[Profile] | None = None, *, chains: bool = False
+    ) -> None:
+        self.registers, self.chains = registers, chains
         self._opened = [] if opened is None else opened
         self.launches: list[LaunchCounters] = []
         self.stand_ins: list[StandInCall] = []
@@ -81,7 +86,8 @@ class Observer:
 
     def begin(self, launch: Launch) -> Tally:
         """Begin to count."""
-        self._launch, self._tally = launch, Tally(launch)
+        follower = Chains() if any(profile.chains for profile in self._opened) else None
+        self._launch, self._tally = launch, Tally(launch, follower)
         return self._tally
 
     def end(self) -> None:
@@ -127,4 +133,5 @@ def counters_of(launch: Launch, tally: Tally, assembled: Resources) -> LaunchCou
         dram_read_sectors=memory.read_first(),
         dram_written_sectors=memory.written(),
         arrays=tuple(memory.arrays(launch.pointers(), launch.symbols)),
+        chain=None if tally.follower is None else tally.follower.chain,
     )

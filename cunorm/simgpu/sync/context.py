@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..device.geometry import Geometry
@@ -12,14 +13,32 @@ from ..memory.access import Access, BadAccess
 from ..memory.segment import Spaces
 from ..memory.space import GlobalMemory
 from ..ptx.op import Op
+from ..ptx.terminators import Jump
 from ..sanitizer.checks import Checks
 from .clusters import Clusters
 from .copies_in_flight import CopiesInFlight
 from .mbarriers import Mbarriers
 
 
+class Follower(Protocol):
+    """Who is told of each operation by itself, to know what depends on what."""
+
+    def computed(self, op: Op, lanes: Lanes) -> None:
+        """Learn that lanes ran an operation on registers."""
+
+    def ends(self, end: Jump, lanes: Lanes) -> None:
+        """Learn that lanes came to the end of a block of the program."""
+
+    def met(self, groups: Sequence[Lanes], lanes_of_unit: int) -> None:
+        """Learn that lanes go on together, of a block or a cluster, once all of it had arrived."""
+
+
 class Watch(Protocol):
     """Who is told what lanes do, to count it."""
+
+    @property
+    def follower(self) -> Follower | None:
+        """Who is told more."""
 
     def entered(self, batch: Geometry, index: int, lanes: Lanes) -> None:
         """Learn that a group runs a block of the program."""
