@@ -86,12 +86,13 @@ def compare(
     graphs: dict[Name, _Graph] = {}
     with cupy.cuda.Stream(non_blocking=True) as stream:
         for name, calls in launches.items():
-            try:
-                graphs[name] = _Graph(calls, stream)
-            except Exception as error:
-                if failures is None:
-                    raise
-                failures[name] = error.with_traceback(None)  # whose frames would keep arrays
+            found = _captured(calls, stream)
+            if isinstance(found, _Graph):
+                graphs[name] = found
+            elif failures is None:
+                raise found
+            else:
+                failures[name] = found.with_traceback(None)  # whose frames would keep arrays
         samples: dict[Name, list[float]] = {name: [] for name in graphs}
         for _ in range(ROUNDS):
             for name, graph in graphs.items():
@@ -109,6 +110,14 @@ def sets(set_bytes: int) -> int:
 def microseconds(start: cupy.cuda.Event, end: cupy.cuda.Event) -> float:
     """Return the time between two events."""
     return 1e3 * float(cupy.cuda.get_elapsed_time(start, end))
+
+
+def _captured(calls: Sequence[Launch], stream: cupy.cuda.Stream) -> _Graph | Exception:
+    """Return the graph of launches, or what one of them raised."""
+    try:
+        return _Graph(calls, stream)
+    except Exception as error:
+        return error
 
 
 class _Graph:
