@@ -169,12 +169,22 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
         offset = case.offset if of_rows else 0
         whole = cupy.empty(offset + math.prod(shape), dtype)
         if name not in given:
-            whole.set(np.resize(np.roll(values, 97 * at), whole.shape))  # no two arrays agree
+            _repeat(np.roll(values, 97 * at), whole)  # no two arrays agree
         made[name] = whole[offset:].reshape(shape)
     if case.is_backward:
         for name in case.kind.family.saves:
             made[name] = cupy.full(case.rows, float(name == "rstd"), accumulator(case.dtype))
     return made
+
+
+def _repeat(values: Any, whole: cupy.ndarray) -> None:
+    """Fill an array with values, over and over, by copies on the device that double them."""
+    done = min(whole.size, values.size)
+    whole[:done].set(values[:done])
+    while done < whole.size:
+        more = min(done, whole.size - done)
+        whole[done:].data.copy_from_device_async(whole.data, more * whole.itemsize)
+        done += more
 
 
 def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:

@@ -63,7 +63,9 @@ class Sample:
 
 
 def compare(
-    launches: Mapping[Name, Sequence[Launch]], failures: dict[Name, Exception] | None = None
+    launches: Mapping[Name, Sequence[Launch]],
+    failures: dict[Name, Exception] | None = None,
+    rounds: int | None = None,
 ) -> dict[Name, Sample]:
     """Return what each of several launches takes on the current device, timed in turns.
 
@@ -76,6 +78,8 @@ def compare(
     failures : dict, optional
         Gets the exception of each name that cannot be run or captured, which is then left out.
         Without it, the exception is raised.
+    rounds : int, optional
+        In each of which every name has a turn of eight replays; without it, seven.
 
     Returns
     -------
@@ -94,7 +98,7 @@ def compare(
             else:
                 failures[name] = found.with_traceback(None)  # whose frames would keep arrays
         samples: dict[Name, list[float]] = {name: [] for name in graphs}
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if rounds is None else rounds):
             for name, graph in graphs.items():
                 samples[name] += graph.samples(REPLAYS)
     return {name: Sample.of(samples[name], graph.launches) for name, graph in graphs.items()}

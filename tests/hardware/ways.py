@@ -13,7 +13,7 @@ from cunorm._plan import ITEMSIZE, PACKET_BYTES, Split, backward_kernel
 from cunorm._plan.devices import SHARED_BYTES, SUMS_BYTES
 from cunorm._plan.split import WARP
 
-from .cases import Case, arrays, few_rows
+from .cases import Case, few_rows
 from .session import start_device
 
 LANES = (4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024)
@@ -101,7 +101,7 @@ def kernel_of(case: Case) -> tuple[Any, Any]:
 
     few = few_rows(case)
     with noting() as noted:
-        cases.call(few, arrays(few))
+        cases.call(few, cases.arrays(few))
     cupy.cuda.get_current_stream().synchronize()
     first: tuple[Any, Any] = noted[0]  # before the kernel that adds up sums of columns
     return first

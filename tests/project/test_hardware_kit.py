@@ -15,7 +15,7 @@ KIT = ROOT / "tests" / "hardware"
 # What each stage leaves, besides what it prints.
 LEAVES = {
     1: ("environment.txt", "check.txt", "selfcheck.jsonl", "checks.jsonl", "junit.xml"),
-    2: ("times.jsonl", "times.txt", "bench.csv"),
+    2: ("times.jsonl", "card.json", "times.txt", "bench.csv"),
     3: ("ncu.csv", "ncu.jsonl", "plans.jsonl", "plans.txt"),
     4: ("junit.xml", "host.txt"),
 }
