@@ -119,7 +119,11 @@ def time(case: Case, others: Sequence[System]) -> Times:
         elif found is not None:
             launches[system.name] = found
     copies = floors.copies(case.floor_bytes, count)
-    samples = timing.compare(launches | copies, failed)
+    try:
+        samples = timing.compare(launches | copies, failed)
+    except Exception as error:  # of a replay, by whichever
+        _raise_if_lost(f"one of {', '.join(launches)}", case, error)
+        raise
     for name, problem in failed.items():
         _raise_if_lost(name, case, problem)
     return Times(

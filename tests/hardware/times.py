@@ -65,7 +65,8 @@ def measure(case: Case, installed: Sequence[str]) -> Result:
     try:
         found = times.time(case, others)
     except times.DeviceLost as lost:
-        end_broken(f"{lost.system} {case.op}", lost)
+        # Where it is not known which, the op is left out.
+        end_broken(f"{lost.system if lost.system in OTHERS else 'cunorm'} {case.op}", lost)
     systems.free(others)
     for name, why in found.failed.items():
         log(f"{case} {name}: {why}")

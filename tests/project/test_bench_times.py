@@ -482,9 +482,11 @@ def test_a_wrong_result_of_cunorm_is_not_timed_and_exits_1(capsys, dry, monkeypa
         return out
 
     monkeypatch.setattr(cunorm, "rms_norm", wrong)
-    file = tmp_path / "a.json"
-    code, out, _ = run(capsys, *ONE_CASE, "--beside", "cupy", "--json", str(file))
+    file, chart = tmp_path / "a.json", tmp_path / "a.png"
+    files = ("--json", str(file), "--png", str(chart))
+    code, out, _ = run(capsys, *ONE_CASE, "--beside", "cupy", *files)
     assert code == 1
+    assert chart.exists()
     assert "cunorm failed: WrongResult: y is off by 0." in out
     (case,) = json.loads(file.read_text("utf-8"))["cases"]
     assert list(case["systems"]["cunorm"]) == ["failed"]
@@ -514,6 +516,25 @@ def test_a_device_that_a_call_has_broken_ends_the_run_and_says_whose_call(
         " choose others with --beside\n" in err
     )
     assert not file.exists()
+
+
+def test_a_device_that_breaks_in_a_replay_ends_the_run_too(capsys, dry, monkeypatch):
+    def breaks(graph, replays):
+        monkeypatch.setattr(cupy, "ones", lambda shape: raises(None, None))
+        raises(None, None)
+
+    compare = timing.compare
+
+    def broken(launches, failures=None):
+        monkeypatch.setattr(timing._Graph, "samples", breaks)
+        monkeypatch.setattr(timing, "_captured", lambda *_: timing._Graph.__new__(timing._Graph))
+        return compare(launches, failures)
+
+    monkeypatch.setattr(bench_times, "empty_kernel", lambda: timing.Sample.of([1.0], 1))
+    monkeypatch.setattr(timing, "compare", broken)
+    code, _, err = run(capsys, *ONE_CASE, "--beside", "cupy")
+    assert code == 2
+    assert "the device is lost: one of cunorm, cupy on rms_norm float32 (4, 64): Runtime" in err
 
 
 @pytest.mark.parametrize("at", [1, 0])
