@@ -185,10 +185,13 @@ def test_what_is_packed_runs_elsewhere(tmp_path):
     assert {"tree.tar.gz", "commit", "stage1.sh", "common.sh", "README.md"} <= {
         path.name for path in packed.iterdir()
     }
-    code = "import cunorm, hardware.suite; print(cunorm.__file__, hardware.suite.ROOT)"
+    code = (
+        "import cunorm, hardware.suite; from hardware.session import commit; "
+        "print(cunorm.__file__, hardware.suite.ROOT, commit())"
+    )
     step = f"step 99 $PY -m cunorm.simgpu -c '{code}'"
     done = run(f"TOTAL=99; source {packed}/common.sh; {step}; finish it", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{tmp_path}/tree/cunorm/__init__.py {tmp_path}/tree\n" in done.stdout
     head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
     assert (tmp_path / "ready").read_text() == head
+    assert f"{tmp_path}/tree/cunorm/__init__.py {tmp_path}/tree {head}" in done.stdout
