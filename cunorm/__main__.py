@@ -16,8 +16,8 @@ from ._plan import ITEMSIZE
 # Exit codes; the last two are those that shells give to what a signal ended.
 OFF, USAGE, INTERRUPTED, NO_READER = 1, 2, 130, 141
 EXIT_CODES = """\
-exit codes: 0 all is well, 1 `check` found something off or `info` something unmet, 2 it could not
-run as asked, 130 interrupted, 141 nobody reads its output any more"""
+exit codes: 0 all is well, 1 `check` or `bench` found something off or `info` something unmet, 2 it
+could not run as asked, 130 interrupted, 141 nobody reads its output any more"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,9 +124,23 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         help="without it, as many as have 2 MiB where they are counted and 16 MiB where timed",
     )
     bench.add_argument("--odd", action="store_true", help="also rows that do not start on 16 bytes")
+    bench.add_argument(
+        "--warm", action="store_true", help="also each case on one set of arrays, which L2 holds"
+    )
+    bench.add_argument(
+        "--beside",
+        nargs="*",
+        choices=cases.SYSTEMS,
+        metavar="SYSTEM",
+        help=f"also time {', '.join(cases.SYSTEMS)}: those named here, which may be none, or "
+        "without it all that are installed",
+    )
     bench.add_argument("--csv", type=Path, metavar="FILE.csv", help="write every number")
     bench.add_argument(
         "--png", type=Path, metavar="FILE.png", help="draw a chart; needs cunorm[bench]"
+    )
+    bench.add_argument(
+        "--json", type=Path, metavar="FILE.json", help="write the times with all they depend on"
     )
     bench.set_defaults(run=_bench)
     return bench
@@ -189,8 +203,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.cols,
         arguments.rows,
         arguments.odd,
+        arguments.warm,
+        None if arguments.beside is None else list(dict.fromkeys(arguments.beside)),
         arguments.csv,
         arguments.png,
+        arguments.json,
     )
     obstacle = bench_run.obstacle(options)
     if obstacle is not None:
@@ -198,11 +215,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     device = _device(arguments)
     if device is None:
         return USAGE
+    obstacle = bench_run.obstacle_on_device(options)
+    if obstacle is not None:
+        return _refuse(arguments, obstacle)
     try:
-        bench_run.run(options, device)
+        return 0 if bench_run.run(options, device) else OFF
     except MemoryError as error:  # CuPy's is one of them
         return _refuse(arguments, f"too many rows: {error}")
-    return 0
+    except bench_run.Ended as why:
+        return _refuse(arguments, str(why))
 
 
 def _tune(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .._families import BACKWARD, FAMILIES, PLAIN, Op
@@ -18,6 +18,8 @@ OPS = tuple(op.name for family in FAMILIES for op in PLAIN if op.family is famil
 # Those of norms without a gate.
 BACKWARD_OPS = tuple(op.name for op in BACKWARD.values() if "gate" not in op.reads)
 DTYPES = ("float16", "bfloat16", "float32")
+# What is timed beside cunorm: CuPy's operators and `cupy.fuse`, PyTorch and its compiler, and more.
+SYSTEMS = ("cupy", "fuse", "torch", "compile", "liger", "quack", "flashinfer")
 # Heads, the models of today and what comes after them; the last two no single block can hold.
 COLS = (64, 128, 256, 512, 768, 1024, 2048, 4096, 5120, 8192, 16384, 32768, 65536, 131072, 262144)
 # Rows that do not all start on 16 bytes: odd ones, and even ones in arrays one element off.
@@ -44,6 +46,10 @@ class Case:
         The shape of x.
     offset : int
         Elements between a boundary of 16 bytes and the start of every array of rows.
+    dresidual : bool
+        Whether a backward op is given a gradient of the residual.
+    warm : bool
+        Whether it is timed on one set of arrays, which the L2 cache holds.
     few : bool
         Whether those are all rows that a call would have, and no sample of many.
     """
@@ -53,11 +59,14 @@ class Case:
     cols: int
     rows: int
     offset: int = 0
+    dresidual: bool = True
+    warm: bool = False
     few: bool = False
 
     def __str__(self) -> str:
         shifted = f" + {self.offset} element" if self.offset else ""
-        return f"{self.op} {self.dtype} ({self.rows}, {self.cols}){shifted}"
+        warm = " warm" if self.warm else ""
+        return f"{self.op} {self.dtype} ({self.rows}, {self.cols}){shifted}{warm}"
 
     @property
     def kind(self) -> Op:
@@ -66,8 +75,13 @@ class Case:
 
     @property
     def is_backward(self) -> bool:
-        """Whether the op is a backward pass; those are given a dresidual too."""
+        """Whether the op is a backward pass."""
         return self.kind.is_backward
+
+    @property
+    def is_layer_norm(self) -> bool:
+        """Whether rows have a mean taken off."""
+        return "mean" in self.kind.family.saves
 
     @property
     def x_bytes(self) -> int:
@@ -77,7 +91,7 @@ class Case:
     @property
     def names(self) -> tuple[str, ...]:
         """The arrays of rows: what is read, then what is written."""
-        return self.kind.rows
+        return tuple(name for name in self.kind.rows if self.dresidual or name != "dresidual")
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -124,6 +138,18 @@ def grid(
                 yield Case(op, dtype, n, rows or fit, offset, few=rows is not None)
 
 
+def timed(cases: Iterable[Case], warm: bool) -> Iterator[Case]:
+    """Yield cases as they are timed: without a dresidual, which no other system takes.
+
+    With `warm`, each follows once more, on one set of arrays.
+    """
+    for case in cases:
+        plain = replace(case, dresidual=False)
+        yield plain
+        if warm:
+            yield replace(plain, warm=True)
+
+
 def arrays(case: Case) -> dict[str, cupy.ndarray]:
     """Return the arrays of a case by name, each an allocation of its own.
 
@@ -138,7 +164,7 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
     values = np.random.default_rng(0).standard_normal(VALUES).astype(dtype)
     given = {output.name for output in case.kind.writes}
     made = {}
-    for name in (*case.names, *case.parameters):
+    for at, name in enumerate((*case.names, *case.parameters)):
         if name in case.kind.returns and name not in given:
             continue
         of_rows = name in case.names
@@ -146,12 +172,22 @@ def arrays(case: Case) -> dict[str, cupy.ndarray]:
         offset = case.offset if of_rows else 0
         whole = cupy.empty(offset + math.prod(shape), dtype)
         if name not in given:
-            whole.set(np.resize(values, whole.shape))
+            _repeat(np.roll(values, 97 * at), whole)  # no two arrays agree
         made[name] = whole[offset:].reshape(shape)
     if case.is_backward:
         for name in case.kind.family.saves:
             made[name] = cupy.full(case.rows, float(name == "rstd"), accumulator(case.dtype))
     return made
+
+
+def _repeat(values: Any, whole: cupy.ndarray) -> None:
+    """Fill an array with values, over and over, by copies on the device that double them."""
+    done = min(whole.size, values.size)
+    whole[:done].set(values[:done])
+    while done < whole.size:
+        more = min(done, whole.size - done)
+        whole[done:].data.copy_from_device_async(whole.data, more * whole.itemsize)
+        done += more
 
 
 def call(case: Case, given: dict[str, cupy.ndarray]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ TICKS = [4**power for power in range(3, 13)]
 
 
 def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
-    """Draw the chart into a PNG file."""
+    """Draw the chart into a PNG file, without cases of a warm cache."""
+    measured = [m for m in measured if not getattr(m, "warm", False)]
     ops = list(dict.fromkeys(m.op for m in measured))
     panels = _panels(measured)
     width = 1.2 + 3.3 * max(2, len(ops))
@@ -46,7 +48,8 @@ def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
         for axes, op in zip(line, ops, strict=True):
             _draw(axes, [m for m in measured if m.op == op], value, is_share)
             _dress(axes, op, is_share)
-        greatest = max(axes.dataLim.y1 for axes in line)
+        # Of an op that failed there is nothing to draw.
+        greatest = max((y for axes in line if math.isfinite(y := axes.dataLim.y1)), default=1.0)
         # A share may be greater than 1: a call can take less time than a copy.
         line[0].set_ylim(0, max(1.12, 1.06 * greatest) if is_share else 1.06 * greatest)
         at = line[0].get_position()
@@ -80,8 +83,8 @@ def _panels(measured: Sequence[Measurement]) -> list[Panel]:
             True,
         ),
         (
-            "Times as fast as CuPy's operators, cold cache",
-            lambda m: m.expression / m.cold if hasattr(m, "expression") else None,
+            "GB/s of the bytes that must move, cold cache",
+            lambda m: getattr(m, "gb_per_s", None),
             False,
         ),
     ]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._plan import ITEMSIZE, PACKET_BYTES
-from .._progress import percent
+from .._progress import counted, percent
+from .cases import SYSTEMS
 
 if TYPE_CHECKING:
+    from types import SimpleNamespace
+
     from .counters import Counters
     from .times import Times
 
     Measurement = Counters | Times
+    Line = Counters | SimpleNamespace
 
 # Heading, attribute and format of each column; the format of a share is "%".
 Column = tuple[str, str, str]
 _CASE: tuple[Column, ...] = (("dtype", "dtype", ""), ("N", "cols", ","), ("rows", "rows", ","))
-_COUNTED: tuple[Column, ...] = (
+COUNTED: tuple[Column, ...] = (
     *_CASE,
     ("x", "x", ".3f"),
     ("residual", "residual", ".3f"),
@@ -41,31 +45,28 @@ _COUNTED: tuple[Column, ...] = (
     ("sums", "sums", ".3f"),
     ("sums' instructions", "sums_instructions", ".1f"),
 )
-_TIMED: tuple[Column, ...] = (
+TIMED: tuple[Column, ...] = (
     *_CASE,
-    ("cold us", "cold", ".2f"),
-    ("GB/s", "cold_gb_per_s", ",.0f"),
+    ("us", "us", ".2f"),
+    ("±", "spread", "%"),
+    ("GB/s", "gb_per_s", ",.0f"),
     ("of a copy", "share", "%"),
-    ("warm us", "warm", ".2f"),
-    ("GB/s", "warm_gb_per_s", ",.0f"),
     ("copy us", "copy", ".2f"),
-    ("CuPy us", "expression", ".2f"),
-    ("cupy.fuse us", "fuse", ".2f"),
+    *((f"{name} us", name, ".2f") for name in SYSTEMS),
 )
-_COUNTED_LEGEND = """\
+COUNTED_LEGEND = """\
 x, residual, y, h, dy, ..., gamma: 32-byte sectors that are requested, over the least for x: rows *
 N * itemsize / 32. Gamma's come from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
 lanes. instructions/packet: PTX warp instructions without mov and cvta, for each 32 x 16 bytes of x.
 row read: how often. sums: of a backward pass, bytes of its blocks' sums of columns, written and
 read again, over x's; sums' instructions are those of the kernel that adds them up. Rows "N + 1" lie
 one element past a boundary of 16 bytes. Nothing here is a time: a software GPU has none to tell."""
-_TIMED_LEGEND = """\
-Launches in a graph, between two events; the best of the replays. cold: buffers in turns, larger
-than the L2 cache together, but 512 at most: less than some 300 KB stays in the cache. warm: one
-buffer. GB/s: of the bytes that must move. copy, CuPy, cupy.fuse: a device-to-device copy of those
-bytes, and the same result by CuPy's operators and by functions under cupy.fuse, cold. Rows "N + 1"
-lie one element past a boundary of 16 bytes."""
-COUNTED, TIMED = (_COUNTED, _COUNTED_LEGEND), (_TIMED, _TIMED_LEGEND)
+TIMED_LEGEND = """\
+us: the median of 56 replays of a graph of launches, over sets of arrays that take turns and are
+four times the L2 cache together, but 512 at most; "warm" is one set. ±: p90 - p10 over the median.
+GB/s: of the bytes that must move. copy: the faster of cudaMemcpyAsync and a kernel that copies as
+many. cupy: CuPy's operators; compile: PyTorch's compiler. Each result was held against the
+definition before it was timed. Rows "N + 1" lie one element past a boundary of 16 bytes."""
 
 
 def is_aligned(measurement: Measurement) -> bool:
@@ -74,7 +75,19 @@ def is_aligned(measurement: Measurement) -> bool:
     return measurement.offset == 0 and row_bytes % PACKET_BYTES == 0
 
 
-def table(measured: Sequence[Measurement], columns: Sequence[Column]) -> str:
+def counted_table(measured: Sequence[Counters]) -> str:
+    """Return the table of one op's counters."""
+    return table(measured, COUNTED)
+
+
+def timed_table(timed: Sequence[Times]) -> str:
+    """Return the table of one op's times, and of each system that failed why, and how often."""
+    why = Counter(f"{name} failed: {why}" for times in timed for name, why in times.failed.items())
+    notes = [f"{text} ({counted(often, 'case')})" for text, often in why.items()]
+    return "\n".join([table([times.line() for times in timed], TIMED), *notes])
+
+
+def table(measured: Sequence[Line], columns: Sequence[Column]) -> str:
     """Return the table of one op, without the columns that have no value in it."""
     present = [
         column for column in columns if any(getattr(m, column[1]) is not None for m in measured)
@@ -91,20 +104,25 @@ def table(measured: Sequence[Measurement], columns: Sequence[Column]) -> str:
     )
 
 
-def cell(measurement: Measurement, name: str, form: str) -> str:
-    """Return one value as the table shows it; "-" for none."""
+def cell(measurement: Line, name: str, form: str) -> str:
+    """Return one value as the table shows it; "-" for none, and a word for what has none."""
     value = getattr(measurement, name)
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     if form == "%":
         return percent(value)
-    shifted = f" + {measurement.offset}" if name == "cols" and measurement.offset else ""
-    return format(value, form) + shifted
+    if name != "cols":
+        return format(value, form)
+    shifted = f" + {measurement.offset}" if measurement.offset else ""
+    warm = " warm" if getattr(measurement, "warm", False) else ""
+    return format(value, form) + shifted + warm
 
 
-def save_csv(measured: Sequence[Measurement], file: Path) -> None:
+def save_csv(measured: Sequence[Line], file: Path) -> None:
     """Write every value of every case, a line each; what is None is empty."""
-    names = [field.name for field in fields(measured[0])]
+    names = list(vars(measured[0]))
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(names)

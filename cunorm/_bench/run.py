@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .. import simgpu
 from .._progress import Progress, counted
 from . import report
-from .cases import COUNTED_BYTES, TIMED_BYTES, Case, grid
+from .cases import COUNTED_BYTES, SYSTEMS, TIMED_BYTES, Case, grid, timed
 
 if TYPE_CHECKING:
-    from .report import Measurement
+    from .report import Line, Measurement
+
+M = TypeVar("M", bound="Measurement")
+
+
+class Ended(Exception):
+    """Why a run cannot go on, as the user is told."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,11 @@ class Options:
         Rows of x.
     odd : bool
         Whether rows that do not start on 16 bytes follow.
-    csv, png : Path or None
+    warm : bool
+        Whether each case is also timed on one set of arrays.
+    beside : sequence of str or None
+        Other systems that are timed; None for all that are installed.
+    csv, png, json : Path or None
         Files to write.
     """
 
@@ -42,13 +52,16 @@ class Options:
     cols: Sequence[int] | None
     rows: int | None
     odd: bool
+    warm: bool
+    beside: Sequence[str] | None
     csv: Path | None
     png: Path | None
+    json: Path | None
 
 
 def obstacle(options: Options) -> str | None:
     """Return why the files could not be written, before anything is measured; None if they can."""
-    for file in (options.csv, options.png):
+    for file in (options.csv, options.png, options.json):
         if file is not None and not file.absolute().parent.is_dir():
             return f"{file} cannot be written: there is no folder {file.absolute().parent}"
         if file is not None and file.is_dir():
@@ -75,35 +88,102 @@ def _unwritable(file: Path) -> str | None:
     return None
 
 
-def run(options: Options, device: str) -> None:
+def obstacle_on_device(options: Options) -> str | None:
+    """Return why what is asked for cannot be had on the device that there is; None if it can."""
+    if simgpu.installed():
+        asked = {"--json": options.json, "--warm": options.warm, "--beside": options.beside}
+        times = [name for name, value in asked.items() if value not in (None, False)]
+        return f"{times[0]} needs a CUDA device: a software GPU takes no times" if times else None
+    if options.beside:
+        from .peers import OTHERS
+        from .systems import installed
+
+        _, absent = installed(OTHERS[name] for name in options.beside)
+        if absent:
+            name, why = next(iter(absent.items()))
+            return f"--beside {name}: it cannot be used: {why}"
+    return None
+
+
+def run(options: Options, device: str) -> bool:
     """Measure on the current device, print a table of each op, and write the files.
 
     Where the user interrupts it, what is measured is printed and no file is written.
+
+    Returns
+    -------
+    bool
+        Whether every result of cunorm's that was timed was right.
     """
-    counting = simgpu.installed()
-    if counting:
-        print(f"cunorm on {device}: no hardware, a software GPU that counts and takes no times")
-    else:
-        print(f"cunorm on {device}")
-    measured = _measure_and_print(options, counting)
+    if not simgpu.installed():
+        return _run_timed(options, device)
+    print(f"cunorm on {device}: no hardware, a software GPU that counts and takes no times")
+    from .counters import count_all
+
+    cases = _cases(options, COUNTED_BYTES)
+    measured = _print_tables(cases, count_all(cases), report.counted_table, report.COUNTED_LEGEND)
+    _save(options, device, measured, measured)
+    return True
+
+
+def _run_timed(options: Options, device: str) -> bool:
+    from . import results, systems, times
+    from .peers import OTHERS
+
+    asked = [OTHERS[name] for name in (SYSTEMS if options.beside is None else options.beside)]
+    versions, absent = systems.installed(asked)
+    others = [system for system in asked if system.name in versions]
+    print(f"cunorm on {device}")
+    for system in asked:
+        name = system.name
+        print(f"{name}: {versions.get(name) or f'absent: {absent[name]}'}")
+    begun = results.Run.begin(versions, absent)
+    times.warm_up()
+    empty = times.empty_kernel()
+    print(f"an empty kernel in a graph: {empty.median:.2f} us", flush=True)
+    cases = list(timed(_cases(options, TIMED_BYTES), options.warm))
+
+    def measure(case: Case) -> times.Times:
+        measured = times.time(case, others)
+        systems.free(others)
+        return measured
+
+    try:
+        measured = _print_tables(
+            cases, map(measure, cases), report.timed_table, report.TIMED_LEGEND
+        )
+    except times.DeviceLost as lost:
+        raise Ended(f"the device is lost: {lost}; choose others with --beside") from lost
+    _save(options, device, measured, [m.line() for m in measured])
+    if options.json is not None:
+        results.save(begun, empty, [*map(results.as_case, measured)], options.json)
+    return all(m.own is not None for m in measured)
+
+
+def _cases(options: Options, launch_bytes: int) -> list[Case]:
+    return list(
+        grid(options.ops, options.dtypes, options.cols, options.rows, options.odd, launch_bytes)
+    )
+
+
+def _save(
+    options: Options, device: str, measured: Sequence[Measurement], lines: Sequence[Line]
+) -> None:
+    """Write the table and the chart that are asked for."""
     if options.csv is not None:
-        report.save_csv(measured, options.csv)
+        report.save_csv(lines, options.csv)
     if options.png is not None:
         from . import chart
 
         chart.save(measured, options.png, device)
 
 
-def _measure_and_print(options: Options, counting: bool) -> list[Measurement]:
+def _print_tables(
+    cases: Sequence[Case], results: Iterator[M], table: Callable[[Sequence[M]], str], legend: str
+) -> list[M]:
     """Print the table of each op when its last case is measured; return all measurements."""
-    columns, legend = report.COUNTED if counting else report.TIMED
-    launch_bytes = COUNTED_BYTES if counting else TIMED_BYTES
-    cases = list(
-        grid(options.ops, options.dtypes, options.cols, options.rows, options.odd, launch_bytes)
-    )
     progress = Progress(len(cases))
-    results = _results(cases, counting)
-    measured: list[Measurement] = []
+    measured: list[M] = []
     try:
         for op, of_op in groupby(cases, attrgetter("op")):
             before = len(measured)
@@ -114,7 +194,7 @@ def _measure_and_print(options: Options, counting: bool) -> list[Measurement]:
             finally:
                 progress.clear()
                 if measured[before:]:
-                    print(f"\n{op}\n{report.table(measured[before:], columns)}", flush=True)
+                    print(f"\n{op}\n{table(measured[before:])}", flush=True)
     except KeyboardInterrupt:
         print(f"\nstopped after {len(measured)} of {_said(cases, progress)}")
         raise
@@ -124,14 +204,3 @@ def _measure_and_print(options: Options, counting: bool) -> list[Measurement]:
 
 def _said(cases: Sequence[Case], progress: Progress) -> str:
     return f"{counted(len(cases), 'case')} in {progress.seconds():.0f} s"
-
-
-def _results(cases: Sequence[Case], counting: bool) -> Iterator[Measurement]:
-    """Yield what is measured of each case."""
-    if counting:
-        from .counters import count_all
-
-        return count_all(cases)
-    from .times import time
-
-    return map(time, cases)

@@ -63,7 +63,9 @@ class Sample:
 
 
 def compare(
-    launches: Mapping[Name, Sequence[Launch]], failures: dict[Name, Exception] | None = None
+    launches: Mapping[Name, Sequence[Launch]],
+    failures: dict[Name, Exception] | None = None,
+    rounds: int | None = None,
 ) -> dict[Name, Sample]:
     """Return what each of several launches takes on the current device, timed in turns.
 
@@ -76,6 +78,8 @@ def compare(
     failures : dict, optional
         Gets the exception of each name that cannot be run or captured, which is then left out.
         Without it, the exception is raised.
+    rounds : int, optional
+        In each of which every name has a turn of eight replays; without it, seven.
 
     Returns
     -------
@@ -86,14 +90,15 @@ def compare(
     graphs: dict[Name, _Graph] = {}
     with cupy.cuda.Stream(non_blocking=True) as stream:
         for name, calls in launches.items():
-            try:
-                graphs[name] = _Graph(calls, stream)
-            except Exception as error:
-                if failures is None:
-                    raise
-                failures[name] = error.with_traceback(None)  # whose frames would keep arrays
+            found = _captured(calls, stream)
+            if isinstance(found, _Graph):
+                graphs[name] = found
+            elif failures is None:
+                raise found
+            else:
+                failures[name] = found.with_traceback(None)  # whose frames would keep arrays
         samples: dict[Name, list[float]] = {name: [] for name in graphs}
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS if rounds is None else rounds):
             for name, graph in graphs.items():
                 samples[name] += graph.samples(REPLAYS)
     return {name: Sample.of(samples[name], graph.launches) for name, graph in graphs.items()}
@@ -109,6 +114,14 @@ def sets(set_bytes: int) -> int:
 def microseconds(start: cupy.cuda.Event, end: cupy.cuda.Event) -> float:
     """Return the time between two events."""
     return 1e3 * float(cupy.cuda.get_elapsed_time(start, end))
+
+
+def _captured(calls: Sequence[Launch], stream: cupy.cuda.Stream) -> _Graph | Exception:
+    """Return the graph of launches, or what one of them raised."""
+    try:
+        return _Graph(calls, stream)
+    except Exception as error:
+        return error
 
 
 class _Graph:

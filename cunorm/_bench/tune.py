@@ -21,7 +21,6 @@ from .._call import remembered
 from .._launch import kernels
 from .._plan import Device, Way, tuning
 from .._plan.tuning import NO_LIMIT, Line, Served
-from .._plan.ways import ways
 from .._progress import Progress, counted
 from . import timing
 from .cases import Case, arrays, call
@@ -105,12 +104,10 @@ def tune(case: Case, device: Device) -> Tuned:
     with remembered.by(None) as asked:
         wanted = _bits(call(case, sets[0]))
     served = asked[0]
-    plan = tuning.served(served.plan, device, served.rows, aligned=served.aligned)
-    planned = Way(plan.split, plan.resident or 0, plan.few)
+    planned, *others = tuning.choices(served, device)
     launches: dict[Way, list[Launch]] = {}
     trouble: dict[Way, str] = {}
-    few = served.rows <= device.multiprocessors
-    for way in dict.fromkeys((planned, *ways(served.plan, few=few))):
+    for way in (planned, *others):
         obstacle = _obstacle(case, way, sets[0], wanted)
         if obstacle is None:
             launches[way] = [partial(_go, case, way, given) for given in sets]

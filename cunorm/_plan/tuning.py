@@ -126,6 +126,14 @@ def _measured(plan: Plan, device: Device, rows: int, *, aligned: bool) -> Way | 
     return None
 
 
+def choices(asked: Served, device: Device) -> list[Way]:
+    """Return the way that serves a launch, and then the others that may."""
+    plan = served(asked.plan, device, asked.rows, aligned=asked.aligned)
+    planned = Way(plan.split, plan.resident or 0, plan.few)
+    few = asked.rows <= device.multiprocessors
+    return list(dict.fromkeys((planned, *ways(asked.plan, few=few))))
+
+
 @contextmanager
 def forced(way: Way | None) -> Iterator[list[Served]]:
     """Have launches that are worked out meanwhile go one way, and list them.

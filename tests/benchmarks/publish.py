@@ -263,12 +263,12 @@ def _of_fused(counted):
     return table(head, lines)
 
 
-def split(page):
-    """Return the page before the section, the section, and what follows it, with the marks."""
-    before, begin, rest = page.partition(BEGIN)
+def split(page, begin=BEGIN):
+    """Return the page before a section, the section, and what follows it, with the marks."""
+    before, found, rest = page.partition(begin)
     old, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{PAGE} has not both marks, {BEGIN!r} and {END!r}")
+    if not found or not end:
+        raise SystemExit(f"{PAGE} has not both marks, {begin!r} and {END!r}")
     return before + begin, old, end + after
 
 

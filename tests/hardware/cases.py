@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from cunorm._bench import cases as bench_cases
-from cunorm._families import LAYER_NORM
 from cunorm._plan import ITEMSIZE
 
 from .session import DRY
 
 SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
-EVERYONE = ("torch", "compile", "liger", "quack")
-SOME = ("torch", "liger", "quack")
+EVERYONE = ("torch", "compile", "liger", "quack", "flashinfer")
+SOME = ("torch", "liger", "quack", "flashinfer")
 
 
 @dataclass(frozen=True)
 class Case(bench_cases.Case):
-    """A call of `python -m cunorm bench`, but for a backward one's dresidual, which peers lack.
+    """A call of `python -m cunorm bench`.
 
     Attributes
     ----------
@@ -28,27 +26,17 @@ class Case(bench_cases.Case):
         What it is measured for.
     peers : tuple of str
         Which systems join, beside cunorm and copies.
-    warm : bool
-        Whether one set of arrays is used, which the L2 cache holds.
+    dresidual : bool
+        Not of a backward one: peers lack it.
     """
 
+    dresidual: bool = False
     group: str = ""
     peers: tuple[str, ...] = ()
-    warm: bool = False
 
     def __str__(self) -> str:
         warm = " warm" if self.warm else ""
         return f"{self.op} {SHORT[self.dtype]} {self.rows}x{self.cols}{warm}"
-
-    @property
-    def is_layer_norm(self) -> bool:
-        """Whether the rows have a mean taken off."""
-        return self.kind.family is LAYER_NORM
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The arrays of rows: what is read, then what is written."""
-        return tuple(name for name in super().names if name != "dresidual")
 
 
 def rows_of(mib: int, cols: int, dtype: str) -> int:
@@ -66,13 +54,6 @@ def sized(
 def few_rows(case: Case, rows: int = 3) -> Case:
     """Return the same call on few rows, to compile its kernels or for a dry run."""
     return replace(case, rows=min(case.rows, rows))
-
-
-def arrays(case: Case) -> dict[str, Any]:
-    """Return the arrays of a case by name."""
-    made = bench_cases.arrays(case)
-    made.pop("dresidual", None)
-    return made
 
 
 def _main() -> Iterator[Case]:
@@ -138,11 +119,11 @@ def _sizes() -> Iterator[Case]:
 def cases() -> list[Case]:
     """Return every case, the most telling first: what the budget does not reach is left out.
 
-    A dry run has one of each op and system, on few rows.
+    A dry run has one of each op and its systems, on few rows.
     """
     groups = (_main(), _decode(), _backward(), _long(), _odd(), _dtypes(), _sizes())
     found = list(dict.fromkeys(chain(*groups)))
     if not DRY:
         return found
     small = (few_rows(case) for case in found if case.cols <= 1024)
-    return list({(case.op, "fuse" in case.peers): case for case in small}.values())
+    return list({(case.op, case.peers): case for case in small}.values())

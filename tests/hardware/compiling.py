@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from typing import Any
 
-from .cases import Case, arrays, few_rows
+from .cases import Case, few_rows
 from .session import DRY, log, short, start_device
 
 Work = Callable[[], Any]
@@ -50,7 +50,7 @@ def compile_case(case: Case) -> None:
     from cunorm._bench import cases as bench_cases
 
     few = few_rows(case)
-    bench_cases.call(few, arrays(few))
+    bench_cases.call(few, bench_cases.arrays(few))
     cupy.cuda.get_current_stream().synchronize()
 
 

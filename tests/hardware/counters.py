@@ -19,7 +19,7 @@ from typing import Any
 
 from cunorm._plan import WARP
 
-from .cases import Case, arrays, rows_of, sized
+from .cases import Case, rows_of, sized
 from .session import DRY, Lines, log, start_device
 
 COUNTERS = Path(__file__).parents[1] / "benchmarks" / "counters.csv"
@@ -101,7 +101,7 @@ def kernels(case: Case) -> tuple[str, ...]:
 def run() -> None:
     """Call each case once."""
     cupy = start_device()
-    from cunorm._bench.cases import call
+    from cunorm._bench.cases import arrays, call
 
     for each in cases():
         call(each, arrays(each))

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from cunorm._bench import cases
-
-from . import graphs
 from .cases import Case, few_rows, sized
 from .compiling import in_processes
-from .given import Given
-from .graphs import Graph
-from .session import DRY, Budget, Lines, guard, log, nvidia_smi, start_device
-from .times import TOLERANCE
+from .session import DRY, Budget, Lines, guard, log, nvidia_smi, short, start_device
 from .ways import Way, compile_way, fewer, noting, ways
 
 cupy = start_device()
-
+from cunorm._bench import cases, times, timing  # noqa: E402
+from cunorm._bench.definition import TOLERANCE  # noqa: E402
 from cunorm._call import remembered  # noqa: E402
 
 ROUNDS = 3
@@ -76,40 +73,64 @@ def as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def captured(
-    case: Case, way: Way, given: Sequence[Given], wanted: Sequence[Any]
-) -> tuple[Graph, dict[str, int]]:
-    """Return the graph of a call that takes a way, and what its kernel takes."""
+class Switch:
+    """Has calls take a way, and changes what is in force only where another way's calls follow."""
 
-    def call(g: Given) -> Any:
-        return cases.call(case, g.arrays)
+    def __init__(self) -> None:
+        self._way: Way | None = None
+        self._stack = ExitStack()
 
+    def call(self, way: Way, case: Case, arrays: dict[str, Any]) -> Any:
+        """Call the op of a case by a way."""
+        if way != self._way:
+            self.close()
+            self._stack.enter_context(remembered.by(way))
+            self._way = way
+        return cases.call(case, arrays)
+
+    def close(self) -> None:
+        """Have calls take their plans' ways again."""
+        self._stack.close()
+        self._way = None
+
+
+def takes(case: Case, way: Way, arrays: dict[str, Any], wanted: Sequence[Any]) -> dict[str, int]:
+    """Return what the kernel of a way takes; raise where its results are off."""
     with remembered.by(way), noting() as noted:
-        off = distance(call(given[0]), wanted)
+        off = distance(cases.call(case, arrays), wanted)
         _, kernel = noted[0]
-        takes = {"registers": kernel.num_regs, "spilled": kernel.local_size_bytes}
-        if not off <= TOLERANCE[case.dtype]:
-            raise ArithmeticError(f"off by {off:.2g}")
-        return Graph(call, given, graphs.estimated_us(case)), takes
+    if not off <= TOLERANCE[case.dtype]:
+        raise ArithmeticError(f"off by {off:.2g}")
+    return {"registers": kernel.num_regs, "spilled": kernel.local_size_bytes}
 
 
 def measure(case: Case, chosen: Sequence[Way], lines: Lines) -> str:
     """Time the ways of a case in turns; return a row of the table."""
-    given = [Given(case, seed) for seed in range(graphs.sets_of(case))]
-    wanted = [output.copy() for output in as_tuple(cases.call(case, given[0].arrays))]
-    taken: dict[Way, Graph] = {}
+    count = 1 if case.warm else timing.sets(case.floor_bytes)
+    sets = [cases.arrays(case) for _ in range(count)]
+    wanted = [output.copy() for output in as_tuple(cases.call(case, sets[0]))]
     notes: dict[str, object] = {}
+    right = []
     for way in chosen:
-        found, problem = guard(captured, case, way, given, wanted)
+        found, problem = guard(takes, case, way, sets[0], wanted)
+        notes[str(way)] = found or problem
         if found is not None:
-            taken[way], notes[str(way)] = found
-        elif way == chosen[0]:
-            raise RuntimeError(f"the plan itself: {problem}")
-        else:
-            notes[str(way)] = problem
-    times = graphs.in_turns(taken, ROUNDS)
-    graphs.free(taken.values())
-    median = {way: found["median"] for way, found in times.items()}
+            right.append(way)
+    switch = Switch()
+    failed: dict[Way, Exception] = {}
+    launches = {way: [partial(switch.call, way, case, each) for each in sets] for way in right}
+    try:
+        timed = timing.compare(launches, failed, ROUNDS)
+    finally:
+        switch.close()
+    notes |= {str(way): short(error) for way, error in failed.items()}
+    if DRY and failed:
+        raise RuntimeError(f"failed: {notes}")
+    if chosen[0] not in timed:
+        raise RuntimeError(f"the plan itself: {notes[str(chosen[0])]}")
+    del launches, sets
+    cupy.get_default_memory_pool().free_all_blocks()
+    median = {way: sample.median for way, sample in timed.items()}
     ranking = sorted(median, key=median.__getitem__)
     own, best = median[chosen[0]], median[ranking[0]]
     lines.add(
@@ -123,14 +144,14 @@ def measure(case: Case, chosen: Sequence[Way], lines: Lines) -> str:
         us=own,
         best=str(ranking[0]),
         best_us=best,
-        ways={str(way): times[way] for way in ranking},
+        ways={str(way): asdict(timed[way]) for way in ranking},
         takes=notes,
         smi=nvidia_smi("clocks.sm,temperature.gpu"),
     )
     runners = ", ".join(f"{way} {median[way]:.2f}" for way in ranking[:3])
     return (
         f"{case!s:<34} {chosen[0]!s:<14} {own:8.2f}us {case.floor_bytes / own / 1e3:5.0f}GB/s "
-        f"best ×{own / best:.3f}: {runners} ({len(times)} of {len(chosen)})"
+        f"best ×{own / best:.3f}: {runners} ({len(timed)} of {len(chosen)})"
     )
 
 
@@ -167,6 +188,9 @@ def main() -> None:
     chosen = [case for case in kinds() if options.only in f"{case} {case.group}"]
     plans = {case: ways(case) for case in chosen}
     if DRY:
+        from .dry import stand_in
+
+        stand_in()
         plans = {case: fewer(found, 3) for case, found in plans.items()}
     log(f"{len(chosen)} kinds of rows, {sum(map(len, plans.values()))} ways")
     done = 0
@@ -175,7 +199,7 @@ def main() -> None:
         if budget.over(20):
             break
         part = compiled(part, options.workers, min(100, budget.left() / 2), lines)
-        graphs.warm_up()
+        times.warm_up()
         for case, found in part.items():
             if budget.over(4):
                 break

@@ -69,6 +69,14 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "p10": p10, "p90": p90, "min": ordered[0], "n": len(ordered)}
 
 
+def commit() -> str | None:
+    """Return the commit of a tree that was packed; None of a checkout, which knows its own."""
+    packed = WORK / "ready"
+    if Path(__file__).is_relative_to(WORK / "tree") and packed.exists():
+        return packed.read_text().strip()
+    return None
+
+
 def nvidia_smi(fields: str = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu") -> str:
     """Return one line of nvidia-smi; it reads, and changes nothing."""
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stage 2, about 8.5 minutes: times, beside what others take. Under $OUT: times.jsonl, times.txt,
-# bench.csv
+# Stage 2, about 8.5 minutes: times, beside what others take. Under $OUT: times.jsonl, card.json,
+# times.txt, bench.csv, bench.json
 TOTAL=${TOTAL:-520}
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 gpu
@@ -23,8 +23,10 @@ if (($(left) > 20)); then
   say "python -m cunorm bench, as a user runs it"
   sizes=(--cols 1024 4096 16384)
   [[ -n $DRY ]] && sizes=(--cols 64 --rows 4)
+  files=(--csv "$OUT/bench.csv")
+  [[ -z $DRY ]] && files+=(--beside cupy torch --json "$OUT/bench.json") # a software GPU takes no times
   step $(($(left) - 4)) "$PY" -m cunorm bench --op rms_norm --dtype bfloat16 "${sizes[@]}" \
-    --csv "$OUT/bench.csv" >"$OUT/bench.txt" 2>&1
+    "${files[@]}" >"$OUT/bench.txt" 2>&1
   tail -12 "$OUT/bench.txt" | cut -c1-160
 fi
 finish "stage 2"

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import cupy
-import numpy as np
 import pytest
 
 from cunorm import __main__ as command
@@ -22,18 +20,34 @@ from cunorm._bench import cases as bench_cases
 from cunorm._bench import chart, report
 from cunorm._bench import counters as bench_counters
 from cunorm._bench import run as bench_run
-from cunorm._bench import times as bench_times
 from cunorm._bench.cases import Case
 from cunorm._bench.counters import Counters
 from cunorm._bench.times import Times
+from cunorm._bench.timing import Sample
 
 ROOT = Path(__file__).parents[2]
 COUNTERS = Counters(
     *("rms_norm", "float16", 4096, 256, 0, 90, 1.0, None, 1.25, None, 1.0, 16.0, 64.75, 1.0),
     *(62, 0, 0.5, 1.0),
 )
-TIMES = Times("rms_norm", "bfloat16", 4097, 64, 1, 90, 2.0, 1.0, 1500.0, 3000.0, 1.8, 20.0, None)
-SHOWN = {Counters: report.COUNTED[0], Times: report.TIMED[0]}
+
+
+def sample(us, spread=0.0):
+    return Sample(us, us - spread / 2, us + spread / 2, us - spread / 2, 56, 160)
+
+
+TIMES = Times(
+    op="rms_norm",
+    dtype="bfloat16",
+    cols=4097,
+    rows=64,
+    offset=1,
+    sets=512,
+    systems={"cunorm": sample(2.0, spread=0.1), "cupy": sample(20.0)},
+    copies={"memcpy": sample(1.9), "copy kernel": sample(1.8)},
+    failed={"liger": "ValueError: no such luck"},
+)
+LINES = {"counters": COUNTERS, "times": TIMES.line()}
 
 
 def run(capsys, *arguments):
@@ -174,117 +188,36 @@ def test_both_launches_of_a_backward_pass_are_counted(op, totals, offset):
     assert counters.share == 1 if offset == 0 else 0.9 < counters.share < 1
 
 
-# Timing. On the software GPU a time means nothing, but what is launched can be seen.
-
-
-@pytest.fixture
-def few_launches(monkeypatch):
-    monkeypatch.setattr(bench_times, "LAUNCHES", 5)
-    monkeypatch.setattr(bench_times, "ROUNDS", 2)
-    monkeypatch.setattr(bench_times, "_buffers", lambda case: 2)
-
-
-# How close CuPy's own expressions come, which round where the ops do not.
-CLOSE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4, "float64": 1e-12}
-
-
-@pytest.mark.parametrize("op", bench_cases.OPS)
-@pytest.mark.parametrize("dtype", CLOSE)
-def test_the_expressions_of_cupy_give_what_the_op_gives(op, dtype):
-    case = Case(op, dtype, 256, 7)
-    given = bench_cases.arrays(case)
-    bench_cases.call(case, given)
-    y = given["y"].astype("float64").get()
-    ways = [bench_times.expressed] + [bench_times.fused] * (dtype != "bfloat16")
-    for way in ways:
-        result = way(case, given)
-        assert result.dtype == given["y"].dtype
-        close = CLOSE[dtype] * (2 if "residual" in given else 1)  # of which little may be left
-        np.testing.assert_allclose(result.astype("float64").get(), y, close, close)
-
-
-@pytest.mark.parametrize("op", bench_cases.BACKWARD_OPS)
-@pytest.mark.parametrize("dtype", CLOSE)
-def test_the_expressions_of_cupy_give_every_gradient_that_the_op_gives(op, dtype):
-    case = Case(op, dtype, 256, 7)
-    given = bench_cases.arrays(case)
-    made = bench_cases.call(case, given)
-    for a, b in zip(bench_times.expressed(case, given), made, strict=True):
-        assert a.dtype == b.dtype
-        close = CLOSE[dtype]
-        np.testing.assert_allclose(
-            a.astype("float64").get(), b.astype("float64").get(), close, close
-        )
-
-
-def test_a_graph_takes_turns_through_the_buffers(few_launches):
-    counts = [cupy.zeros(1, "int32") for _ in range(2)]
-    kernel = cupy.RawKernel('extern "C" __global__ void add(int* to) { ++*to; }', "add")
-    launches = [functools.partial(kernel, (1,), (1,), (count,)) for count in counts]
-    assert bench_times.microseconds(launches) > 0
-    # Once before the capture; then three turns in the graph, which is launched 1 + 2 times, and
-    # as often before, so that the device is at work until all that is timed is enqueued.
-    assert [int(count[0]) for count in counts] == [1 + 3 * (2 * 3)] * 2
-
-
-def test_times_are_those_of_one_launch(few_launches, monkeypatch):
-    took = {1: 4.0, 2: 5.0}  # warm has one buffer, all else two
-    monkeypatch.setattr(bench_times, "microseconds", lambda launches: took[len(launches)])
-    case = Case("add_rms_norm", "bfloat16", 64, 10)
-    times = bench_times.time(case)
-    assert (times.cold, times.warm, times.copy, times.expression, times.fuse) == (5, 4, 5, 5, None)
-    assert times.cold_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 5e3)
-    assert times.warm_gb_per_s == pytest.approx((4 * 10 * 128 + 128) / 4e3)
-    assert times.share == 1
-
-
-def test_the_buffers_are_larger_than_the_cache_together():
-    case = Case("rms_norm", "float16", 4096, 128)
-    cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
-    assert bench_times._buffers(case) * case.floor_bytes >= 3 * cache
-    assert bench_times._buffers(Case("rms_norm", "float16", 1 << 20, 1 << 10)) == 2
-
-
-def test_the_smallest_call_takes_512_buffers_and_no_more():
-    case = Case("rms_norm", "float16", 64, 4)
-    cache = cupy.cuda.runtime.getDeviceProperties(0)["l2CacheSize"]
-    assert 3 * cache / case.floor_bytes > 3000
-    assert bench_times._buffers(case) == 512
-
-
-def test_a_copy_moves_the_least_bytes(few_launches):
-    case = Case("rms_norm", "float16", 64, 4)
-    for copy in bench_times._copies(case, 2):
-        target, source = copy.args
-        assert target.nbytes + source.nbytes == case.floor_bytes
-        source.fill(7)
-        copy()
-        assert (target == 7).all()
-
-
 # Showing.
 
 
-@pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
+@pytest.mark.parametrize("kind", LINES)
 def test_every_column_shows_an_attribute(kind):
-    text = report.table([kind], SHOWN[type(kind)])
+    text = report.table([LINES[kind]], {"counters": report.COUNTED, "times": report.TIMED}[kind])
     heads, values = (line.split("  ") for line in text.splitlines())
     assert len([head for head in heads if head]) == len([value for value in values if value])
 
 
 def test_a_table_leaves_out_what_the_op_does_not_have_and_tells_views_apart():
-    assert report.table([COUNTERS], SHOWN[Counters]).split() == [
+    assert report.counted_table([COUNTERS]).split() == [
         *("dtype", "N", "rows", "x", "y", "gamma", "sectors/request", "instructions/packet"),
         *("barriers/row", "registers", "spills", "occupancy", "row", "read"),
         *("float16", "4,096", "256", "1.000", "1.250", "1.000", "16.00", "64.8", "1", "62", "0"),
         *("50", "%", "1.00"),
     ]
-    both = [TIMES, dataclasses.replace(TIMES, dtype="float16", offset=0, fuse=3.0)]
-    _, first, second = report.table(both, SHOWN[Times]).splitlines()
-    assert "4,097 + 1 " in first
-    assert first.endswith(" -")
+    other = dataclasses.replace(
+        TIMES, offset=0, warm=True, systems={"cupy": sample(3.0)}, failed={"cunorm": "off"}
+    )
+    heads, first, second, *why = report.timed_table([TIMES, other, TIMES]).splitlines()
+    assert heads.split("  ")[-1].strip() == "liger us"
+    assert " 4,097 + 1 " in first
+    assert first.split()[-9:] == ["2.00", "5", "%", "529", "90", "%", "1.80", "20.00", "failed"]
     assert "+" not in second
-    assert second.endswith(" 3.00")
+    assert " 4,097 warm " in second
+    assert why[1:] == [
+        "liger failed: ValueError: no such luck (2 cases)",
+        "cunorm failed: off (1 case)",
+    ]
 
 
 def test_the_share_counts_every_array_of_rows():
@@ -293,19 +226,19 @@ def test_the_share_counts_every_array_of_rows():
     assert TIMES.share == 0.9
 
 
-@pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
+@pytest.mark.parametrize("kind", LINES)
 def test_the_csv_has_every_attribute(tmp_path, kind):
-    report.save_csv([kind, kind], tmp_path / "a.csv")
+    report.save_csv([LINES[kind]] * 2, tmp_path / "a.csv")
     lines = lines_of(tmp_path / "a.csv")
     assert len(lines) == 2
     assert lines[0] == {
-        name: "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        for name, value in dataclasses.asdict(kind).items()
+        name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+        for name, value in vars(LINES[kind]).items()
     }
 
 
 @pytest.mark.parametrize("kind", [COUNTERS, TIMES], ids=["counters", "times"])
-def test_the_chart_has_a_column_for_each_op_and_draws_every_case(tmp_path, kind, monkeypatch):
+def test_the_chart_has_a_column_for_each_op_and_draws_every_cold_case(tmp_path, kind, monkeypatch):
     drawn = []
     draw = chart._draw
 
@@ -316,7 +249,8 @@ def test_the_chart_has_a_column_for_each_op_and_draws_every_case(tmp_path, kind,
     monkeypatch.setattr(chart, "_draw", watched)
     other = dataclasses.replace(kind, op="layer_norm")
     odd = dataclasses.replace(kind, cols=769)
-    chart.save([kind, odd, other], tmp_path / "a.png", "a device")
+    warm = [dataclasses.replace(kind, warm=True)] if isinstance(kind, Times) else []
+    chart.save([kind, odd, other, *warm], tmp_path / "a.png", "a device")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert drawn == [2, 1, 2, 1]
 
@@ -349,18 +283,27 @@ def test_the_command_prints_a_table_for_each_op_and_writes_its_files(capsys, tmp
     assert files[1].stat().st_size > 10_000
 
 
-def test_on_hardware_the_command_prints_times_and_on_the_software_gpu_none(capsys, monkeypatch):
-    arguments = ("--op", "rms_norm", "--dtype", "float16", "--cols", "64", "--rows", "4")
-    if simgpu.installed():
-        _, out, _ = run(capsys, *arguments)
-        assert " us" not in out
-        assert "GB/s" not in out
-    monkeypatch.setattr(bench_run.simgpu, "installed", lambda: False)
-    monkeypatch.setattr(command, "_device", lambda _: "some hardware (sm_90)")
-    monkeypatch.setattr(bench_times, "time", lambda case: dataclasses.replace(TIMES, op=case.op))
-    _, out, _ = run(capsys, *arguments)
-    assert out.startswith("cunorm on some hardware (sm_90)\n\nrms_norm\ndtype")
-    assert "cold us" in out
+@pytest.mark.simgpu
+def test_on_the_software_gpu_the_command_prints_no_times(capsys):
+    _, out, _ = run(
+        capsys, *("--op", "rms_norm", "--dtype", "float16", "--cols", "64", "--rows", "4")
+    )
+    assert " us" not in out
+    assert "GB/s" not in out
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize(
+    "arguments", [["--json", "a.json"], ["--warm"], ["--beside", "torch"], ["--beside"]]
+)
+def test_what_only_hardware_can_give_is_refused_where_there_is_none(
+    capsys, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert f"bench: {arguments[0]} needs a CUDA device: a software GPU takes no times" in err
+    assert not any(tmp_path.iterdir())
 
 
 def test_progress_is_told_on_stderr_and_not_too_often(capsys, monkeypatch):
@@ -402,6 +345,8 @@ def test_progress_fits_a_line_of_the_terminal(capsys, monkeypatch):
         (["--cols", "4k"], "--cols: must be a whole number of at least 1, not '4k'"),
         (["--rows", "1.5"], "--rows: must be a whole number of at least 1, not '1.5'"),
         (["--rows"], "--rows: expected one argument"),
+        (["--beside", "apex"], "--beside: invalid choice: 'apex'"),
+        (["--json"], "--json: expected one argument"),
     ],
 )
 def test_arguments_that_make_no_sense_exit_2(capsys, arguments, says):
@@ -444,7 +389,7 @@ def folder():
     shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("option", ["--csv", "--png"])
+@pytest.mark.parametrize("option", ["--csv", "--png", "--json"])
 @pytest.mark.parametrize("protected", ["folder", "file"])
 def test_what_may_not_be_written_is_refused_before_anything_is_measured(
     capsys, monkeypatch, folder, option, protected

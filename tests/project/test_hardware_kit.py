@@ -1,5 +1,6 @@
 """The scripts of tests/hardware: a dry run of each stage, their lists, and what is packed."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ KIT = ROOT / "tests" / "hardware"
 # What each stage leaves, besides what it prints.
 LEAVES = {
     1: ("environment.txt", "check.txt", "selfcheck.jsonl", "checks.jsonl", "junit.xml"),
-    2: ("times.jsonl", "times.txt", "bench.csv"),
+    2: ("times.jsonl", "card.json", "times.txt", "bench.csv"),
     3: ("ncu.csv", "ncu.jsonl", "plans.jsonl", "plans.txt"),
     4: ("junit.xml", "host.txt"),
 }
@@ -80,6 +81,37 @@ def test_a_dry_run_fails_where_the_project_has_other_names(script, tmp_path):
     done = run(f'{environment} {sys.executable} -c "{code}"', tmp_path)
     assert done.returncode == 1, done.stdout
     assert re.search(r"^(Attribute|Import|Name|Type)Error: ", done.stderr, re.MULTILINE)
+
+
+BREAKS = """
+import runpy, sys
+from cunorm import simgpu
+simgpu.install()
+from cunorm._bench import times
+time = times.time
+def breaks(case, others):
+    if case.op == "layer_norm" and "torch" in [system.name for system in others]:
+        raise times.DeviceLost("torch", case, RuntimeError("sticky"))
+    return time(case, others)
+times.time = breaks
+sys.argv[1:] = ["--only", "main", *sys.argv[1:]]
+runpy.run_module("hardware.times", run_name="__main__")
+"""
+
+
+def test_times_go_on_in_a_new_process_without_the_call_that_broke_one(tmp_path):
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    again = f"PYTHONPATH={ROOT}:{ROOT}/tests {sys.executable} {tmp_path}/breaks.py"
+    done = run(again, tmp_path)
+    assert done.returncode == 75, done.stderr
+    assert (tmp_path / "banned.txt").read_text() == "torch layer_norm\n"
+    begun = (tmp_path / "out" / "times.jsonl").read_text()
+    done = run(f"{again} --resume", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "times.jsonl").read_text().startswith(begun)
+    measured = json.loads((tmp_path / "out" / "card.json").read_text())["cases"]
+    assert [case["op"] for case in measured] == ["rms_norm", "add_rms_norm", "layer_norm"]
+    assert ["torch" in case["systems"] for case in measured] == [True, True, False]
 
 
 def test_the_suite_on_hardware_is_every_file_but_those_left_out_with_a_reason(monkeypatch):
@@ -153,10 +185,13 @@ def test_what_is_packed_runs_elsewhere(tmp_path):
     assert {"tree.tar.gz", "commit", "stage1.sh", "common.sh", "README.md"} <= {
         path.name for path in packed.iterdir()
     }
-    code = "import cunorm, hardware.suite; print(cunorm.__file__, hardware.suite.ROOT)"
+    code = (
+        "import cunorm, hardware.suite; from hardware.session import commit; "
+        "print(cunorm.__file__, hardware.suite.ROOT, commit())"
+    )
     step = f"step 99 $PY -m cunorm.simgpu -c '{code}'"
     done = run(f"TOTAL=99; source {packed}/common.sh; {step}; finish it", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{tmp_path}/tree/cunorm/__init__.py {tmp_path}/tree\n" in done.stdout
     head = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
     assert (tmp_path / "ready").read_text() == head
+    assert f"{tmp_path}/tree/cunorm/__init__.py {tmp_path}/tree {head}" in done.stdout
