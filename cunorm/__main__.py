@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -92,24 +93,7 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         description="Measure the ops: times where there is a CUDA device. Where there is none, "
         "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
     )
-    ops, dtypes = cases.OPS, cases.DTYPES
-    backward = cases.BACKWARD_OPS
-    bench.add_argument(
-        "--op",
-        nargs="+",
-        choices=(*ops, *backward),
-        default=ops,
-        metavar="OP",
-        help=f"of {', '.join((*ops, *backward))}; the first {len(ops)}, without it",
-    )
-    bench.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=ITEMSIZE,
-        default=dtypes,
-        metavar="DTYPE",
-        help=f"of {', '.join(ITEMSIZE)}; all but float64, without it",
-    )
+    _add_kinds(bench, cases.OPS, f"the first {len(cases.OPS)}", cases.DTYPES, "all but float64")
     bench.add_argument(
         "--cols",
         nargs="+",
@@ -146,6 +130,29 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
     return bench
 
 
+def _add_kinds(
+    command: argparse.ArgumentParser,
+    ops: Sequence[str],
+    which_ops: str,
+    dtypes: Sequence[str],
+    which_dtypes: str,
+) -> None:
+    """Add ``--op`` and ``--dtype``, with what holds without them, and which those are in words."""
+    every = (*cases.OPS, *cases.BACKWARD_OPS)
+    for name, choices, default, which in (
+        ("op", every, ops, which_ops),
+        ("dtype", ITEMSIZE, dtypes, which_dtypes),
+    ):
+        command.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=choices,
+            default=default,
+            metavar=name.upper(),
+            help=f"of {', '.join(choices)}; {which}, without it",
+        )
+
+
 def _add_tune(commands: Any) -> argparse.ArgumentParser:
     tune: argparse.ArgumentParser = commands.add_parser(
         "tune",
@@ -155,23 +162,7 @@ def _add_tune(commands: Any) -> argparse.ArgumentParser:
         "follow from then on. Results have the same bits by all of them. A shape takes a minute or "
         "two, nearly all of it to compile.",
     )
-    ops = (*cases.OPS, *cases.BACKWARD_OPS)
-    tune.add_argument(
-        "--op",
-        nargs="+",
-        choices=ops,
-        default=("rms_norm",),
-        metavar="OP",
-        help=f"of {', '.join(ops)}; rms_norm, without it",
-    )
-    tune.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=ITEMSIZE,
-        default=("bfloat16",),
-        metavar="DTYPE",
-        help=f"of {', '.join(ITEMSIZE)}; bfloat16, without it",
-    )
+    _add_kinds(tune, ("rms_norm",), "rms_norm", ("bfloat16",), "bfloat16")
     tune.add_argument(
         "--cols", nargs="+", type=_positive, required=True, metavar="N", help="elements of a row"
     )

@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python tests/benchmarks/publish.py
 
-On the software GPU: counters.csv, counters_backward.csv, counters_fused.csv and counters.png beside
-this file, and the tables between the two marks in docs/benchmarks.md. It takes some minutes.
+On the software GPU: counters.csv, counters_backward.csv, counters_fused.csv, chains.csv and
+counters.png beside this file, and the tables between the two marks in docs/benchmarks.md. It takes
+some minutes.
 """
 
 import csv
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chains
 import fused
 import fused_calls
 
@@ -23,6 +25,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSV, PNG, PAGE = HERE / "counters.csv", HERE / "counters.png", ROOT / "docs" / "benchmarks.md"
 BACKWARD_CSV, FUSED_CSV = HERE / "counters_backward.csv", HERE / "counters_fused.csv"
+CHAINS_CSV = HERE / "chains.csv"
 BEGIN, END = "<!-- tests/benchmarks/publish.py: begin -->\n", "<!-- end -->\n"
 
 OPS = ("rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm")
@@ -103,6 +106,16 @@ that would be built; where that has not registers enough, a GPU's is built anew 
 ```bash
 PYTHONPATH=tests python tests/benchmarks/publish.py --fused
 ```
+
+What a launch of few rows takes is its [longest chain](software-gpu.md#count-what-a-launch-does) of
+instructions each of which needs the one before. Its weight, of one row, by the kernel of many rows
+and by that of few where they differ: a load from memory weighs 120, one from shared memory, a
+collective or a barrier 6, any other instruction 1. It is a model of latencies, and no time.
+
+{chains}
+```bash
+PYTHONPATH=tests python -m cunorm.simgpu tests/benchmarks/chains.py tests/benchmarks/chains.csv
+```
 """
 
 
@@ -132,7 +145,7 @@ def table(head, lines):
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in cells)
 
 
-def section(measured, backward, of_fused):
+def section(measured, backward, of_fused, of_chains):
     """Return what stands between the marks of the page."""
     return SECTION.format(
         arch=measured[0].arch,
@@ -141,6 +154,7 @@ def section(measured, backward, of_fused):
         others=_beside_others(measured),
         backward=_of_backward(backward),
         fused=_of_fused(of_fused),
+        chains=_of_chains(of_chains),
         backward_command=" ".join(BACKWARD_COMMAND),
         csv=CSV.relative_to(ROOT),
         png=PNG.relative_to(ROOT),
@@ -263,6 +277,19 @@ def _of_fused(counted):
     return table(head, lines)
 
 
+def _of_chains(counted):
+    weights = {(c.op, c.dtype, c.offset, c.cols, c.built): c.weight for c in counted}
+    lines = []
+    for row in dict.fromkeys((c.op, c.dtype, c.offset) for c in counted):
+        op, dtype, offset = row
+        cells = []
+        for cols in chains.COLS:
+            many, few = (weights[(*row, cols, built)] for built in ("many", "few"))
+            cells.append(f"{many}" if many == few else f"{many} → **{few}**")
+        lines.append((f"`{op}`", dtype, "off 16 bytes" if offset else "aligned", *cells))
+    return table(("op", "dtype", "rows", *(f"N = {n:,}" for n in chains.COLS)), lines)
+
+
 def split(page, begin=BEGIN):
     """Return the page before a section, the section, and what follows it, with the marks."""
     before, found, rest = page.partition(begin)
@@ -278,10 +305,12 @@ def main():
         ("cunorm", *BACKWARD_COMMAND, "--csv", str(BACKWARD_CSV)),
     ]
     of_fused = ("cunorm.simgpu", str(HERE / "fused.py"), str(FUSED_CSV))
-    for command in (*([] if "--fused" in sys.argv else plain), of_fused):
+    of_chains = ("cunorm.simgpu", str(HERE / "chains.py"), str(CHAINS_CSV))
+    for command in (*([] if "--fused" in sys.argv else plain), of_fused, of_chains):
         subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)
     before, _, after = split(PAGE.read_text("utf-8"))
-    shown = section(stored(), stored(BACKWARD_CSV), fused.read(FUSED_CSV))
+    read = (stored(), stored(BACKWARD_CSV), fused.read(FUSED_CSV), chains.read(CHAINS_CSV))
+    shown = section(*read)
     PAGE.write_text(before + shown + after, "utf-8")
 
 

@@ -10,6 +10,7 @@ and say nothing of a GPU.
 
 import dataclasses
 
+import chains
 import fused
 import fused_calls
 import publish
@@ -173,7 +174,28 @@ def test_counters_of_fused_ops(case):
     assert counted.instructions_per_packet <= FUSED[case].instructions_per_packet * SLACK
 
 
+CHAINS = {dataclasses.astuple(c)[:5]: c for c in chains.read(publish.CHAINS_CSV)}
+# Where both an aligned row and one off 16 bytes have other chains than in a kernel of many rows.
+CHAINS_SAMPLE = [point for point in CHAINS if point[:3] == ("layer_norm", "float16", 4096)]
+
+
+@pytest.mark.simgpu
+@pytest.mark.parametrize("point", CHAINS_SAMPLE, ids=lambda point: " ".join(map(str, point)))
+def test_chains(point):
+    counted = chains.count(*point)
+    assert counted.weight <= CHAINS[point].weight * SLACK
+    assert counted.lanes == CHAINS[point].lanes
+
+
+def test_few_rows_wait_no_longer_than_by_the_kernel_of_many_and_for_memory_once():
+    assert list(CHAINS) == list(chains.GRID)
+    for *kind, built in CHAINS:
+        few, many = (CHAINS[(*kind, each)] for each in ("few", "many"))
+        assert few.weight <= many.weight, (kind, built)
+        assert few.loads == 1 or few.weight == many.weight, kind  # in shared memory in part
+
+
 def test_the_page_shows_the_stored_counters():
     _, shown, _ = publish.split(publish.PAGE.read_text("utf-8"))
-    stored = (list(of.values()) for of in (STORED, BACKWARD, FUSED))
+    stored = (list(of.values()) for of in (STORED, BACKWARD, FUSED, CHAINS))
     assert shown == publish.section(*stored)
