@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,14 +59,6 @@ class Lines:
         self._file.write(json.dumps(fields, default=str) + "\n")
         self._file.flush()
         return fields
-
-
-def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Return median, 10th and 90th percentile, minimum and count."""
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    median, p10, p90 = (ordered[round(q * last)] for q in (0.5, 0.1, 0.9))
-    return {"median": median, "p10": p10, "p90": p90, "min": ordered[0], "n": len(ordered)}
 
 
 def commit() -> str | None:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from .cases import Case, cases
@@ -25,7 +26,6 @@ from .session import (
     guard,
     log,
     nvidia_smi,
-    quantiles,
     start_device,
 )
 
@@ -103,8 +103,8 @@ def summary(lines: Sequence[Result]) -> None:
             if line["group"] == group and line["share_of_copy"] is not None
         ]
         if shares:
-            median = quantiles(shares)["median"]
-            log(f"{group}: share of a copy, median {median:.2f}, least {min(shares):.2f}")
+            middle = median(shares)
+            log(f"{group}: share of a copy, median {middle:.2f}, least {min(shares):.2f}")
 
 
 def main() -> None:
