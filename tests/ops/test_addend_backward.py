@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import NARROW, assert_matches, bits, random, to_torch
-from kinds import covering, these
+from kinds import IN_TURNS, covering, these
 from test_modulated import BROADCASTS, strided
 
 import cunorm
@@ -96,6 +96,7 @@ def test_gradients_are_as_defined(
             assert_matches(actual, want)
 
 
+@IN_TURNS
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gate_as", ["columns", "a sample's columns", "one number"])
 @pytest.mark.parametrize(
