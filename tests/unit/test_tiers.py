@@ -1,4 +1,4 @@
-"""Which tests a run takes: every pair of a grid's values always, and a tenth of what is slow."""
+"""Which tests a run takes: all that is not slow, and of the rest the shares of its commit."""
 
 from itertools import combinations, product
 from pathlib import Path
