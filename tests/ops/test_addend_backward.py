@@ -117,6 +117,7 @@ def test_gradients_have_the_bits_of_their_parts(norm, gate_as, cols, x_dtype, dt
         assert list(map(bits, totals)) == list(map(bits, of_norm))
 
 
+@IN_TURNS
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gate_as", BROADCASTS)
 def test_gradients_are_those_of_pytorch(norm, gate_as):
