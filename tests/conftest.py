@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simgpu(why): needs the software GPU in this process")
     of_each_commit = f"of its cases each commit runs 1 in `shares`, {SHARES} if not given"
-    config.addinivalue_line("markers", f"slow(why, shares): {of_each_commit}")
+    config.addinivalue_line(
+        "markers",
+        f"slow(why, shares, together): {of_each_commit}; those that share `together` in one",
+    )
     # The models of transformers are built here, and nothing is fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # `python -m cunorm.simgpu -m pytest` and `pytest --simgpu` have installed it.
@@ -144,7 +147,8 @@ def _is_left_out(item: pytest.Item, commit: int, named: set[Path], whole: bool) 
     shares = slow.kwargs.get("shares", SHARES)
     if shares >= SHARES and not whole:
         return True
-    return (zlib.crc32(item.nodeid.encode()) - commit) % shares != 0
+    together = slow.kwargs.get("together", item.nodeid)
+    return (zlib.crc32(together.encode()) - commit) % shares != 0
 
 
 @pytest.fixture(scope="module", autouse=True)

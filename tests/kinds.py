@@ -2,7 +2,8 @@
 
 To compile a kernel takes nearly all of a test's time, and there is one for each op, N, pair of
 dtypes, set of options and way to reach the arrays. Each pair of two of those values occurs in
-KINDS; a question that is asked of all of them compiles nothing that another has not.
+KINDS; a question that is asked of all of them compiles nothing that another has not. A commit runs
+half of the kinds, each of them with all of its questions.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ..
         yield tuple(axis[at] for axis, at in zip(axes, best, strict=True))
 
 
-# Of points whose kernels no other test compiles each commit runs a third.
-IN_TURNS = pytest.mark.slow("each compiles a kernel of its own", shares=3)
+# Of points whose kernels no other test compiles each commit runs a sixth. Of 1,920 kernels that
+# tests/ops compiled, NVRTC had two thirds of the time, and these points a third of them.
+IN_TURNS = pytest.mark.slow("each compiles kernels of its own, for a second or two", shares=6)
 
 
 def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
@@ -138,8 +140,11 @@ def some_of(
 def these(
     names: str, often: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
 ) -> pytest.MarkDecorator:
-    """Parametrise a test by points of which a run takes a third, and by more that are slow."""
-    mark = pytest.mark.slow(why)
+    """Parametrise a test by points of which a run takes a sixth, and of more a thirtieth.
+
+    Those are many and take longest: at a tenth, a run had 130 of them beside 70 of the others.
+    """
+    mark = pytest.mark.slow(why, shares=30)
     more = (pytest.param(*point, marks=mark) for point in slow if point not in often)
     in_turns = (pytest.param(*point, marks=IN_TURNS) for point in often)
     return pytest.mark.parametrize(names, [*in_turns, *more])
@@ -161,11 +166,15 @@ KINDS = tuple(kinds())
 
 
 def of_each_kind(ops: Sequence[str], *, long: bool = True) -> pytest.MarkDecorator:
-    """Parametrise a test by the kinds of some ops; without `long`, those of long rows are slow."""
+    """Parametrise a test by the kinds of some ops; without `long`, those of long rows are slow.
+
+    Of the others a run takes half, and of a kind all tests or none: its kernel is compiled for all.
+    """
     slow = pytest.mark.slow("rows of 300 kB and more take seconds; they are held to the definition")
-    chosen = [
-        pytest.param(kind, marks=() if long or not kind.is_long else slow, id=str(kind))
-        for kind in KINDS
-        if kind.op in ops
-    ]
+    chosen = []
+    for kind in KINDS:
+        half = pytest.mark.slow("a kernel each", shares=2, together=str(kind))
+        mark = half if long or not kind.is_long else slow
+        if kind.op in ops:
+            chosen.append(pytest.param(kind, marks=mark, id=str(kind)))
     return pytest.mark.parametrize("kind", chosen)

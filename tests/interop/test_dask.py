@@ -13,6 +13,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from arrays import EVERY, bits, random
+from kinds import IN_TURNS
 
 import cunorm
 from cunorm import simgpu
@@ -288,6 +289,7 @@ def test_chunks_that_cut_a_row_are_refused_with_what_mends_them(op, chunks, gamm
     assert_same(op(mended, **given), op(cupy.asarray(x), **given))
 
 
+@IN_TURNS
 @pytest.mark.parametrize("kind", ["nothing", "parameters", "a parameter of dask's"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @ops

@@ -11,6 +11,7 @@ import torch
 import torch_bridge
 from arrays import EVERY, random, to_numpy, to_torch
 from cupy.cuda import runtime
+from kinds import IN_TURNS
 
 import cunorm
 from cunorm import _families
@@ -76,6 +77,7 @@ def assert_same_bits(results, expected):
         assert one.tobytes() == other.tobytes()
 
 
+@IN_TURNS
 @pytest.mark.parametrize("dtype", EVERY)
 @pytest.mark.parametrize("op", OPS)
 def test_tensors_go_in_and_tensors_with_the_same_bits_come_out(put, op, dtype):

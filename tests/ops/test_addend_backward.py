@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import NARROW, assert_matches, bits, random, to_torch
-from kinds import covering, these
+from kinds import IN_TURNS, covering, these
 from test_modulated import BROADCASTS, strided
 
 import cunorm
@@ -96,6 +96,7 @@ def test_gradients_are_as_defined(
             assert_matches(actual, want)
 
 
+@IN_TURNS
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gate_as", ["columns", "a sample's columns", "one number"])
 @pytest.mark.parametrize(
@@ -116,6 +117,7 @@ def test_gradients_have_the_bits_of_their_parts(norm, gate_as, cols, x_dtype, dt
         assert list(map(bits, totals)) == list(map(bits, of_norm))
 
 
+@IN_TURNS
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("gate_as", BROADCASTS)
 def test_gradients_are_those_of_pytorch(norm, gate_as):

@@ -8,13 +8,14 @@ holds at once. test_backward_gradients.py has what other people say of gradients
 from __future__ import annotations
 
 from functools import partial, reduce
+from itertools import product
 
 import cupy
 import numpy as np
 import plans
 import pytest
 from arrays import EVERY, NARROW, assert_matches, bits, each_size, random
-from kinds import in_pairs, some_of
+from kinds import in_pairs, some_of, these
 
 import cunorm
 from cunorm import _reference, simgpu
@@ -186,12 +187,11 @@ def test_every_layout_has_the_bits_of_contiguous_rows(op, dtype, cols, layout):
 SHIFTS = [0, 1, 2, 3, 5]
 
 
-@some_of(
+@these(
+    "op,cols,shift",
     [(*row, shift) for row in (("rms_norm", 24), ("layer_norm", 768)) for shift in SHIFTS],
+    list(product(OPS, [24, 768, 2048], SHIFTS)),
     "five kernels each, which KINDS has with all arrays shifted",
-    op=OPS,
-    cols=[24, 768, 2048],
-    shift=SHIFTS,
 )
 def test_each_array_may_start_anywhere_on_its_own(op, cols, shift):
     dy, x, dresidual = (random((9, cols), "float16", seed=seed) for seed in range(3))

@@ -8,6 +8,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import bits, random
+from kinds import IN_TURNS
 
 import cunorm
 from cunorm import _check, _families, _plan
@@ -98,6 +99,7 @@ def moved(array):
     return memory
 
 
+@IN_TURNS
 @pytest.mark.parametrize("change", CHANGES)
 @ops
 def test_a_call_of_another_kind_is_worked_out_for_itself(op, change):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import cupy
 import numpy as np
 import pytest
 from arrays import bits, random
-from kinds import some_of
+from kinds import these
 
 import cunorm
 
@@ -42,7 +44,12 @@ def of_one_op():
             yield op, view, 258
 
 
-@some_of([*of_one_op()], "each view with the other ops", op=OPS, view=VIEWS, cols=[96, 258, 1536])
+@these(
+    "op,view,cols",
+    [*of_one_op()],
+    list(product(OPS, VIEWS, [96, 258, 1536])),
+    "each view with the other ops",
+)
 def test_a_strided_view_has_the_bits_of_its_copy_and_is_not_copied(op, view, cols, monkeypatch):
     x = VIEWS[view](cupy.asarray(random((6, 4, 5, cols), "float16")))
     gamma, beta = (cupy.asarray(random(x.shape[-1], "float16", seed=seed)) for seed in (1, 2))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from arrays import EVERY, NARROW, assert_matches, bits, random
-from kinds import covering, these
+from kinds import IN_TURNS, covering, these
 from test_modulated import BROADCASTS, operate, strided
 
 import cunorm
@@ -114,6 +114,7 @@ def test_two_norms_have_the_bits_of_their_parts(cols, dtypes, layout, parameters
         assert (around(array, shape, layout).astype(np.float64) == GUARD).all()
 
 
+@IN_TURNS
 @pytest.mark.parametrize(
     ("dtype", "of_residual"),
     [

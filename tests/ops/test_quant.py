@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 import pytest
 from arrays import EVERY, NARROW, bits, random
-from kinds import covering, some_of, these
+from kinds import IN_TURNS, covering, some_of, these
 
 import cunorm
 from cunorm import Quant, _quant_reference, simgpu
@@ -292,6 +292,7 @@ def test_what_fills_up_scales_is_zero_and_nothing_else_is_touched(scheme, rows):
         assert (beside == 0xAB).all()
 
 
+@IN_TURNS
 @pytest.mark.parametrize("scheme", ["fp8 row", "mxfp8, rows", "mxfp4", "int8 static"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_codes_may_be_written_anywhere_and_y_beside_them(scheme, dtype):
@@ -390,6 +391,7 @@ def test_a_row_has_the_same_bits_alone_in_a_batch_and_on_every_run(scheme):
     assert bits(alone) == bits(q[7, 3])
 
 
+@IN_TURNS
 @pytest.mark.simgpu
 @pytest.mark.parametrize("scheme", ["fp8 row", "fp8 static", "mxfp8", "mxfp4", "deepseek"])
 @pytest.mark.parametrize("cols", [4096, 20_480])

@@ -10,6 +10,7 @@ import torch
 import torch_bridge
 from arrays import random, to_torch
 from cupy.cuda import compiler, runtime
+from kinds import IN_TURNS
 
 import cunorm
 import cunorm.torch
@@ -58,6 +59,7 @@ def arguments(op, shape, dtype, **dtypes):
     }
 
 
+@IN_TURNS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("op", OPS)
 def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
@@ -115,6 +117,7 @@ def test_quantised_ops_are_warmed_up_for_schemes_of_any_numbers(built, norm):
         cunorm.warm_up(f"{norm}_quant", [(6, 72)], ["float16"])
 
 
+@IN_TURNS
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("op", _families.ROPE_OPS)
 @pytest.mark.parametrize(

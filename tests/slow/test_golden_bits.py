@@ -24,7 +24,7 @@ from arrays import random as normal
 from fused_calls import GRID, Arrays
 
 pytestmark = pytest.mark.slow(
-    "620 kernels, which all are built; a change of kernels/ runs them all by hand", shares=30
+    "620 kernels, which all are built; a change of kernels/ runs them all by hand", shares=60
 )
 
 HERE = Path(__file__).parent

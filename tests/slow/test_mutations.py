@@ -22,7 +22,8 @@ from cunorm._selfcheck.checks import Check, Outcome
 
 pytestmark = [
     pytest.mark.slow(
-        "builds kernels/ with a mistake each time: about the tests, not about the kernels"
+        "builds kernels/ with a mistake each time: about the tests, not about the kernels",
+        shares=20,
     ),
     pytest.mark.simgpu,  # on hardware these would write wherever they happen to
 ]

@@ -6,7 +6,7 @@ from test_registers import ARCHS, REGISTERS, assemble
 from cunorm import Quant, _plan
 from cunorm._families import QUANTISED
 
-pytestmark = pytest.mark.slow("98 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("98 kernels that the assembler takes seconds for", shares=60)
 
 SCHEMES = {
     "fp8 row": Quant.fp8_row(),

@@ -2,7 +2,7 @@
 
 NVRTC assembles each kernel here, for real architectures and without a device, and it is built again
 as on hardware where registers do not do. By default a sample that has the most to keep, of which a
-run of the whole suite takes a thirtieth: a change of kernels/ runs them all by hand.
+run of the whole suite takes a sixtieth: a change of kernels/ runs them all by hand.
 `pytest tests/slow/test_registers.py --every-kernel` takes some two hours.
 """
 
@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("469 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("469 kernels that the assembler takes seconds for", shares=60)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]

@@ -10,7 +10,7 @@ from test_registers import ARCHS, REGISTERS, assemble
 
 from cunorm import _plan
 
-pytestmark = pytest.mark.slow("84 kernels that the assembler takes seconds for", shares=30)
+pytestmark = pytest.mark.slow("84 kernels that the assembler takes seconds for", shares=60)
 
 # Columns of a row and of its heads, of x and of cos, and what else is chosen.
 HEADS = [

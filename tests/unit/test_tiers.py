@@ -1,4 +1,4 @@
-"""Which tests a run takes: every pair of a grid's values always, and a tenth of what is slow."""
+"""Which tests a run takes: all that is not slow, and of the rest the shares of its commit."""
 
 from itertools import combinations, product
 from pathlib import Path
@@ -16,6 +16,7 @@ from kinds import (
     OPTIONS,
     covering,
     in_pairs,
+    of_each_kind,
 )
 
 TESTS = Path(__file__).parents[1]
@@ -53,8 +54,8 @@ def is_left_out(request):
     """What decides of a test, by its path and its marks, in a run of some paths of a commit."""
     conftest = request.config.pluginmanager.get_plugin(str(TESTS / "conftest.py"))
 
-    def is_left_out(path, case, commit, *named, whole=True, slow=True, **shares):
-        marks = {"slow": pytest.mark.slow("why", **shares).mark} if slow else {}
+    def is_left_out(path, case, commit, *named, whole=True, slow=True, **of_mark):
+        marks = {"slow": pytest.mark.slow("why", **of_mark).mark} if slow else {}
         item = SimpleNamespace(
             path=TESTS / path,
             nodeid=f"tests/{path}::test[{case}]",
@@ -84,13 +85,29 @@ def test_what_says_in_how_many_shares_it_is_run_takes_as_many_commits(is_left_ou
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_is_run_in_three_shares_is_so_in_runs_of_a_folder_too(is_left_out, whole):
+def test_what_is_run_in_few_shares_is_so_in_runs_of_a_folder_too(is_left_out, whole):
+    shares = IN_TURNS.kwargs["shares"]
     for case in range(50):
         left_out = [
-            is_left_out("a.py", case, commit, "ops", whole=whole, shares=IN_TURNS.kwargs["shares"])
-            for commit in range(3)
+            is_left_out("a.py", case, commit, "ops", whole=whole, shares=shares)
+            for commit in range(shares)
         ]
-        assert sorted(left_out) == [False, True, True]
+        assert sorted(left_out) == [False] + [True] * (shares - 1)
+
+
+def test_a_commit_runs_all_questions_of_a_kind_or_none_and_half_of_the_kinds(is_left_out):
+    marks = {point.id: point.marks for point in of_each_kind(FORWARD).args[1]}
+    assert {len(of_kind) for of_kind in marks.values()} == {1}
+    runs = []
+    for kind, (mark,) in marks.items():
+        by_test = [
+            [is_left_out(file, kind, commit, **mark.kwargs) for commit in range(2)]
+            for file in ("ops/a.py", "ops/b.py")
+        ]
+        assert by_test[0] == by_test[1]
+        assert sorted(by_test[0]) == [False, True]
+        runs.append(by_test[0][0])
+    assert len(runs) / 3 < runs.count(True) < len(runs) * 2 / 3
 
 
 @pytest.mark.parametrize(
