@@ -108,7 +108,7 @@ def by(way: Way | None) -> Iterator[list[tuning.Served]]:
 def clear() -> None:
     """Forget every call and every kernel."""
     _known.clear()
-    kernels.load.cache_clear()
+    kernels.forget()
 
 
 def _look_at(

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,16 @@ def arch(number: int) -> int:
     return device(number).arch
 
 
-@cache
+_built: dict[tuple[Any, ...], cupy.RawKernel] = {}
+_building: dict[tuple[Any, ...], Lock] = {}
+_look = Lock()
+
+
+def forget() -> None:
+    """Forget every kernel."""
+    _built.clear()
+
+
 def load(plan: Any, reach: Reach | tuple[Reach, ...], device: int) -> cupy.RawKernel:
     """Return the kernel of a plan, compiled for one way of reaching its arrays.
 
@@ -84,6 +94,20 @@ def load(plan: Any, reach: Reach | tuple[Reach, ...], device: int) -> cupy.RawKe
     cupy.RawKernel
         One object for each combination, compiled and on the device.
     """
+    which = (plan, reach, device)
+    kernel = _built.get(which)
+    if kernel is None:
+        with _look:
+            own = _building.setdefault(which, Lock())
+        # Of several threads that want a kernel one builds it; those that want others go on.
+        with own:
+            kernel = _built.get(which)
+            if kernel is None:
+                kernel = _built[which] = _build(*which)
+    return kernel
+
+
+def _build(plan: Any, reach: Reach | tuple[Reach, ...], device: int) -> cupy.RawKernel:
     start = perf_counter()
     for attempt in plan.tries(reach):
         kernel = _compiled(plan, reach, attempt)
