@@ -99,7 +99,13 @@ def run(cases: Sequence[Case], device: str) -> None:
 
 
 def tune(case: Case, device: Device) -> Tuned:
-    """Time every way that may serve a case."""
+    """Time every way that may serve a case.
+
+    Raises
+    ------
+    RuntimeError
+        Where the planned way itself cannot be timed.
+    """
     sets = [arrays(case) for _ in range(timing.sets(case.floor_bytes))]
     with remembered.by(None) as asked:
         wanted = _bits(call(case, sets[0]))
@@ -113,6 +119,8 @@ def tune(case: Case, device: Device) -> Tuned:
             launches[way] = [partial(_go, case, way, given) for given in sets]
         else:
             trouble[way] = obstacle
+    if planned in trouble:
+        raise RuntimeError(f"{case} as it is planned: {trouble[planned]}")
     return Tuned(case, served, planned, timing.compare(launches), trouble)
 
 

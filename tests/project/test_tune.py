@@ -123,6 +123,13 @@ def test_a_way_that_gives_other_bits_is_not_timed(cache, monkeypatch, clock):
     assert "other bits" in tuned.trouble[OTHER]
 
 
+def test_where_the_planned_way_fails_nothing_is_kept(cache, monkeypatch, clock):
+    monkeypatch.setattr(tune, "_go", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="as it is planned: ZeroDivisionError"):
+        tune.run([CASE], "a device")
+    assert not tuning.file_of(device()).exists()
+
+
 @pytest.mark.parametrize("op", ["layer_norm_bwd", "add_rms_norm"])
 def test_other_ops(cache, clock, op):
     tune.run([Case(op, "float32", 64, 5)], "a device")
