@@ -65,12 +65,16 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_multiprocessors() -> Iterator[None]:
-    """Let rows be few up to 4, so that tests on some rows meet the plans of few and of many."""
+def untuned_plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let rows be few up to 4, so that tests on some rows meet the plans of few and of many.
+
+    What the user has tuned is none of the tests'.
+    """
     from cunorm._launch import kernels
 
     device = kernels.device
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUNORM_CACHE_DIR", str(tmp_path_factory.mktemp("cunorm")))
         patch.setattr(kernels, "device", lambda number: device(number)._replace(multiprocessors=4))
         yield
 
