@@ -48,15 +48,15 @@ def forward(
     parameters = tuple(name for name in (*op.parameters, *op.operands) if name in of)
     with_residual = len(op.source.writes) > 0
     share = split.forward(cols, row, arch, residual=with_residual)
-    # 1024 lanes have 64 registers each, which hold up to four packets and gamma's.
-    has_room = family.statistic == "MeanSquare" and op.reads == ("x",)
-    has_room = has_room and set(parameters) <= {"gamma"}
-    # Of one parameter, a warp has nothing to gain where there are few rows.
-    if_few = split.most_lanes(share, cols, row, split.MOST_LANES)
+    # 1024 lanes have 64 registers each, which hold three packets and gamma's.
+    is_plain = family.statistic == "MeanSquare" and op.reads == ("x",)
+    has_room = is_plain and set(parameters) <= {"gamma"} and share.shared > 0
+    if_aligned = split.most_lanes(share, cols, row, 1024, 3) if has_room else None
+    if_few = split.most_lanes(share, cols, row, split.MOST_LANES, PACKETS_IN_FLIGHT)
     keeps_all = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
+    # A warp with one parameter, which it asks for with x, has nothing to gain.
     if keeps_all and share.lanes >= WARP + (len(parameters) < 2):
         if_few = if_few or share
-    in_registers = split.most_lanes(share, cols, row, 1024) if has_room and share.shared else None
     header, numbers = "norm.cuh", f"{{{', '.join(family.saves)}}}, n.rows, n.eps"
     body = f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>("
     made_of = f"{source.arrays}, {ending.arrays}"
@@ -91,7 +91,7 @@ def forward(
         body=f"{body}\n      {made_of}, {{$y}}, {numbers});",
         arch=arch,
         at_once_past_registers=2 if with_residual else PACKETS_IN_FLIGHT,
-        if_aligned=in_registers,
+        if_aligned=if_aligned,
         if_few=if_few,
     )
 

@@ -139,19 +139,19 @@ def forward(cols: int, dtype: str, arch: int, *, residual: bool) -> Split:
     return Split(lanes, cluster, registers, shared, 1, leaf)
 
 
-def most_lanes(share: Split, cols: int, dtype: str, most: int) -> Split | None:
+def most_lanes(share: Split, cols: int, dtype: str, most: int, packets: int) -> Split | None:
     """Return how as many lanes as there can be, up to `most`, keep a row in registers.
 
     They have whole leaves, one each where there are lanes enough. None where that are no more lanes
-    than share the row already, or they would keep more packets than are in flight; and of rows that
-    share a warp.
+    than share the row already, or they would keep more than so many packets; and of rows that share
+    a warp.
     """
     if share.lanes < WARP:
         return None
     chunks = -(-whole_packets(cols, dtype) // (WARP * share.depth))
     leaves = -(-chunks * WARP // most)
     lanes = -(-chunks // leaves) * WARP
-    if lanes <= share.lanes or share.cluster > 1 or leaves * share.depth > PACKETS_IN_FLIGHT:
+    if lanes <= share.lanes or share.cluster > 1 or leaves * share.depth > packets:
         return None
     return Split(lanes, 1, leaves * share.depth, 0, 1, share.depth)
 

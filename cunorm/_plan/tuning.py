@@ -96,13 +96,15 @@ def kind_of(plan: Plan, *, aligned: bool) -> Kind:
 
 def served(plan: Plan, device: Device, rows: int, *, aligned: bool) -> Plan:
     """Return the plan of a launch of so many rows: it has the same bits."""
+    way = None
     if _forced:
         way, asked = _forced[-1]
         asked.append(Served(plan, rows, aligned))
-    else:
+        rows = NO_LIMIT
+    if way is None:
         way = _measured(plan, device, rows, aligned=aligned)
-        if way is None and rows <= device.multiprocessors and plan.if_few is not None:
-            way = Way(plan.if_few, few=True)
+    if way is None and rows <= device.multiprocessors and plan.if_few is not None:
+        way = Way(plan.if_few, few=True)
     if way is None and aligned and plan.if_aligned is not None:
         way = Way(plan.if_aligned)
     return plan if way is None else by(plan, way)
@@ -138,7 +140,7 @@ def choices(asked: Served, device: Device) -> list[Way]:
 def forced(way: Way | None) -> Iterator[list[Served]]:
     """Have launches that are worked out meanwhile go one way, and list them.
 
-    None is what the plan says of many rows.
+    None is what serves many rows.
     """
     asked: list[Served] = []
     _forced.append((way, asked))

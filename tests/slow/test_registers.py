@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("613 kernels that the assembler takes seconds for", shares=60)
+pytestmark = pytest.mark.slow("619 kernels that the assembler takes seconds for", shares=60)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]
@@ -108,6 +108,11 @@ HARDEST = (
         *(
             ("add_layer_norm", a, n, "float32", "float32", "ALIGNED", "ALIGNED")
             for a, n in ((90, 9320), (90, 11504), (120, 15467))
+        ),
+        *(
+            (op, a, 64, "bfloat16", "bfloat16", "ALIGNED", "ALIGNED")
+            for op in ("layer_norm_fwd", "add_layer_norm")
+            for a in (75, 90, 120)
         ),
         ("add_layer_norm", 120, 262144, "bfloat16", "float32", "SHIFTED", "ALIGNED"),
         ("layer_norm_bwd", 90, 2531, "bfloat16", "float32", "ALIGNED", "ELEMENTS"),

@@ -73,8 +73,12 @@ def test_kernels_of_few_rows_are_built_for_the_time_that_a_lane_waits(plan, has)
 
 def test_rows_that_1024_lanes_keep_in_registers_need_no_shared_memory():
     for rows in (1, MANY):
+        assert split(rms(24576), rows) == Split(1024, 1, 3, 0, 1, 3)
+        assert split(rms(24576), rows, aligned=False) == Split(512, 1, 4, 2, 1, 3)
+        assert split(rms(28672), rows) == Split(448, 1, 4, 4, 1, 2)
+        # By a line that comes with the package: of float16 64 registers hold four packets, too.
         assert split(rms(32768), rows) == Split(1024, 1, 4, 0, 1, 2)
-        assert split(rms(32768), rows, aligned=False) == Split(512, 1, 4, 4, 1, 2)
+        assert split(rms(32768, "bfloat16"), rows) == Split(512, 1, 4, 4, 1, 2)
 
 
 def test_a_line_serves_the_rows_that_it_says(cache):
@@ -173,6 +177,8 @@ def test_forced(cache):
     way = Way(Split(256, 1, 2, 0, 1, 2))
     with tuning.forced(way):
         assert split(rms(4096), MANY) == way.split
-        with tuning.forced(None):
-            assert split(rms(4096), 1).lanes == 128
+        with tuning.forced(None) as asked:
+            assert split(rms(4096), 1).lanes == 64  # as many rows have it
+            assert split(rms(2048), 1) == rms(2048).split
+    assert [(served.rows, served.aligned) for served in asked] == [(1, True)] * 2
     assert split(rms(4096), MANY).lanes == 64
