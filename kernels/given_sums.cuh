@@ -61,9 +61,9 @@ __device__ inline void normalise_by(const typename Source::Arrays& from,
 
   Source source(from, here);
   const Row<Source, 1> row(source, here);
-  let_kernel_after_start();
   const Epilogue epilogue(parameters, here);
   const Given statistic(sums, here, eps);
+  let_kernel_after_start();
 
   Sink sink(to, here);
   write_normalised<S>(row, statistic, epilogue, sink);

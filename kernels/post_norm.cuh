@@ -91,8 +91,8 @@ __device__ inline void normalise_twice(
 
   Sum sum({h}, x, first, between, here);
   const Row<Sum, Statistic::PASSES, Statistic::PASSES> row(sum, here);
-  let_kernel_after_start();
   const Epilogue epilogue(parameters, here);
+  let_kernel_after_start();
   const Statistic second = Statistic::of(row, eps_of_h);
 
   Sink sink(to, here);

@@ -220,8 +220,8 @@ __device__ inline void quantise(const typename Source::Arrays& from,
 
   Source source(from, here);
   const Row<Source, Statistic::PASSES> row(source, here);  // reads x
-  let_kernel_after_start();
   const Epilogue epilogue(parameters, here);
+  let_kernel_after_start();
   const Statistic statistic = Statistic::of(row, eps);
 
   float largest = 0;

@@ -137,9 +137,9 @@ __device__ inline void normalise_heads(const typename Source::Arrays& from,
 
   Source source(from, here);
   const Row<Source, Statistic::PASSES> row(source, here);
-  let_kernel_after_start();
   const Epilogue epilogue(parameters, here);
   Sink sink(to, here);
+  let_kernel_after_start();
   const Statistic statistic = Statistic::of(row, eps);
   write_normalised<S>(row, statistic, epilogue, sink);
   if (here.is_first_lane()) statistic.save(statistics, here.row);

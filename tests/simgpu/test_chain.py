@@ -61,6 +61,27 @@ def test_a_predicate_is_needed_by_what_it_guards():
     assert chain(f"{LOAD} {guarded} @%p1 add.u32 %r9, %r9, 1; {STORE}") == made(4 + 6 + 2, loads=1)
 
 
+def test_what_a_guard_leaves_alone_is_known_once_that_is_decided():
+    late = f"mov.u32 %r10, %r9; {steps(6, '%r10')} setp.eq.u32 %p1, %r10, 77;"
+    body = f"{LOAD} {late} @%p1 mov.u32 %r9, 3; {STORE}"
+    assert chain(body) == made(3 + 6 + 1 + 1 + 1, loads=1)
+
+
+def test_two_lanes_that_store_halves_of_a_word_make_it_as_late_as_the_later():
+    body = f"""{LOAD} mul.lo.u32 %r10, %r0, 2; setp.eq.u32 %p1, %r0, 4; @!%p1 bra after;
+        {steps(20)} after: cvt.u16.u32 %h1, %r9; st.shared.u16 [%r10], %h1; bar.warp.sync -1;
+        ld.shared.u32 %r9, [8]; {STORE}"""
+    # Lane 4 stores the lower half of that word, and lane 5 the upper one.
+    found = chain(body, shared=256)
+    assert (found.shared_loads, found.instructions) == (1, 3 + 20 + 1 + 1 + 1 + 1)
+
+
+def test_a_block_of_one_instruction_counts_for_each_group_that_runs_it():
+    body = f"""{ADDRESS} mov.u32 %r9, 0; mov.u32 %r10, 0; again: add.u32 %r9, %r9, 1;
+        setp.lt.u32 %p1, %r9, %r0; @%p1 bra again; {STORE}"""
+    assert chain(body).instructions == 3 * 31 + 1
+
+
 def test_nothing_after_a_branch_starts_before_it_is_decided():
     body = f"""{LOAD} mov.u32 %r10, 7; {steps(6)} setp.gt.u32 %p1, %r9, 3;
         @%p1 bra after; add.u32 %r10, %r10, 1; after: st.global.u32 [%q2], %r10;"""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..device.geometry import Geometry
-from ..lanes import Array, Groups, Lanes
+from ..lanes import Array, Groups, Lanes, indices
 from ..ptx.op import Op
 from ..ptx.program import Block
 from ..sync.context import Follower, Watch
@@ -89,6 +89,8 @@ class Execution:
                 self.run_some([op], lanes, kept)
             if op.pure and (chosen is None or chosen.size):
                 follower.computed(op, chosen)
+            if chosen is not None and chosen is not lanes:
+                follower.passed_over(op, np.setdiff1d(indices(lanes, self.lanes), chosen))
         follower.ends(block.terminator, lanes)
 
     def told(self, groups: Groups, *, of_cluster: bool = False) -> Groups:

@@ -117,7 +117,16 @@ class Chains:
 
     def computed(self, op: Op, lanes: Lanes) -> None:
         """Learn that lanes ran an operation on registers."""
-        self._put(op, self._after(op, self._needed(op, lanes)), lanes)
+        chains = self._after(op, self._needed(op, lanes))
+        for slot in op.targets:
+            self._put(slot, chains, lanes)
+
+    def passed_over(self, op: Op, lanes: Array) -> None:
+        """Learn that an operation left lanes alone, whose registers stay, once that was decided."""
+        decided = _and(self._take(self._registers[op.guard], lanes))
+        for slot in op.targets:
+            chains = _longer(self._take(self._registers[slot], lanes), decided)
+            self._put(slot, chains, lanes)
 
     def accessed(self, space: str, addresses: Array, width: int, access: Access) -> None:
         """Learn that the operation under way accesses memory."""
@@ -152,11 +161,13 @@ class Chains:
                 self._stored[here] = _longer(self._stored[here], chains)
                 if space == "global":
                     self.longest = _longest(np.vstack([self.longest, chains]))
-        self._put(op, chains, lanes)
+        for slot in op.targets:
+            self._put(slot, chains, lanes)
 
     def ends(self, end: Jump, lanes: Lanes) -> None:
         """Learn that lanes came to the end of a block of the program."""
         here = slice(None) if lanes is None else lanes
+        self._statement = None
         if isinstance(end, (Branch, IndexedBranch)):
             decided = self._take(self._registers[end.slots[0]], lanes)
             self._lane[here] = _and(_longer(self._lane[here], decided))
@@ -193,14 +204,13 @@ class Chains:
             return chains
         return _and(chains, *kinds)
 
-    def _put(self, op: Op, chains: Array, lanes: Lanes) -> None:
-        for slot in op.targets:
-            if lanes is None:
-                self._registers[slot] = chains
-            else:
-                new = np.broadcast_to(self._registers[slot], self._lane.shape).copy()
-                new[lanes] = chains
-                self._registers[slot] = new
+    def _put(self, slot: int, chains: Array, lanes: Lanes) -> None:
+        if lanes is None:
+            self._registers[slot] = chains
+        else:
+            new = np.broadcast_to(self._registers[slot], self._lane.shape).copy()
+            new[lanes] = chains
+            self._registers[slot] = new
 
     def _places(self, space: str, here: Array, addresses: Array, width: int) -> list[list[int]]:
         """Return the owner of the memory and the first and last place of each lane's access."""
@@ -230,6 +240,13 @@ class Chains:
 
     def _write(self, space: str, here: Array, addresses: Array, width: int, chains: Array) -> None:
         space = "shared" if space == "cluster" else space
+        written: dict[tuple[str, int, int], Array] = {}
         for lane, (owner, first, last) in enumerate(self._places(space, here, addresses, width)):
             for place in range(first, last + 1):
-                self._memory[space, owner, place] = chains[lane]
+                key = (space, owner, place)
+                # Of a part of a place, or of one that several lanes write, the longest stays.
+                there = written.get(key, self._memory.get(key) if width < GRANULE else None)
+                if there is None or chains[lane, WEIGHT] > there[WEIGHT]:
+                    there = chains[lane]
+                written[key] = there
+        self._memory |= written

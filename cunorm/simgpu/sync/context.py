@@ -26,6 +26,9 @@ class Follower(Protocol):
     def computed(self, op: Op, lanes: Lanes) -> None:
         """Learn that lanes ran an operation on registers."""
 
+    def passed_over(self, op: Op, lanes: Array) -> None:
+        """Learn that an operation left lanes alone, since its predicate is false there."""
+
     def ends(self, end: Jump, lanes: Lanes) -> None:
         """Learn that lanes came to the end of a block of the program."""
 
