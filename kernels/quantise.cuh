@@ -166,7 +166,7 @@ class Quantised {
     beside_.column(column, packet);
     float y[S::VEC];
     unpack(packet, y);
-    row_[column] = Codes<Format>::of(scale_.quotient(y[0]));
+    if (place_.writes()) row_[column] = Codes<Format>::of(scale_.quotient(y[0]));
   }
   __device__ void finish() { beside_.finish(); }
 

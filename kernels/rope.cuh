@@ -57,7 +57,7 @@ class RotatedTo {
     }
 #pragma unroll
     for (int turn = 0; turn < S::TAIL_TURNS; ++turn) {
-      if (!place_.writes() || !place_.has_tail(turn)) continue;
+      if (!place_.has_tail(turn)) continue;
       const int column = place_.tail_column(turn);
       y_.column(column, rotation_.template column<E>(kept_, column));
     }

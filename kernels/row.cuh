@@ -117,9 +117,7 @@ class Row {
       const typename Sink::Packet made[1] = {make(turn, value)};
       sink.packets(turn, S::TURNS, made);
     }
-    tail([&](int column, Values<S>& value) {
-      if (place_.writes()) sink.column(column, make_column(column, value));
-    });
+    tail([&](int column, Values<S>& value) { sink.column(column, make_column(column, value)); });
     sink.finish();
   }
 

@@ -63,9 +63,9 @@ def arguments(op, shape, dtype, **dtypes):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @pytest.mark.parametrize("op", OPS)
 def test_a_call_after_warm_up_builds_nothing(built, op, dtype):
-    given = arguments(op, (6, 72), dtype)
+    given = arguments(op, (6, 24), dtype)
     built.clear()
-    cunorm.warm_up(op, [(6, 72)], [dtype])
+    cunorm.warm_up(op, [(6, 24)], [dtype])
     # The sums of columns, and before them those of each gate.
     assert len(built) == 1 + _families.OPS[op].is_backward + len(required(op))
     built.clear()
