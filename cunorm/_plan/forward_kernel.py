@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def forward(
     keeps_all = share.cluster == 1 and whole_packets(cols, row) <= share.in_registers
     # A warp with one parameter, which it asks for with x, has nothing to gain.
     if keeps_all and share.lanes >= WARP + (len(parameters) < 2):
-        if_few = if_few or share
+        if_few = if_few or replace(share, rows=1)
     header, numbers = "norm.cuh", f"{{{', '.join(family.saves)}}}, n.rows, n.eps"
     body = f"normalise<{source.type}, {family.statistic}<S>, {ending.type}, Stored<S, Y>>("
     made_of = f"{source.arrays}, {ending.arrays}"

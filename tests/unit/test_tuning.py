@@ -65,6 +65,7 @@ def test_kernels_of_few_rows_are_built_for_the_time_that_a_lane_waits(plan, has)
     few, many = (tuning.served(plan, DEVICE, rows, aligned=True) for rows in (132, 133))
     assert (few.few, many.few) == (has, False)
     if has:
+        assert few.split.rows == 1  # of which each has a multiprocessor
         reach = _plan.Reach(tuple((n, "ALIGNED") for n in (*few.of_rows, *few.parameters)))
         attempt = next(few.tries(reach))
         assert attempt.blocks == 1
