@@ -24,6 +24,7 @@ from .._plan.tuning import NO_LIMIT, Line, Served
 from .._progress import Progress, counted
 from . import timing
 from .cases import Case, arrays, call
+from .systems import said
 
 if TYPE_CHECKING:
     from .timing import Launch, Sample
@@ -131,7 +132,7 @@ def _obstacle(
     try:
         right = _bits(_go(case, way, given)) == wanted
     except Exception as error:
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return said(error)
     return None if right else "it has other bits, which is a fault of cunorm's"
 
 

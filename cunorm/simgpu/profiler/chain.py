@@ -21,13 +21,13 @@ from ..lanes import WARP, Array, Lanes, indices
 from ..memory.access import Access
 from ..ptx.op import Op
 from ..ptx.terminators import Barrier, Branch, ClusterArrive, ClusterWait, IndexedBranch, Jump
+from ..sync.clusters import OFFSET, RANK_SHIFT
 from .classes import FOLDED, class_of
 
 GRANULE = 4  # bytes of memory that are one place
 # What the assembler folds into the instruction that reads it.
 FREE = ("ld.param", "ld.const", *FOLDED)
 UNKNOWN = ("copy",)
-RANK_SHIFT, OFFSET = 24, (1 << 24) - 1  # of an address in a cluster, as in `sync.clusters`
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Chains:
         if space in ("shared", "cluster"):
             blocks = self._batch.shape.size
             owner = self._batch.first + here // self._batch.padded
-            rank, at = at >> RANK_SHIFT, at & OFFSET
+            rank, at = at >> RANK_SHIFT, at & int(OFFSET)
             owner = np.where(rank > 0, owner // blocks * blocks + rank - 1, owner)
         elif space == "local":
             owner = self._batch.first * self._batch.padded + here
