@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from turns import TURNS
 from whole_session import runs_instructions
 
 from cunorm import simgpu
@@ -108,8 +109,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.name == "test_ordinary_ufuncs.py":
-            item.add_marker(pytest.mark.slow("each of CuPy's ufuncs in each dtype"))
+        shares, why = TURNS.get("/".join(item.path.parts[-2:]), (1, ""))
+        if shares > 1 and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow(why, shares=shares))
     if not config.getoption("--slow"):
         named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
         whole = bool({config.rootpath, config.rootpath / "tests"} & named)
@@ -146,7 +148,7 @@ def _is_left_out(item: pytest.Item, commit: int, named: set[Path], whole: bool) 
     slow = item.get_closest_marker("slow")
     folder = item.path.parent
     asked_for = item.path in named or (folder in named and folder.name == "slow")
-    if slow is None or not hasattr(item, "callspec") or asked_for:
+    if slow is None or asked_for:
         return False
     shares = slow.kwargs.get("shares", SHARES)
     if shares >= SHARES and not whole:

@@ -3,7 +3,7 @@
 To compile a kernel takes nearly all of a test's time, and there is one for each op, N, pair of
 dtypes, set of options and way to reach the arrays. Each pair of two of those values occurs in
 KINDS; a question that is asked of all of them compiles nothing that another has not. A commit runs
-half of the kinds, each of them with all of its questions.
+a third of the kinds, each of them with all of its questions.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ..
         yield tuple(axis[at] for axis, at in zip(axes, best, strict=True))
 
 
-# Of points whose kernels no other test compiles each commit runs a sixth: NVRTC has two thirds of
-# the time of tests/ops, 0.2 s to 7 s a kernel.
-IN_TURNS = pytest.mark.slow("each compiles kernels of its own, for a second or two", shares=6)
+# Points whose kernels no other test compiles: NVRTC has two thirds of the time of tests/ops, 0.2 s
+# to 7 s a kernel.
+IN_TURNS = pytest.mark.slow("each compiles kernels of its own, for a second or two")
 
 
 def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
@@ -140,11 +140,11 @@ def some_of(
 def these(
     names: str, often: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
 ) -> pytest.MarkDecorator:
-    """Parametrise a test by points of which a run takes a sixth, and of more a thirtieth.
+    """Parametrise a test by points of which a run takes a tenth, and of more a sixtieth.
 
-    Those are many and take longest: at a tenth, a run had 130 of them beside 70 of the others.
+    Those are many and take longest: at a tenth, a run had 130 of them beside 40 of the others.
     """
-    mark = pytest.mark.slow(why, shares=30)
+    mark = pytest.mark.slow(why, shares=60)
     more = (pytest.param(*point, marks=mark) for point in slow if point not in often)
     in_turns = (pytest.param(*point, marks=IN_TURNS) for point in often)
     return pytest.mark.parametrize(names, [*in_turns, *more])
@@ -168,13 +168,15 @@ KINDS = tuple(kinds())
 def of_each_kind(ops: Sequence[str], *, long: bool = True) -> pytest.MarkDecorator:
     """Parametrise a test by the kinds of some ops; without `long`, those of long rows are slow.
 
-    Of the others a run takes half, and of a kind all tests or none: its kernel is compiled for all.
+    Of the others a run takes a third, and of a kind all tests or none: its kernel is compiled for
+    all.
     """
-    slow = pytest.mark.slow("rows of 300 kB and more take seconds; they are held to the definition")
+    why = "rows of 300 kB and more take seconds; they are held to the definition"
+    slow = pytest.mark.slow(why, shares=30)
     chosen = []
     for kind in KINDS:
-        half = pytest.mark.slow("a kernel each", shares=2, together=str(kind))
-        mark = half if long or not kind.is_long else slow
+        third = pytest.mark.slow("a kernel each", shares=3, together=str(kind))
+        mark = third if long or not kind.is_long else slow
         if kind.op in ops:
             chosen.append(pytest.param(kind, marks=mark, id=str(kind)))
     return pytest.mark.parametrize("kind", chosen)

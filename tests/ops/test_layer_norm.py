@@ -34,7 +34,7 @@ def test_every_size_matches_the_definition(dtype, cols):
 
 
 # The first keeps most packets in registers, and its second row is shifted; the other is read again.
-@pytest.mark.slow("millions of columns; KINDS has rows that are read again")
+@pytest.mark.slow("millions of columns; KINDS has rows that are read again", shares=30)
 @pytest.mark.parametrize(("dtype", "shape"), [("float16", (2, 1_200_003)), ("float32", (1, 2**24))])
 def test_the_longest_rows_match_the_definition(dtype, shape):
     x = random(shape, dtype, shift=0.5)

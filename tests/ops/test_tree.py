@@ -44,7 +44,7 @@ ALWAYS = [
 ]
 WHY = "each makes six kernels, some of which compile in seconds"
 SLOW = [
-    pytest.param(*case, marks=pytest.mark.slow(WHY, shares=40))
+    pytest.param(*case, marks=pytest.mark.slow(WHY, shares=80))
     for case in product(PLANS, COLS, DTYPES)
     # A backward pass reads longer rows again, and has few other ways to keep them.
     if case not in ALWAYS and not (case[0].endswith("bwd") and case[1] > 40_000)
