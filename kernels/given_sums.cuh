@@ -63,7 +63,7 @@ __device__ inline void normalise_by(const typename Source::Arrays& from,
   const Row<Source, 1> row(source, here);
   const Epilogue epilogue(parameters, here);
   const Given statistic(sums, here, eps);
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
 
   Sink sink(to, here);
   write_normalised<S>(row, statistic, epilogue, sink);
@@ -105,7 +105,7 @@ __device__ inline void sum_rows(const typename Source::Arrays& from, typename So
 
   Source source(from, here);
   const Row<Source, Sums::PASSES> row(source, here);
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
   Sums::write(row, here.is_first_lane(), out + here.row * Sums::PASSES);
   cluster_barrier<S::CLUSTER>();  // other blocks may still read this one's sums
 }

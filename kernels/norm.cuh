@@ -31,17 +31,20 @@
 // Under programmatic dependent launch a kernel starts while the one before it ends: what that one
 // wrote is there after the wait, and the kernel after this one may start once its rows are fetched.
 // Under any other launch, as cunorm's are, neither does anything; but the assembler moves no load
-// over either. So what is asked for with x stands between them: elsewhere, and before sm_90, the
-// assembler asks for it once x is there.
+// over either. So what is asked for with x stands between them: elsewhere the assembler asks for it
+// once x is there. Before sm_90 an event that nobody counts does the same, for kernels of few rows.
 __device__ inline void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
+template <class S>
 __device__ inline void let_kernel_after_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#else
+  if (S::FEW) asm volatile("pmevent 0;" ::: "memory");
 #endif
 }
 
@@ -75,7 +78,7 @@ __device__ inline void normalise(const typename Source::Arrays& from,
   Source source(from, here);
   const Row<Source, Statistic::PASSES> row(source, here);  // reads x
   const Epilogue epilogue(parameters, here);  // they are in flight while the row is summed
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
   const Statistic statistic = Statistic::of(row, eps);
 
   Sink sink(to, here);

@@ -92,7 +92,7 @@ __device__ inline void normalise_twice(
   Sum sum({h}, x, first, between, here);
   const Row<Sum, Statistic::PASSES, Statistic::PASSES> row(sum, here);
   const Epilogue epilogue(parameters, here);
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
   const Statistic second = Statistic::of(row, eps_of_h);
 
   Sink sink(to, here);

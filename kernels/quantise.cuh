@@ -221,7 +221,7 @@ __device__ inline void quantise(const typename Source::Arrays& from,
   Source source(from, here);
   const Row<Source, Statistic::PASSES> row(source, here);  // reads x
   const Epilogue epilogue(parameters, here);
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
   const Statistic statistic = Statistic::of(row, eps);
 
   float largest = 0;

@@ -139,7 +139,7 @@ __device__ inline void normalise_heads(const typename Source::Arrays& from,
   const Row<Source, Statistic::PASSES> row(source, here);
   const Epilogue epilogue(parameters, here);
   Sink sink(to, here);
-  let_kernel_after_start();
+  let_kernel_after_start<S>();
   const Statistic statistic = Statistic::of(row, eps);
   write_normalised<S>(row, statistic, epilogue, sink);
   if (here.is_first_lane()) statistic.save(statistics, here.row);
