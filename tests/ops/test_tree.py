@@ -60,3 +60,20 @@ def test_a_row_has_the_same_bits_however_it_is_shared_out(op, cols, dtype):
     for way in Random(f"{op} {cols} {dtype}").sample(others, min(5, len(others))):
         with remembered.by(way):
             assert called(op, cols, dtype) == expected, way
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(21, 4096), (140, 769), (145, 128)])
+def test_devices_of_any_number_of_multiprocessors_have_the_same_bits(monkeypatch, rows, cols):
+    """Rows are few on the one and many on the other, which have kernels of their own."""
+    device = kernels.device
+    x, dy = (cupy.asarray(random((rows, cols), "float16", seed=seed)) for seed in (1, 2))
+    gamma = cupy.asarray(random(cols, "float16", seed=3))
+    results = []
+    for multiprocessors in (1, 20, 132, 148):
+        of = device(0)._replace(multiprocessors=multiprocessors)
+        monkeypatch.setattr(kernels, "device", lambda _, of=of: of)
+        remembered.clear()
+        y, mean, rstd = cunorm.layer_norm_fwd(x, gamma)
+        gradients = cunorm.layer_norm_bwd(dy, x, gamma, mean, rstd)
+        results.append([bits(a) for a in (y, mean, rstd, *gradients)])
+    assert all(result == results[0] for result in results)
