@@ -93,7 +93,16 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         description="Measure the ops: times where there is a CUDA device. Where there is none, "
         "what the software GPU counts: memory traffic, instructions, registers. It has no times.",
     )
-    _add_kinds(bench, cases.OPS, f"the first {len(cases.OPS)}", cases.DTYPES, "all but float64")
+    first = f"the first {len(cases.OPS)}"
+    _add_kinds(bench, cases.EVERY_OP, cases.OPS, first, cases.DTYPES, "all but float64")
+    bench.add_argument(
+        "--quant",
+        nargs="+",
+        choices=cases.SCHEMES,
+        default=("fp8_row",),
+        metavar="SCHEME",
+        help=f"of codes: {', '.join(cases.SCHEMES)}; fp8_row, without it",
+    )
     bench.add_argument(
         "--cols",
         nargs="+",
@@ -132,13 +141,13 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
 
 def _add_kinds(
     command: argparse.ArgumentParser,
+    every: Sequence[str],
     ops: Sequence[str],
     which_ops: str,
     dtypes: Sequence[str],
     which_dtypes: str,
 ) -> None:
     """Add ``--op`` and ``--dtype``, with what holds without them, and which those are in words."""
-    every = (*cases.OPS, *cases.BACKWARD_OPS)
     for name, choices, default, which in (
         ("op", every, ops, which_ops),
         ("dtype", ITEMSIZE, dtypes, which_dtypes),
@@ -162,7 +171,8 @@ def _add_tune(commands: Any) -> argparse.ArgumentParser:
         "follow from then on. Results have the same bits by all of them. A shape takes a minute or "
         "two, nearly all of it to compile.",
     )
-    _add_kinds(tune, ("rms_norm",), "rms_norm", ("bfloat16",), "bfloat16")
+    every = (*cases.OPS, *cases.BACKWARD_OPS)
+    _add_kinds(tune, every, ("rms_norm",), "rms_norm", ("bfloat16",), "bfloat16")
     tune.add_argument(
         "--cols", nargs="+", type=_positive, required=True, metavar="N", help="elements of a row"
     )
@@ -199,6 +209,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.csv,
         arguments.png,
         arguments.json,
+        list(dict.fromkeys(arguments.quant)),
     )
     obstacle = bench_run.obstacle(options)
     if obstacle is not None:

@@ -11,7 +11,7 @@
 // Traffic      x is read once, y is not stored unless it is asked for, and made twice where a row
 //              has one scale: for A, and for the codes. Rows too long for registers and shared
 //              memory are read once more for A. Codes are a byte or half of one, and leave in one
-//              access for each packet where rows of them start on that.
+//              access for each packet (codes.cuh).
 //
 // Numerics     Codes and scales are those of y as rounded, bit for bit (_quant_reference.py).
 //
@@ -22,6 +22,7 @@
 
 #pragma once
 
+#include "codes.cuh"
 #include "norm.cuh"
 #include "scale.cuh"
 
@@ -132,7 +133,7 @@ class Quantised {
   // `largest` is that of the row, where a row has a scale.
   __device__ Quantised(const Arrays& arrays, const Rows& rows, const Place<S>& place, float largest)
       : place_(place),
-        row_(reinterpret_cast<unsigned char*>(arrays.q.row(place))),
+        codes_(reinterpret_cast<unsigned char*>(arrays.q.row(place)), place),
         beside_(arrays.y, place),
         bounds_(arrays.bounds),
         scales_(arrays.scales, rows.count, place),
@@ -159,16 +160,19 @@ class Quantised {
         const bool is_first = place_.lane_of_warp() % LANES_OF_GROUP == 0;
         if (is_there && is_first) scales_.store(number / LANES_OF_GROUP, scale_.stored);
       }
-      if (is_there) store(number, y);
+      if (Q::ACCESS == STAGGERED || is_there) codes_.write(first + i, number, packed(y));
     }
   }
   __device__ void column(int column, const Packet& packet) {
     beside_.column(column, packet);
     float y[S::VEC];
     unpack(packet, y);
-    if (place_.writes()) row_[column] = Codes<Format>::of(scale_.quotient(y[0]));
+    if (place_.writes()) codes_.column(column, Codes<Format>::of(scale_.quotient(y[0])));
   }
-  __device__ void finish() { beside_.finish(); }
+  __device__ void finish() {
+    beside_.finish();
+    codes_.finish();
+  }
 
  private:
   static constexpr int BYTES = S::VEC * Format::BITS / 8;  // of a packet: 2, 4 or 8
@@ -179,29 +183,19 @@ class Quantised {
     return Scale::of(bounded, bounds_);
   }
 
-  __device__ void store(int packet, const float (&y)[S::VEC]) const {
+  __device__ PackOfCodes<BYTES> packed(const float (&y)[S::VEC]) const {
     constexpr int CODES_OF_WORD = 32 / Format::BITS;
-    unsigned word[2] = {};
+    PackOfCodes<BYTES> codes = {};
 #pragma unroll
     for (int i = 0; i < S::VEC; i += 2) {
       const unsigned two = codes_of<Format>(scale_.quotient(y[i]), scale_.quotient(y[i + 1]));
-      word[i / CODES_OF_WORD] |= two << i % CODES_OF_WORD * Format::BITS;
+      codes.word[i / CODES_OF_WORD] |= two << i % CODES_OF_WORD * Format::BITS;
     }
-    unsigned char* const to = row_ + static_cast<size_t>(packet) * BYTES;
-    if constexpr (Q::ACCESS != ALIGNED) {
-#pragma unroll
-      for (int i = 0; i < BYTES; ++i) to[i] = word[i / 4] >> i % 4 * 8;
-    } else if constexpr (BYTES == 8) {
-      *reinterpret_cast<uint2*>(to) = make_uint2(word[0], word[1]);
-    } else if constexpr (BYTES == 4) {
-      *reinterpret_cast<unsigned*>(to) = word[0];
-    } else {
-      *reinterpret_cast<unsigned short*>(to) = word[0];
-    }
+    return codes;
   }
 
   const Place<S>& place_;
-  unsigned char* row_;
+  CodesWriter<S, Q::ACCESS, BYTES> codes_;
   Beside beside_;
   Bounds bounds_;
   Scales<S, typename Scale::Stored, LAYOUT, GROUPS> scales_;

@@ -4,6 +4,7 @@
 //   SHIFTED    rows start anywhere: aligned chunks, shifted by shuffles (shift.cuh); whole warps
 //   ELEMENTS   what is left: sub-warps on odd addresses, and packs of other sizes than 8 and 16 bytes
 //   SCALAR     one element stands for a whole row
+//   STAGGERED  rows of codes start anywhere (codes.cuh)
 //
 // Tails go element by element in any case, and so do packets of shifted rows that are read again.
 
@@ -12,7 +13,7 @@
 #include "place.cuh"
 #include "shift.cuh"
 
-enum Access { ELEMENTS, ALIGNED, SHIFTED, SCALAR };
+enum Access { ELEMENTS, ALIGNED, SHIFTED, SCALAR, STAGGERED };
 
 // What a kernel is told of an array: the type of its elements, and how it reaches them. An array of
 // rows has the number of its seam, which is its own where it is SHIFTED; what has none is one row,

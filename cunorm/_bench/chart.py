@@ -36,7 +36,7 @@ TICKS = [4**power for power in range(3, 13)]
 def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
     """Draw the chart into a PNG file, without cases of a warm cache."""
     measured = [m for m in measured if not getattr(m, "warm", False)]
-    ops = list(dict.fromkeys(m.op for m in measured))
+    ops = list(dict.fromkeys(map(_called, measured)))
     panels = _panels(measured)
     width = 1.2 + 3.3 * max(2, len(ops))
     figure = Figure(figsize=(width, 7), facecolor="white")
@@ -46,7 +46,7 @@ def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
     figure.subplots_adjust(0.6 / width, 0.075, 1 - 0.2 / width, 0.77, 0.08, 0.34)
     for line, (title, value, is_share) in zip(grid, panels, strict=True):
         for axes, op in zip(line, ops, strict=True):
-            _draw(axes, [m for m in measured if m.op == op], value, is_share)
+            _draw(axes, [m for m in measured if _called(m) == op], value, is_share)
             _dress(axes, op, is_share)
         # Of an op that failed there is nothing to draw.
         greatest = max((y for axes in line if math.isfinite(y := axes.dataLim.y1)), default=1.0)
@@ -60,6 +60,11 @@ def save(measured: Sequence[Measurement], file: Path, device: str) -> None:
         axes.set_xlabel("N, elements of a row", color=PALE, fontsize=9)
     _head(figure, grid[0][0].get_position().x0, measured, device)
     figure.savefig(file, dpi=150)
+
+
+def _called(measurement: Measurement) -> str:
+    """Return the title of a column: an op, of codes with their scheme."""
+    return " ".join(filter(None, (measurement.op, measurement.quant)))
 
 
 def _panels(measured: Sequence[Measurement]) -> list[Panel]:

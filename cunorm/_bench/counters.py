@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from .. import _families, simgpu
-from .cases import BACKWARD_OPS, OPS, Case, arrays, call
+from .. import simgpu
+from .cases import EVERY_OP, Case, arrays, call
 
 # Every array of rows that a case has: each has a field of its name in `Counters`.
-ROWS = tuple(dict.fromkeys(n for op in (*OPS, *BACKWARD_OPS) for n in _families.OPS[op].rows))
+ROWS = tuple(dict.fromkeys(n for op in EVERY_OP for n in Case(op, "float32", 1, 1).names))
 SECTOR = 32  # bytes that memory moves at a time
 PACKETS_OF_WARP = 32 * 16  # bytes: a packet of 16 for each lane of a warp
 # Compiling takes most of the time, and each process compiles on its own: few cases are
@@ -34,14 +34,15 @@ class Counters:
     arch : int
         The architecture, like 90.
     x, residual, gate, y, residual_out, dy, dresidual, dx : float or None
-        Sectors requested of an array, loaded or stored, over the least: rows * N * itemsize / 32.
+        Sectors requested of an array, loaded or stored, over the least: its bytes / 32.
     gamma : float
         The same of gamma over x's least: 1 is once a row, which the caches answer. beta is alike.
     sectors_per_request : float
         Of x: 16 where each lane of a warp loads 16 neighbouring bytes.
     instructions_per_packet : float
         PTX warp instructions but for ``mov`` and ``cvta``, which the assembler folds away, over the
-        launch's packets: a packet is 16 bytes of x for each of a warp's 32 lanes.
+        launch's packets: a packet is 16 bytes of x for each of a warp's 32 lanes, or of queries and
+        keys.
     barriers_per_row : float
         Barriers of a block, over rows.
     registers, spill_bytes : int or None
@@ -55,6 +56,10 @@ class Counters:
     sums_instructions : float or None
         The instructions of the kernel that adds those up, over x's packets; the other figures are
         those of the kernel before it.
+    quant : str or None
+        Of codes, the scheme.
+    q, k, q_out, k_out : float or None
+        As of x: queries and keys; of codes, q is those.
     """
 
     op: str
@@ -81,6 +86,11 @@ class Counters:
     dx: float | None = None
     sums: float | None = None
     sums_instructions: float | None = None
+    quant: str | None = None
+    q: float | None = None
+    k: float | None = None
+    q_out: float | None = None
+    k_out: float | None = None
 
     @property
     def ratios(self) -> list[float]:
@@ -110,12 +120,15 @@ def count(case: Case) -> Counters:
         for name, array in given.items()  # a view's allocation begins before its first row
         if name in (*case.names, *case.parameters)
     }
-    least, packets = case.x_bytes / SECTOR, case.x_bytes / PACKETS_OF_WARP
+    normalised = case.kind.reads if case.is_of_heads else ("x",)
+    first, weight = normalised[0], case.parameters[0]
+    packets = sum(map(case.bytes_of, normalised)) / PACKETS_OF_WARP
     requested = {
-        name: (array.loads.sectors + array.stores.sectors) / least
+        name: (array.loads.sectors + array.stores.sectors)
+        / ((case.bytes_of(name) if name in case.names else case.x_bytes) / SECTOR)
         for name, array in counted.items()
     }
-    read = (counted[name].loads.bytes for name in ("x", "residual_out") if name in counted)
+    read = (counted[name].loads.bytes for name in (first, "residual_out") if name in counted)
     sums, sums_instructions = _of_sums(adding_up, by_address, case)
     resources = launch.resources
     return Counters(
@@ -126,8 +139,9 @@ def count(case: Case) -> Counters:
         offset=case.offset,
         arch=launch.arch,
         **{name: requested.get(name) for name in ROWS},
-        gamma=requested["gamma"],
-        sectors_per_request=counted["x"].loads.sectors_per_request,
+        gamma=requested[weight],
+        quant=case.quant,
+        sectors_per_request=counted[first].loads.sectors_per_request,
         instructions_per_packet=launch.instructions_unfolded / packets,
         barriers_per_row=launch.barriers / case.rows,
         registers=resources.registers,

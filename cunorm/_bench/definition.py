@@ -7,12 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import _reference
+from .. import _quant_reference, _reference
+from .._families import PLAIN
 from .cases import Case
 
 # The largest error that passes, in units of the largest number of the output: some roundings, for
 # systems round where others do not.
 TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-4, "float64": 1e-11}
+# What quantising adds, in the same units: half a step between the largest codes, which are 416 and
+# 448 of e4m3, and 126 and 127. A power of two that is rounded up may leave 256 for the largest one.
+# Of e2m1, whose last step is from 4 to 6, the scale may be off by a sixteenth, too.
+OF_CODES = {
+    "fp8_row": 16 / 448,
+    "int8_row": 0.5 / 127,
+    "deepseek": 16 / 448,
+    "mxfp8": 16 / 256,
+    "nvfp4": 1 / 6 + 1 / 16,
+}
 ENDS = 16  # rows or columns at either end that are compared, at most
 ENDS_ELEMENTS = 1 << 18  # that those have, at most: the definition takes the host some 0.2 s
 
@@ -38,7 +49,10 @@ class Definition:
 
     def __init__(self, case: Case, given: dict[str, Any]) -> None:
         self._case = case
-        self._rows, self._cols = _ends(case.cols), _ends(case.rows)
+        self._tolerance = TOLERANCE[case.dtype] + OF_CODES.get(case.quant or "", 0)
+        # Of rows, or of tokens, which have several heads each.
+        self._rows = _ends(math.prod(case.shape(case.kind.leader)[1:]))
+        self._cols = _ends(case.rows)
         self._wanted = [_defined(case, given, end, slice(None)) for end in self._rows]
         self._wanted_sums = (
             [_defined(case, given, slice(None), end) for end in self._cols]
@@ -55,18 +69,31 @@ class Definition:
             Where that is more than some roundings, or there are more or fewer outputs.
         """
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        names = [name for name in self._case.kind.returns if name in self._wanted[0]]
+        wanted = {"scales", *self._wanted[0]}
+        names = [name for name in self._case.kind.returns if name in wanted]
         if len(outputs) != len(names):
             raise WrongResult(f"{len(outputs)} outputs, not {', '.join(names)}")
+        if self._case.quant is not None:
+            outputs = (self._numbers(*outputs[:2]), *outputs[2:])
+            names.remove("scales")
         errors = [self._error(*pair) for pair in zip(names, outputs, strict=True)]
         worst = max(errors)
-        if not worst <= TOLERANCE[self._case.dtype]:
+        if not worst <= self._tolerance:
             raise WrongResult(f"{names[errors.index(worst)]} is off by {worst:.2g} of its largest")
         return worst
 
+    def _numbers(self, codes: Any, scales: Any) -> Any:
+        """Return what codes stand for, on the host: CuPy's are integers, PyTorch's have dtypes."""
+        if not hasattr(codes, "get"):
+            return codes.float().cpu().numpy() * scales.float().cpu().numpy()
+        scheme = self._case.scheme
+        assert scheme is not None
+        return _quant_reference.dequantize(codes.get(), scales.get(), scheme, np.float32)
+
     def _error(self, name: str, output: Any) -> float:
-        is_sum = name in self._case.kind.totals
-        shape = (self._case.cols,) if is_sum else (self._case.rows, self._case.cols)
+        case = self._case
+        is_sum = name in case.kind.totals
+        shape = case.shape("x" if case.quant else name)
         if tuple(output.shape) != shape:
             raise WrongResult(f"{name} has shape {tuple(output.shape)}, not {shape}")
         ends, wanted = (self._cols, self._wanted_sums) if is_sum else (self._rows, self._wanted)
@@ -89,22 +116,40 @@ def _defined(case: Case, given: dict[str, Any], rows: slice, cols: slice) -> dic
     op = case.kind
     # Of the arrays that are read; statistics have an element for each row.
     named = {
-        name: (array[rows, cols] if array.ndim == 2 else array[at]).get()
+        name: (array[rows, cols] if array.ndim == 2 and name in case.names else array[at]).get()
         for name, array in given.items()
         if name in op.names and name not in op.results_given
         for at in (cols if name in case.parameters else rows,)
     }
+    if case.is_of_heads:
+        return _defined_heads(case, named)
+    returns = op.returns
+    if case.quant is not None:  # the numbers, whose codes are held to them
+        of = (op.source, op.family.statistic, op.family.epilogue)
+        op = next(p for p in PLAIN if (p.source, p.family.statistic, p.family.epilogue) == of)
+        returns = tuple(name for name in returns if name != "scales")
     made = _reference.define(op, **named)
     made = made if isinstance(made, tuple) else (made,)
     return {
         name: expected.value
-        for name, expected in zip(op.returns, made, strict=True)
+        for name, expected in zip(returns, made, strict=True)
         if expected is not None
     }
 
 
+def _defined_heads(case: Case, named: dict[str, Any]) -> dict[str, Any]:
+    op, angles = case.kind, (named["cos"], named["sin"])
+    found = {}
+    for read, weight, output in zip(op.reads, op.parameters, op.returns, strict=True):
+        y, _ = _reference.rms_norm_rope_fwd(named[read], named[weight], *angles)
+        found[output] = y.value
+    return found
+
+
 def _on_host(part: Any) -> Any:
     """Return a part of CuPy's or PyTorch's in float64, on the host."""
+    if isinstance(part, np.ndarray):
+        return part.astype("float64")
     if hasattr(part, "get"):
         return part.astype("float64").get()
     return part.detach().double().cpu().numpy()

@@ -20,12 +20,42 @@ def expressed(case: Case, given: dict[str, cupy.ndarray]) -> Any:
     """Return what the op returns, by CuPy's operators, as one writes it without cunorm."""
     if case.is_backward:
         return _expressed_backward(given)
+    if case.is_of_heads:
+        return rotated(case, _expressed_norm, cupy.concatenate)(given)
 
     def gated(y: Any, gate: Any) -> Any:
         wide = gate.astype(accumulator(case.dtype))
         return (y * (wide / (1 + cupy.exp(-wide)))).astype(y.dtype)
 
-    return composed(case, _expressed_norm, gated)(given)
+    made = composed(case, _expressed_norm, gated)(given)
+    if case.quant is None:
+        return made
+    y, *h = made if isinstance(made, tuple) else (made,)
+    return (*_int8_of_rows(y), *h)
+
+
+def _int8_of_rows(y: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray]:
+    wide = y.astype(cupy.float32)
+    scale = cupy.maximum(abs(wide).max(-1, keepdims=True) / 127, 2.0**-23)
+    return cupy.rint(wide / scale).astype(cupy.int8), scale
+
+
+def rotated(
+    case: Case, norm: Callable[..., Any], concatenate: Callable[..., Any]
+) -> Callable[[dict[str, Any]], Any]:
+    """Return an op on heads, of a norm and what puts halves of heads together."""
+    each = tuple(zip(case.kind.reads, case.kind.parameters, strict=True))
+
+    def op(given: dict[str, Any]) -> Any:
+        cos, sin = (given[name][:, None] for name in ("cos", "sin"))
+        made = []
+        for read, weight in each:
+            n = norm(case, given[read], given[weight], None)
+            a, b = n[..., : n.shape[-1] // 2], n[..., n.shape[-1] // 2 :]
+            made.append(concatenate((a * cos - b * sin, b * cos + a * sin), -1))
+        return tuple(made) if len(made) > 1 else made[0]
+
+    return op
 
 
 def composed(
@@ -34,8 +64,9 @@ def composed(
     """Return a forward op of arrays or tensors by name, of a function for each of its parts.
 
     What of it is a question of the case is answered before: a compiler traces arithmetic alone.
+    Of an op that returns codes it is what they are made of.
     """
-    source, names = case.kind.source, case.kind.returns
+    source = case.kind.source
     before, second = source is ADDED, source is NORMED
     after = second or source is BESIDE_RESIDUAL
 
@@ -48,17 +79,16 @@ def composed(
             y = norm(case, h, given["gamma2"], None)
         if "gate" in given:
             y = gated(y, given["gate"])
-        return (y, h) if len(names) == 2 else y
+        return (y, h) if source.writes else y
 
     return op
 
 
 def _expressed_norm(case: Case, h: Any, gamma: Any, beta: Any) -> Any:
     wide = h.astype(accumulator(case.dtype))
-    family = case.kind.family
-    if "mean" in family.saves:
+    if case.is_layer_norm:
         wide = wide - wide.mean(-1, keepdims=True)
-    rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + family.eps)
+    rstd = 1 / cupy.sqrt((wide * wide).mean(-1, keepdims=True) + case.kind.family.eps)
     y = (wide * rstd).astype(h.dtype) * gamma
     return y if beta is None else y + beta
 

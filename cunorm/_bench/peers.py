@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .._quant import LARGEST
 from . import cases, expressions
 from .cases import Case
-from .expressions import LAYER_EPS, RMS_EPS, composed
+from .expressions import LAYER_EPS, RMS_EPS, composed, rotated
 from .systems import Bind, Given, System
 from .timing import Launch
 
@@ -19,17 +20,19 @@ def _by_cunorm(case: Case) -> Bind:
     return lambda given: partial(cases.call, case, given)
 
 
-def _by_cupy(case: Case) -> Bind:
+def _by_cupy(case: Case) -> Bind | None:
+    if case.quant not in (None, "int8_row"):  # it has no floats of 8 bits
+        return None
     return lambda given: partial(expressions.expressed, case, given)
 
 
 def _by_fuse(case: Case) -> Bind | None:
-    if case.dtype == "bfloat16" or case.is_backward:
+    if case.dtype == "bfloat16" or case.is_backward or case.is_of_heads or case.quant:
         return None
     return lambda given: partial(expressions.fused, case, given)
 
 
-def _by_torch(case: Case) -> Bind:
+def _by_torch(case: Case) -> Bind | None:
     """Call eager PyTorch, which has one kernel for a norm, and for most of its backward pass."""
     import torch
 
@@ -45,15 +48,24 @@ def _by_torch(case: Case) -> Bind:
         take = (g["dy"], g["x"], shape, g["rstd"][:, None], g["gamma"], [True] * 2)
         return partial(aten._fused_rms_norm_backward, *take)
 
+    if not _is_written(case):
+        return None
     if not case.is_backward:
         return lambda g: partial(_formula(case), g)
     return layer_norm_bwd if case.is_layer_norm else rms_norm_bwd
 
 
-def _by_compiler(case: Case) -> Bind:
+def _is_written(case: Case) -> bool:
+    """Return whether the formula is written down: of codes that of scales for a row alone."""
+    return case.quant in (None, "fp8_row", "int8_row")
+
+
+def _by_compiler(case: Case) -> Bind | None:
     """Call what PyTorch's compiler makes of the formula."""
     import torch
 
+    if not _is_written(case):
+        return None
     torch._dynamo.reset()
     compiled = torch.compile(_formula(case), fullgraph=True, dynamic=False, backend=COMPILER)
     return lambda g: partial(compiled, dict(g))
@@ -61,6 +73,7 @@ def _by_compiler(case: Case) -> Bind:
 
 def _formula(case: Case) -> Callable[[Any], Any]:
     """Return an op as one writes it in PyTorch, of tensors by name."""
+    import torch
     from torch.nn import functional
 
     shape, is_layer_norm = (case.cols,), case.is_layer_norm
@@ -83,7 +96,24 @@ def _formula(case: Case) -> Callable[[Any], Any]:
         sums = ((dy * n).sum(0), *((dy.sum(0),) if is_layer_norm else ()))
         return (rstd * inner).to(g["x"].dtype), *(each.to(g["gamma"].dtype) for each in sums)
 
-    return backward if case.is_backward else composed(case, norm, gated)
+    if case.is_of_heads:
+        return rotated(case, norm, torch.cat)
+    forward = composed(case, norm, gated)
+    scheme = case.scheme
+    if scheme is None:
+        return backward if case.is_backward else forward
+    is_int8 = scheme.format == "int8"
+    most, dtype = LARGEST[scheme.format], torch.int8 if is_int8 else torch.float8_e4m3fn
+
+    def quantised(g: Any) -> Any:
+        made = forward(g)
+        y, *h = made if isinstance(made, tuple) else (made,)
+        y = y.float()
+        scale = (y.abs().amax(-1, keepdim=True) / most).clamp_min(scheme.minimum)
+        q = (y / scale).clamp(-most, most)
+        return ((q.round() if is_int8 else q).to(dtype), scale, *h)
+
+    return quantised
 
 
 def _by_liger(case: Case) -> Bind | None:

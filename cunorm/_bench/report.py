@@ -23,13 +23,22 @@ if TYPE_CHECKING:
 
 # Heading, attribute and format of each column; the format of a share is "%".
 Column = tuple[str, str, str]
-_CASE: tuple[Column, ...] = (("dtype", "dtype", ""), ("N", "cols", ","), ("rows", "rows", ","))
+_CASE: tuple[Column, ...] = (
+    ("dtype", "dtype", ""),
+    ("quant", "quant", ""),
+    ("N", "cols", ","),
+    ("rows", "rows", ","),
+)
 COUNTED: tuple[Column, ...] = (
     *_CASE,
     ("x", "x", ".3f"),
     ("residual", "residual", ".3f"),
     ("gate", "gate", ".3f"),
     ("y", "y", ".3f"),
+    ("q", "q", ".3f"),
+    ("k", "k", ".3f"),
+    ("q_out", "q_out", ".3f"),
+    ("k_out", "k_out", ".3f"),
     ("h", "residual_out", ".3f"),
     ("dy", "dy", ".3f"),
     ("dresidual", "dresidual", ".3f"),
@@ -55,9 +64,10 @@ TIMED: tuple[Column, ...] = (
     *((f"{name} us", name, ".2f") for name in SYSTEMS),
 )
 COUNTED_LEGEND = """\
-x, residual, y, h, dy, ..., gamma: 32-byte sectors that are requested, over the least for x: rows *
-N * itemsize / 32. Gamma's come from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
-lanes. instructions/packet: PTX warp instructions without mov and cvta, for each 32 x 16 bytes of x.
+x, residual, y, h, q, dy, ...: 32-byte sectors that are requested, over the least: bytes / 32.
+gamma: the same over x's least, from a cache. sectors/request: of x; 16 is 16 bytes for each of 32
+lanes. instructions/packet: PTX warp instructions without mov and cvta, for each 32 x 16 bytes of x,
+or of queries and keys. q is those, or codes.
 row read: how often. sums: of a backward pass, bytes of its blocks' sums of columns, written and
 read again, over x's; sums' instructions are those of the kernel that adds them up. Rows "N + 1" lie
 one element past a boundary of 16 bytes. Nothing here is a time: a software GPU has none to tell."""

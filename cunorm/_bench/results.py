@@ -22,9 +22,10 @@ systems
 empty_kernel
     A sample: what a kernel that does nothing takes.
 cases
-    Of each: op, dtype, rows, cols, offset, dresidual, warm; bytes (the least that must move), sets
-    (of arrays that took turns), gb_per_s and share_of_copy of cunorm (null where it failed),
-    copies and systems by name. A copy has a sample; a system has a sample, or failed: why.
+    Of each: op, dtype, quant (of codes the scheme, else null), rows, cols, offset, dresidual, warm;
+    bytes (the least that must move), sets (of arrays that took turns), gb_per_s and share_of_copy
+    of cunorm (null where it failed), copies and systems by name. A copy has a sample; a system has
+    a sample, or failed: why.
 
 A sample has median, p10, p90, spread ((p90 - p10) / median), least, count, and launches: of a
 graph.
@@ -124,6 +125,7 @@ def as_case(times: Times) -> dict[str, Any]:
     return {
         "op": times.op,
         "dtype": times.dtype,
+        "quant": times.quant,
         "rows": times.rows,
         "cols": times.cols,
         "offset": times.offset,

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 from .. import simgpu
 from .._progress import Progress, counted
 from . import report
-from .cases import COUNTED_BYTES, SYSTEMS, TIMED_BYTES, Case, grid, timed
+from .cases import (
+    CODE_OPS,
+    COUNTED_BYTES,
+    SYSTEMS,
+    TIMED_BYTES,
+    Case,
+    grid,
+    misfit,
+    timed,
+)
 
 if TYPE_CHECKING:
     from .report import Line, Measurement
@@ -45,6 +54,8 @@ class Options:
         Other systems that are timed; None for all that are installed.
     csv, png, json : Path or None
         Files to write.
+    quants : sequence of str
+        The schemes of ops that return codes.
     """
 
     ops: Sequence[str]
@@ -57,10 +68,16 @@ class Options:
     csv: Path | None
     png: Path | None
     json: Path | None
+    quants: Sequence[str] = ("fp8_row",)
 
 
 def obstacle(options: Options) -> str | None:
-    """Return why the files could not be written, before anything is measured; None if they can."""
+    """Return why a case could not be, or a file not be written, before anything is measured."""
+    for op in options.ops:
+        for cols in options.cols or ():
+            for quant in options.quants if op in CODE_OPS else (None,):
+                if why := misfit(op, quant, cols):
+                    return f"--cols {cols}: {why}"
     for file in (options.csv, options.png, options.json):
         if file is not None and not file.absolute().parent.is_dir():
             return f"{file} cannot be written: there is no folder {file.absolute().parent}"
@@ -161,9 +178,8 @@ def _run_timed(options: Options, device: str) -> bool:
 
 
 def _cases(options: Options, launch_bytes: int) -> list[Case]:
-    return list(
-        grid(options.ops, options.dtypes, options.cols, options.rows, options.odd, launch_bytes)
-    )
+    of = (options.ops, options.dtypes, options.cols, options.rows, options.odd)
+    return list(grid(*of, launch_bytes, options.quants))
 
 
 def _save(

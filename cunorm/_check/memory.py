@@ -43,6 +43,20 @@ def written(
     for argument, memory in {name: value, **others}.items():
         if memory is not None:
             array(argument, memory)
+    of_shape_and_dtype(name, value, twin, like, dtype)
+    not_on_itself(name, value)
+    is_same = value.dtype == like.dtype and _is_same(value, like)
+    if not is_same and _overlap(value, like):
+        raise ValueError(
+            f"{name} must be {twin} itself or not overlap it, but shares part of its memory: "
+            f"{name} is at {value.data.ptr:#x} with strides {value.strides}, "
+            f"{twin} at {like.data.ptr:#x} with strides {like.strides}"
+        )
+    apart(name, value, others)
+
+
+def of_shape_and_dtype(name: str, value: Any, twin: str, like: Any, dtype: Any) -> None:
+    """Refuse an array that cannot hold a result, wherever it lies: see `written`."""
     if dtype is None:
         rows(name, value)
     elif value.dtype != dtype:
@@ -55,15 +69,6 @@ def written(
             f"{name} must have the shape of {twin}, {like.shape}, but has {value.shape}"
         )
     same_device(name, value, like, twin)
-    not_on_itself(name, value)
-    is_same = value.dtype == like.dtype and _is_same(value, like)
-    if not is_same and _overlap(value, like):
-        raise ValueError(
-            f"{name} must be {twin} itself or not overlap it, but shares part of its memory: "
-            f"{name} is at {value.data.ptr:#x} with strides {value.strides}, "
-            f"{twin} at {like.data.ptr:#x} with strides {like.strides}"
-        )
-    apart(name, value, others)
 
 
 def not_on_itself(name: str, value: cupy.ndarray) -> None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .._typing import Arrays
     from .segments import Segments
 
-# Of a pack, for shift.cuh to move it. Codes, a byte each, are not moved so.
+# Of a pack, for shift.cuh to move it; and of codes, for codes.cuh.
 SHIFTED_BYTES = (8, 16)
+STAGGERED_BYTES = (4, 8)
 
 
 def empty_like(x: cupy.ndarray) -> cupy.ndarray:
@@ -266,8 +267,12 @@ def access_of(plan: Plan, axes: int, a: cupy.ndarray, strides: tuple[int, ...]) 
         return "SCALAR"
     if in_packets(plan, a, strides):
         return "ALIGNED"
-    shifts = plan.split.lanes >= WARP and plan.vec * a.itemsize in SHIFTED_BYTES and a.itemsize > 1
-    return "SHIFTED" if shifts else "ELEMENTS"
+    if plan.split.lanes < WARP:
+        return "ELEMENTS"
+    if a.itemsize == 1:  # codes, of which two may share a byte
+        staggers = plan.vec * a.shape[-1] // plan.cols in STAGGERED_BYTES
+        return "STAGGERED" if staggers else "ELEMENTS"
+    return "SHIFTED" if plan.vec * a.itemsize in SHIFTED_BYTES else "ELEMENTS"
 
 
 def access_of_parameter(plan: Plan, a: cupy.ndarray | None) -> str:

@@ -31,7 +31,8 @@ class Attention:
     """What is known of an attention: its chain, what its rotation does, and norms of which classes.
 
     It holds while the class has this `forward`, and that finds what it found by these names: the
-    `function` that rotates, and all functions and classes of its module that it uses.
+    `function` that rotates, and all functions and classes of its module that it uses; and while the
+    chain's conditions do.
     """
 
     chain: Chain
@@ -42,10 +43,14 @@ class Attention:
     function: Callable[..., Any]
     uses: tuple[tuple[str, Any], ...]
 
-    def holds(self, cls: Any) -> bool:
-        """Return whether the forward of a class is still the one that is known."""
+    def holds(self, cls: Any, module: torch.nn.Module) -> bool:
+        """Return whether the forward of a module's class is known, and goes the way it went."""
         scope = innermost(self.forward).__globals__
-        return cls.forward is self.forward and all(scope.get(n) is used for n, used in self.uses)
+        return (
+            cls.forward is self.forward
+            and all(scope.get(n) is used for n, used in self.uses)
+            and all(condition.holds(module) for condition in self.chain.conditions)
+        )
 
     def call(self, module: torch.nn.Module) -> Callable[..., Any]:
         """Return the forward of a module, with its norms and its rotation in one call."""

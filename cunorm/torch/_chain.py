@@ -3,8 +3,8 @@
 The forward is run once, on tensors without memory. Its norms and the function that is given the
 cosines and sines stand aside, and note what they are given; where that is used is watched. The
 chain is known where queries and keys go from the norms to the rotation, or from that to the norms,
-as views or as they are, and nowhere else; and where no condition comes before, so that this holds
-for every call.
+as views or as they are, and nowhere else; and where conditions that come before ask for attributes
+of the module alone, so that this holds for every call while they are what they were.
 """
 
 from __future__ import annotations
@@ -19,8 +19,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._values import Differs
 
+SELF = ("LOAD_FAST", "LOAD_FAST_BORROW")  # by which code comes to its first argument
 HANDED_ON = "_cunorm_handed_on"  # the method that the code calls in place of a norm
 TOKENS = (2, 3)
+
+
+class Condition(NamedTuple):
+    """An attribute that a forward's way depends on: its path from the module, and its value."""
+
+    path: tuple[str, ...]
+    value: Any
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, path: tuple[str, ...]) -> Condition:
+        """Return what a module has there, which must be a plain value."""
+        value = _at(module, path)
+        if not _is_plain(value):
+            raise Differs(f"its norms or its rotation come after a condition on {'.'.join(path)}")
+        return cls(path, value)
+
+    def holds(self, module: torch.nn.Module) -> bool:
+        """Return whether a module has the same value there."""
+        value = _at(module, self.path)
+        return type(value) is type(self.value) and bool(value == self.value)
 
 
 class Chain(NamedTuple):
@@ -28,7 +49,7 @@ class Chain(NamedTuple):
 
     `q` and `k` are the names of the norms, `rotary` that of the function, which is called with
     `options`. The norms take "heads" of shape (B, H, T, d) as that does, "tokens" of (B, T, H, d),
-    or "all" of (B, T, H * d).
+    or "all" of (B, T, H * d). It is so under the `conditions`.
     """
 
     q: str
@@ -37,6 +58,7 @@ class Chain(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     layout: str
     norm_first: bool
+    conditions: tuple[Condition, ...] = ()
 
     def given_to_norm(self, heads: torch.Tensor) -> torch.Tensor:
         """Return heads of shape (B, H, T, d) as the norm takes them."""
@@ -91,8 +113,8 @@ def chain_of(module: torch.nn.Module, inner: Any) -> Chain:
             said = (str(error).splitlines() or [""])[0][:100]
             raise Differs(f"its forward raises {type(error).__qualname__}: {said}") from None
     chain = _read(run)
-    _require_no_condition(code, chain)
-    return chain
+    paths = dict.fromkeys(_conditions(code, chain))
+    return chain._replace(conditions=tuple(Condition.of(module, path) for path in paths))
 
 
 def bound(forward: Any, chain: Chain, rotary: Any) -> Any:
@@ -118,9 +140,12 @@ def bound(forward: Any, chain: Chain, rotary: Any) -> Any:
     return made
 
 
-def _require_no_condition(code: types.CodeType, chain: Chain) -> None:
-    """Refuse code that may not come to all norms and the rotation, or uses their names again."""
-    instructions = list(dis.get_instructions(code))
+def _conditions(code: types.CodeType, chain: Chain) -> list[tuple[str, ...]]:
+    """Return the attributes on which it depends how code comes to all norms and the rotation.
+
+    Refuses what depends on more, and code that uses their names again.
+    """
+    instructions = [each for each in dis.get_instructions(code) if each.opname != "EXTENDED_ARG"]
     last = 0
     for name in (chain.q, chain.k, chain.rotary):
         loads = [i for i, each in enumerate(instructions) if each.argval == name]
@@ -135,8 +160,33 @@ def _require_no_condition(code: types.CodeType, chain: Chain) -> None:
         if each.opname.startswith("STORE") or each.opname.startswith("RETURN"):
             break
     jumps = {*dis.hasjrel, *dis.hasjabs}
-    if any(each.opcode in jumps for each in instructions[:last]):
+    paths = []
+    for i, each in enumerate(instructions[:last]):
+        if each.opcode in jumps and each.opname != "JUMP_FORWARD":
+            paths.append(_attribute(instructions[:i], code) if "_IF_" in each.opname else ())
+    stored = {each.argval for each in instructions if each.opname == "STORE_ATTR"}
+    if any(not path or stored & {*path} for path in paths):
         raise Differs("its norms or its rotation come after a condition")
+    return paths
+
+
+def _attribute(before: list[dis.Instruction], code: types.CodeType) -> tuple[str, ...]:
+    """Return the path of the attribute that a jump is made by, () where it is by anything else.
+
+    That is ``self.one.other``, true or not, or compared with a constant.
+    """
+    rest = [each for each in before if each.opname not in ("TO_BOOL", "NOT_TAKEN")]
+    if rest and rest[-1].opname in ("IS_OP", "COMPARE_OP"):
+        if len(rest) < 2 or rest[-2].opname not in ("LOAD_CONST", "LOAD_SMALL_INT"):
+            return ()
+        del rest[-2:]
+    path: list[str] = []
+    while rest and rest[-1].opname == "LOAD_ATTR":
+        path.insert(0, rest.pop().argval)
+    module = code.co_varnames[0]
+    is_stored = any(each.opname == "STORE_FAST" and each.argval == module for each in rest)
+    is_of_module = rest and rest[-1].opname in SELF and rest[-1].argval == module
+    return tuple(path) if is_of_module and not is_stored else ()
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -259,6 +309,14 @@ def _projection(width: int) -> Any:
         return torch.empty((*x.shape[:-1], width), device="meta")
 
     return forward
+
+
+def _at(module: torch.nn.Module, path: tuple[str, ...]) -> Any:
+    """Return the attribute at a path, a value that is not plain where there is none."""
+    found: Any = module
+    for name in path:
+        found = getattr(found, name, _at)
+    return found
 
 
 def _is_plain(value: Any) -> bool:

@@ -16,14 +16,14 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .. import _check
 from .._check.described import Described, Memory, Named, Placed
-from .._families import OPS, OPTIONAL, ROPE_OPS, Input, Op, Option
+from .._families import OPS, OPTIONAL, RESULTS, ROPE_OPS, Input, Op, Option
 from .._typing import Arrays
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def tensors(**given: object) -> None:
-    """Refuse what is no tensor, or has a tangent. The parameters may be None."""
+    """Refuse what is no tensor, or has a tangent. Parameters and results may be None."""
     for name, value in given.items():
         if isinstance(value, Tensor):
             # PyTorch drops the tangents of a custom operator's arguments without a word.
@@ -32,7 +32,7 @@ def tensors(**given: object) -> None:
                     f"{name} must not have a tangent: there are no forward-mode derivatives, as of "
                     "torch.func.jvp, but gradients by backward() and torch.autograd.grad()"
                 )
-        elif value is not None or name not in OPTIONAL:
+        elif value is not None or (name not in OPTIONAL and name not in RESULTS):
             raise TypeError(f"{name} must be a torch.Tensor, but is a {_check.type_name(value)}")
 
 
@@ -186,6 +186,7 @@ def parted(op: Op, given: dict[str, Any]) -> tuple[Arrays, dict[str, Any], tuple
     """Return tensors, what the checks ask of them, and the values of an op's options."""
     values = tuple(given.get(option.name, option.default) for option in op.options)
     names = [a.name for a in op.arguments if isinstance(a, Input)]
+    names += [name for name in op.results_given.values() if name in given]
     tensors = {name: given.get(name) for name in names}
     _strided(**tensors)
     return tensors, {name: _described(tensor) for name, tensor in tensors.items()}, values

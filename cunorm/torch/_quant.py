@@ -37,6 +37,7 @@ def rms_norm_quant(
     quant: Quant,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    y_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise rows by their root mean square, and quantise them, in one pass.
 
@@ -56,6 +57,9 @@ def rms_norm_quant(
         groups divide N.
     gamma_offset, cast
         As in `rms_norm`.
+    y_out : torch.Tensor, optional
+        Where y is written too, for one more write: `x` itself, or memory of x's shape and dtype
+        that overlaps no other argument.
 
     Returns
     -------
@@ -94,11 +98,11 @@ def rms_norm_quant(
     >>> q.dtype, (q.float() * scale).round(decimals=1)
     (torch.float8_e4m3fn, tensor([[0.2000, 1.4000]]))
     """
-    tensors(x=x, gamma=gamma)
-    _no_gradient("rms_norm_quant", x=x, gamma=gamma)
+    tensors(x=x, gamma=gamma, y_out=y_out)
+    _no_gradient("rms_norm_quant", x=x, gamma=gamma, y_out=y_out)
     eps, gamma_offset, cast = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
-    made = _operators.rms_norm_quant(x, gamma, eps, *_fields(quant), gamma_offset, cast)
-    return _codes(quant, *made)
+    given = (x, gamma, eps, *_fields(quant), gamma_offset, cast)
+    return _codes(quant, *_written("rms_norm_quant", given, y_out))
 
 
 def layer_norm_quant(
@@ -109,6 +113,7 @@ def layer_norm_quant(
     *,
     quant: Quant,
     gamma_offset: float = 0.0,
+    y_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise rows by their mean and variance, and quantise them, in one pass.
 
@@ -122,7 +127,7 @@ def layer_norm_quant(
         Weight and bias, of shape (N,) each.
     eps
         As in `layer_norm`.
-    quant, gamma_offset
+    quant, gamma_offset, y_out
         As in `rms_norm_quant`.
 
     Returns
@@ -152,11 +157,11 @@ def layer_norm_quant(
     >>> q
     tensor([[-85, -42, 127]], dtype=torch.int8)
     """
-    tensors(x=x, gamma=gamma, beta=beta)
-    _no_gradient("layer_norm_quant", x=x, gamma=gamma, beta=beta)
+    tensors(x=x, gamma=gamma, beta=beta, y_out=y_out)
+    _no_gradient("layer_norm_quant", x=x, gamma=gamma, beta=beta, y_out=y_out)
     eps, gamma_offset = options(eps=eps, gamma_offset=gamma_offset)
-    made = _operators.layer_norm_quant(x, gamma, beta, eps, *_fields(quant), gamma_offset)
-    return _codes(quant, *made)
+    given = (x, gamma, beta, eps, *_fields(quant), gamma_offset)
+    return _codes(quant, *_written("layer_norm_quant", given, y_out))
 
 
 def add_rms_norm_quant(
@@ -169,6 +174,7 @@ def add_rms_norm_quant(
     quant: Quant,
     gamma_offset: float = 0.0,
     cast: Cast = "before",
+    y_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add a residual, normalise the sum and quantise that, in one pass.
 
@@ -185,7 +191,7 @@ def add_rms_norm_quant(
         As in `rms_norm_quant`.
     gate
         As in `add_rms_norm`.
-    quant, gamma_offset, cast
+    quant, gamma_offset, cast, y_out
         As in `rms_norm_quant`.
 
     Returns
@@ -216,13 +222,12 @@ def add_rms_norm_quant(
     >>> h
     tensor([[1., 7.]])
     """
-    tensors(x=x, residual=residual, gamma=gamma)
+    tensors(x=x, residual=residual, gamma=gamma, y_out=y_out)
     gate = operand(x, "gate", gate)
-    _no_gradient("add_rms_norm_quant", x=x, residual=residual, gamma=gamma, gate=gate)
+    _no_gradient("add_rms_norm_quant", x=x, residual=residual, gamma=gamma, gate=gate, y_out=y_out)
     eps, gamma_offset, cast = options(eps=eps, gamma_offset=gamma_offset, cast=cast)
-    q, scale, h = _operators.add_rms_norm_quant(
-        x, residual, gamma, eps, gate, *_fields(quant), gamma_offset, cast
-    )
+    given = (x, residual, gamma, eps, gate, *_fields(quant), gamma_offset, cast)
+    q, scale, h = _written("add_rms_norm_quant", given, y_out)
     return (*_codes(quant, q, scale), h)
 
 
@@ -236,6 +241,7 @@ def add_layer_norm_quant(
     gate: Tensor | float | None = None,
     quant: Quant,
     gamma_offset: float = 0.0,
+    y_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add a residual, normalise the sum by mean and variance and quantise that, in one pass.
 
@@ -252,7 +258,7 @@ def add_layer_norm_quant(
         As in `layer_norm_quant`.
     gate
         As in `add_layer_norm`.
-    quant, gamma_offset
+    quant, gamma_offset, y_out
         As in `layer_norm_quant`.
 
     Returns
@@ -283,14 +289,13 @@ def add_layer_norm_quant(
     >>> q
     tensor([[-85, -42, 127]], dtype=torch.int8)
     """
-    tensors(x=x, residual=residual, gamma=gamma, beta=beta)
+    tensors(x=x, residual=residual, gamma=gamma, beta=beta, y_out=y_out)
     gate = operand(x, "gate", gate)
-    given = {"x": x, "residual": residual, "gamma": gamma, "beta": beta, "gate": gate}
-    _no_gradient("add_layer_norm_quant", **given)
+    own = {"x": x, "residual": residual, "gamma": gamma, "beta": beta, "gate": gate}
+    _no_gradient("add_layer_norm_quant", **own, y_out=y_out)
     eps, gamma_offset = options(eps=eps, gamma_offset=gamma_offset)
-    q, scale, h = _operators.add_layer_norm_quant(
-        x, residual, gamma, beta, eps, gate, *_fields(quant), gamma_offset
-    )
+    given = (x, residual, gamma, beta, eps, gate, *_fields(quant), gamma_offset)
+    q, scale, h = _written("add_layer_norm_quant", given, y_out)
     return (*_codes(quant, q, scale), h)
 
 
@@ -399,6 +404,13 @@ def _fields(quant: Any) -> tuple[Any, ...]:
     """Return a scheme as the operators take it."""
     _check.OPTIONS["quant"]("quant", quant, {})
     return tuple(getattr(quant, name) for name in FIELDS)
+
+
+def _written(op: str, given: tuple[Any, ...], y_out: Tensor | None) -> Any:
+    """Return what an operator returns, or the one that writes y too."""
+    if y_out is None:
+        return getattr(_operators, op)(*given)
+    return getattr(_operators, f"{op}_y_out")(*given, y_out)
 
 
 def _codes(quant: Quant, q: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

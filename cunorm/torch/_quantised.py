@@ -2,7 +2,8 @@
 
 As in `_operators.py`. A `Quant` comes as its fields, and codes and scales are the integers that the
 CuPy ops return: PyTorch's checks and its compiler compute with those. CPU tensors are quantised in
-NumPy, by the definition that the kernels are held to.
+NumPy, by the definition that the kernels are held to. What writes y, too, is an operator of its
+own: the compiler is free to move and to drop what writes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import cunorm
 
 from .. import _check
 from .._check import quantised as check
-from .._families import DEQUANTIZE, PLAIN, QUANT, QUANTISED, QUANTIZE, Op
+from .._check.memory import of_shape_and_dtype
+from .._families import DEQUANTIZE, PLAIN, QUANT, QUANTISED, QUANTIZE, Y_BESIDE, Input, Op
 from .._quant import (
     Quant,
     buffer_shape,
@@ -28,20 +30,27 @@ from .._quant import (
     scales_dtype,
 )
 from . import _cpu
-from ._checks import named, parted
-from ._operators import FIELDS, detached, is_on_cuda, schema
+from ._checks import named, parted, placed
+from ._operators import FIELDS, Arguments, detached, is_on_cuda, schema
 
 
-def _define(op: Op) -> None:
-    """Define the operator of an op that returns codes."""
+def _define(op: Op, y_out: Input | None = None) -> None:
+    """Define the operator of an op that returns codes, or the one that writes y too."""
+    own_arguments = op.arguments if y_out is None else (*op.arguments, y_out)
+    written = () if y_out is None else (y_out.name,)
 
     def call(*given: Any) -> tuple[Tensor, ...]:
-        own = _named(op, given)
+        own = _named(own_arguments, given)
         if is_on_cuda(op, own):
-            return tuple(_function(op)(**_arguments(op, own)))
+            return tuple(getattr(cunorm, op.name)(**_arguments(op, own)))
         tensors, settings = _checked(op, own)
-        made = _norm(op, tensors, settings)
         x, quant = tensors["x"], settings["quant"]
+        if y_out is not None:
+            places = {name: placed(tensor) for name, tensor in tensors.items()}
+            check.outputs(op, dict.fromkeys(op.slots) | places, quant, places["x"])
+        made = _norm(op, tensors, settings)
+        if y_out is not None:
+            tensors[y_out.name].copy_(made["y"])
         from .._quant_reference import codes_and_buffer
 
         codes, buffer = codes_and_buffer(_array(made["y"]), quant)
@@ -49,7 +58,8 @@ def _define(op: Op) -> None:
         return (torch.from_numpy(codes), scales, *(made[o.name] for o in op.source.writes))
 
     def fake(*given: Any) -> tuple[Tensor, ...]:
-        tensors, settings = _checked(op, _named(op, given))
+        own = _named(own_arguments, given)
+        tensors, settings = _checked(op, own)
         x, quant = tensors["x"], settings["quant"]
         q = x.new_empty(codes_shape(quant, x.shape), dtype=_dtype(codes_dtype(quant)))
         buffer = x.new_empty(buffer_shape(quant, x.shape), dtype=_dtype(scales_dtype(quant)))
@@ -58,7 +68,10 @@ def _define(op: Op) -> None:
         return (q, from_buffer(quant, buffer, x.shape[:-1]), *rest)
 
     torch.library.custom_op(
-        f"cunorm::{op.name}", call, mutates_args=(), schema=schema(op.arguments, len(op.returns))
+        f"cunorm::{'_'.join((op.name, *written))}",
+        call,
+        mutates_args=written,
+        schema=schema(own_arguments, len(op.returns), written),
     ).register_fake(fake)
 
 
@@ -66,7 +79,7 @@ def _define_dequantize() -> None:
     """Define the operator that makes numbers of codes and scales."""
 
     def call(*given: Any) -> Tensor:
-        own = _named(DEQUANTIZE, given)
+        own = _named(DEQUANTIZE.arguments, given)
         if is_on_cuda(DEQUANTIZE, own):
             q, scale = (own[name].detach() for name in DEQUANTIZE.reads)
             made: Tensor = cunorm.dequantize(q, scale, own["quant"], own["dtype"])
@@ -79,7 +92,7 @@ def _define_dequantize() -> None:
         return _tensor(numbers.reshape(shape))
 
     def fake(*given: Any) -> Tensor:
-        own = _named(DEQUANTIZE, given)
+        own = _named(DEQUANTIZE.arguments, given)
         made: Tensor = own["x"].new_empty(_shape(own), dtype=own["dtype"])
         return made
 
@@ -88,15 +101,11 @@ def _define_dequantize() -> None:
     ).register_fake(fake)
 
 
-def _named(op: Op, given: tuple[Any, ...]) -> dict[str, Any]:
+def _named(arguments: Arguments, given: tuple[Any, ...]) -> dict[str, Any]:
     """Return what an operator is given by name, with its `Quant`."""
-    at = op.names.index(QUANT.name)
+    at = arguments.index(next(a for a in arguments if a.name == QUANT.name))
     quant = Quant(*given[at : at + len(FIELDS)])
-    return named(op.arguments, (*given[:at], quant, *given[at + len(FIELDS) :]))
-
-
-def _function(op: Op) -> Any:
-    return getattr(cunorm, op.name)
+    return named(arguments, (*given[:at], quant, *given[at + len(FIELDS) :]))
 
 
 def _arguments(op: Op, own: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +125,9 @@ def _checked(op: Op, own: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     _, settings = _check.forward(op, described, values)
     check.rows("x", described["x"], settings["quant"])
     check.one_axis(described, op.parameters)
+    y_out, like = described.get(Y_BESIDE.argument), described[Y_BESIDE.like]
+    if y_out is not None:
+        of_shape_and_dtype(Y_BESIDE.argument, y_out, Y_BESIDE.like, like, like.dtype)
     return tensors, settings
 
 
@@ -155,6 +167,8 @@ def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-for _op in (*QUANTISED.values(), QUANTIZE):
+for _op in QUANTISED.values():
     _define(_op)
+    _define(_op, Input(Y_BESIDE.argument))
+_define(QUANTIZE)
 _define_dequantize()

@@ -26,7 +26,7 @@ class SwappedAttention(torch.nn.Module):
         if original is None:  # a bound forward that someone kept
             return cls.forward(self, *args, **kwargs)
         found: Attention | None = self.__dict__.get(KNOWN)
-        if found is None or exporting() or not found.holds(original):
+        if found is None or exporting() or not found.holds(original, self):
             return original.forward(self, *args, **kwargs)
         return self.__dict__[CALL](self, *args, **kwargs)
 

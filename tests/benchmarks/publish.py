@@ -99,8 +99,8 @@ python -m cunorm {backward_command}
 What is fused with a norm, of float16: `scale`, `shift` and `gate` are one row for each of four
 samples, what is called `_of_rows` has a row for each of x's. The floor is of arrays of rows; heads
 are rotated by float16 tables. Instructions are those of all launches, over the packets of x. Off 16
-bytes means N = 769, where codes go one by one. Of a backward kernel the counted one is the first
-that would be built; where that has not registers enough, a GPU's is built anew with fewer threads.
+bytes means N = 769. Of a backward kernel the counted one is the first that would be built; where
+that has not registers enough, a GPU's is built anew with fewer threads.
 
 {fused}
 ```bash

@@ -36,7 +36,8 @@ class Case(bench_cases.Case):
 
     def __str__(self) -> str:
         warm = " warm" if self.warm else ""
-        return f"{self.op} {SHORT[self.dtype]} {self.rows}x{self.cols}{warm}"
+        quant = f" {self.quant}" if self.quant else ""
+        return f"{self.op}{quant} {SHORT[self.dtype]} {self.rows}x{self.cols}{warm}"
 
 
 def rows_of(mib: int, cols: int, dtype: str) -> int:
@@ -45,10 +46,17 @@ def rows_of(mib: int, cols: int, dtype: str) -> int:
 
 
 def sized(
-    op: str, dtype: str, cols: int, group: str, peers: tuple[str, ...] = (), mib: int = 128
+    op: str,
+    dtype: str,
+    cols: int,
+    group: str,
+    peers: tuple[str, ...] = (),
+    mib: int = 128,
+    quant: str | None = None,
 ) -> Case:
     """Return a case of so many MiB of x."""
-    return Case(op, dtype, cols, rows_of(mib, cols, dtype), group=group, peers=peers)
+    rows = rows_of(mib, cols, dtype)
+    return Case(op, dtype, cols, rows, group=group, peers=peers, quant=quant)
 
 
 def few_rows(case: Case, rows: int = 3) -> Case:
@@ -78,6 +86,28 @@ def _backward() -> Iterator[Case]:
             yield sized(op, "bfloat16", cols, "backward", EVERYONE, mib=96)
         for cols in (4096, 1024):
             yield sized(op, "float32", cols, "backward", SOME, mib=96)
+
+
+def _heads() -> Iterator[Case]:
+    """Queries and keys of a prompt; 32 heads of queries each token."""
+    for cols in (128, 64, 256):
+        yield sized("qk_norm_rope", "bfloat16", cols, "heads", ("torch", "compile"))
+    yield sized("rms_norm_rope", "bfloat16", 128, "heads", ("torch", "compile"))
+    yield Case("qk_norm_rope", "bfloat16", 128, 32, group="heads", peers=("torch",), warm=True)
+
+
+def _codes() -> Iterator[Case]:
+    """Activations of 8 and 4 bits; a norm without codes of the same N is among the main cases."""
+    for cols in (4096, 1024, 8192, 769):
+        for quant in ("fp8_row", "int8_row"):
+            peers = ("torch", "compile")
+            yield sized("rms_norm_quant", "bfloat16", cols, "codes", peers, quant=quant)
+    for quant in ("deepseek", "mxfp8", "nvfp4"):
+        for cols in (4096, 1024):
+            yield sized("rms_norm_quant", "bfloat16", cols, "codes", quant=quant)
+    for op in bench_cases.CODE_OPS[1:]:
+        for cols in (4096, 1024):
+            yield sized(op, "bfloat16", cols, "codes", ("torch", "compile"), quant="fp8_row")
 
 
 def _long() -> Iterator[Case]:
@@ -119,11 +149,14 @@ def _sizes() -> Iterator[Case]:
 def cases() -> list[Case]:
     """Return every case, the most telling first: what the budget does not reach is left out.
 
-    A dry run has one of each op and its systems, on few rows.
+    A dry run has one of each op, scheme and its systems, on few rows.
     """
-    groups = (_main(), _decode(), _backward(), _long(), _odd(), _dtypes(), _sizes())
+    groups = (
+        *(_main(), _decode(), _backward(), _heads(), _codes()),
+        *(_long(), _odd(), _dtypes(), _sizes()),
+    )
     found = list(dict.fromkeys(chain(*groups)))
     if not DRY:
         return found
     small = (few_rows(case) for case in found if case.cols <= 1024)
-    return list({(case.op, case.peers): case for case in small}.values())
+    return list({(case.op, case.quant, case.peers): case for case in small}.values())

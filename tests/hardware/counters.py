@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cunorm._bench.cases import CODE_OPS
 from cunorm._plan import WARP
 
-from .cases import Case, rows_of, sized
+from .cases import Case, few_rows, rows_of, sized
 from .session import DRY, Lines, log, start_device
 
 COUNTERS = Path(__file__).parents[1] / "benchmarks" / "counters.csv"
@@ -71,6 +72,8 @@ TIMED = (
     ("layer_norm", "bfloat16", 4096),
     ("rms_norm_bwd", "bfloat16", 4096),
     ("layer_norm_bwd", "bfloat16", 1024),
+    ("qk_norm_rope", "bfloat16", 128),
+    ("rms_norm_quant", "bfloat16", 4096),
 )
 # Base units of ncu's CSV, in bytes and nanoseconds.
 SCALE = {
@@ -86,11 +89,14 @@ def cases() -> list[Case]:
         Case(op, dtype, cols, rows_of(2, cols, dtype), group="counted")
         for op, dtype, cols in COUNTED
     ]
-    found = counted + [sized(op, dtype, cols, "timed") for op, dtype, cols in TIMED]
+    found = counted + [
+        sized(op, dtype, cols, "timed", quant="fp8_row" if op in CODE_OPS else None)
+        for op, dtype, cols in TIMED
+    ]
     if not DRY:
         return found
     few = {c.op: c for c in found if c.cols <= 4096}
-    return [Case(c.op, c.dtype, c.cols, 3, group=c.group) for c in few.values()]
+    return [few_rows(case) for case in few.values()]
 
 
 def kernels(case: Case) -> tuple[str, ...]:
@@ -183,10 +189,12 @@ HEAD = (
 def row(name: str, measured: Counted, case: Case | None, note: str) -> str:
     """Return a row of the table, with bytes over the least that must move where that is known."""
     ns = measured["gpu__time_duration.sum"]
-    written = [n for n in (case.names if case else ()) if n in ("y", "residual_out", "dx")]
-    bytes_of_x = case.x_bytes if case else NAN
-    reads = (len(case.names) - len(written) if case else 1) * bytes_of_x
-    writes = (len(written) or 1) * bytes_of_x
+    reads = writes = bytes_of_x = NAN
+    if case:
+        moved = {array: case.bytes_of(array) for array in case.names}
+        reads = sum(moved[array] for array in case.names if array in case.kind.reads)
+        writes = sum(moved.values()) - reads
+        bytes_of_x = reads if case.is_of_heads else case.x_bytes
     packets = bytes_of_x / (16 * WARP)
     return (
         f"{name:<34}{ns / 1e3:8.2f}{(reads + writes) / ns:6.0f}"

@@ -292,6 +292,32 @@ def test_what_fills_up_scales_is_zero_and_nothing_else_is_touched(scheme, rows):
         assert (beside == 0xAB).all()
 
 
+# A warp, with and without a tail; two and three; four, of which the last has one packet.
+ON_ANY_BYTE = [
+    *(("float16", 513, Quant.fp8_row()), ("float32", 512, Quant.int8_static(0.03))),
+    *(("float32", 519, Quant("e5m2")), ("float16", 2179, Quant.int8_row())),
+    *(("bfloat16", 3083, Quant.fp8_static(0.02)), ("float32", 1543, Quant.fp8_row())),
+    *(("float16", 776, Quant("e2m1", static=0.5)), ("float16", 512, Quant.mxfp8("rows"))),
+]
+
+
+@IN_TURNS
+@pytest.mark.parametrize(("dtype", "cols", "quant"), ON_ANY_BYTE)
+def test_codes_start_on_any_byte_and_nothing_beside_them_is_touched(dtype, cols, quant):
+    x = cupy.asarray(random((32, cols), dtype, scale=3))
+    shape = codes_shape(quant, x.shape)
+    gap = 3 + shape[-1] % 2  # rows an odd number of bytes apart start on each byte of a sector
+    whole, q = guarded(shape, codes_dtype(quant), (shape[-1] + gap, 1))
+    _, scale = cunorm.rms_norm_quant(x, quant=quant, out=q)
+    assert_is_definition(q, scale, cunorm.rms_norm(x).get(), quant)
+    q[...] = 0
+    rows = whole.get()[16:-64]
+    rows = np.append(rows, np.full(gap, 0xAB, "uint8")).reshape(32, -1)
+    assert (whole.get()[:16] == 0xAB).all()
+    assert (rows[:, shape[-1] :] == 0xAB).all()
+    assert (whole.get()[-64:] == 0xAB).all()
+
+
 @IN_TURNS
 @pytest.mark.parametrize("scheme", ["fp8 row", "mxfp8, rows", "mxfp4", "int8 static"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -408,6 +434,25 @@ def test_rows_are_read_once_and_codes_written_once(scheme, cols):
     for traffic, a in zip(read + written, (x, residual, *made), strict=True):
         assert traffic.bytes == a.nbytes
         assert traffic.requested_per_distinct == 1
+
+
+@IN_TURNS
+@pytest.mark.simgpu
+@pytest.mark.parametrize(("dtype", "cols", "scheme", "most"), [
+    ("float16", 513, "fp8 row", 1.13), ("bfloat16", 775, "int8 static", 1.09),
+    ("float16", 3083, "e5m2 row", 1.06), ("float32", 513, "int8 row", 1.13),
+    ("float32", 2049, "fp8 static", 1.09),
+])  # fmt: skip
+def test_codes_off_16_bytes_ask_for_few_more_sectors(dtype, cols, scheme, most):
+    quant = SCHEMES[scheme]
+    x = cupy.asarray(random((32, cols), dtype))
+    q, _ = cunorm.rms_norm_quant(x, quant=quant)
+    with simgpu.profile(registers=False) as profile:
+        cunorm.rms_norm_quant(x, quant=quant, out=q)
+    (launch,) = profile.launches
+    (traffic,) = (array.stores for array in launch.arrays if array.address == q.data.ptr)
+    assert traffic.bytes == q.nbytes
+    assert traffic.sectors * 32 <= most * q.nbytes
 
 
 def test_a_captured_call_is_replayed_on_new_rows():

@@ -91,6 +91,48 @@ def test_the_floor_is_every_array_once():
     # A backward pass writes dgamma and dbeta too.
     assert Case("rms_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 2 * 400
     assert Case("layer_norm_bwd", "float32", 100, 3).floor_bytes == 4 * 1200 + 3 * 400
+    # 2 tokens of 32 heads of queries and 8 of keys, each of 64 numbers, and 32 angles.
+    heads = 2 * 2 * (32 + 8) * 64 * 2
+    assert Case("qk_norm_rope", "float16", 64, 64).floor_bytes == heads + 2 * 2 * 64 + 2 * 2 * 64
+    of_groups = Case("add_rms_norm_quant", "float16", 256, 3, quant="deepseek")
+    assert of_groups.floor_bytes == 3 * 3 * 512 + 3 * 256 + 512 + 2 * 4 * 4
+    of_halves = Case("rms_norm_quant", "float16", 256, 3, quant="nvfp4")
+    assert of_halves.floor_bytes == 3 * 512 + 3 * 128 + 512 + 128 * 16
+
+
+def test_heads_and_codes_have_the_sizes_that_their_ops_take():
+    heads = list(bench_cases.grid(bench_cases.HEAD_OPS, ["float32"], None, 100, True, 1))
+    assert {case.rows for case in heads} == {96}
+    sizes = [(64, 0), (80, 0), (96, 0), (128, 0), (256, 0), (128, 1)]
+    assert [(case.cols, case.offset) for case in heads] == 2 * sizes
+    given = (["rms_norm_quant"], ["float32"], None, 1, True, 1, ["int8_row", "mxfp8"])
+    codes = list(bench_cases.grid(*given))
+    of_rows = {(case.cols, case.offset) for case in codes if case.quant == "int8_row"}
+    of_groups = {(case.cols, case.offset) for case in codes if case.quant == "mxfp8"}
+    assert of_rows - of_groups == {(769, 0), (1025, 0), (4097, 0), (5125, 0)}
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("case", [
+    *(Case(op, "bfloat16", 64, 96) for op in bench_cases.HEAD_OPS),
+    *(Case(op, "bfloat16", 128, 5, quant=quant)
+      for op, quant in zip(2 * bench_cases.CODE_OPS, bench_cases.SCHEMES, strict=False)),
+], ids=str)  # fmt: skip
+def test_heads_and_codes_lie_where_the_case_says_and_are_all_written(case, offset):
+    case = dataclasses.replace(case, offset=offset)
+    given = bench_cases.arrays(case)
+    sizes = {name: given[name].itemsize for name in case.names}
+    assert {n: given[n].data.ptr % 16 for n in case.names} == {
+        n: size * offset for n, size in sizes.items()
+    }
+    written = [given[name] for name in case.kind.returns]
+    for array in written:
+        array[...] = 99
+    made = bench_cases.call(case, given)
+    made = made if isinstance(made, tuple) else (made,)
+    assert all(one.data.ptr == other.data.ptr for one, other in zip(made, written, strict=True))
+    assert all((array != 99).any() for array in written)
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -127,6 +169,16 @@ def test_aligned_rows_are_counted_at_the_floor(op, names):
     assert counters.share == 1
     assert counters.registers > 0
     assert counters.arch == int(cupy.cuda.Device().compute_capability)
+
+
+@pytest.mark.simgpu
+def test_heads_and_codes_are_counted_at_the_floor():
+    heads = bench_counters.count(Case("qk_norm_rope", "float16", 128, 64))
+    assert (heads.q, heads.k, heads.q_out, heads.k_out) == (1, 1, 1, 1)
+    codes = bench_counters.count(Case("add_rms_norm_quant", "float16", 1024, 8, quant="fp8_row"))
+    assert (codes.x, codes.residual, codes.q, codes.residual_out) == (1, 1, 1, 1)
+    assert (codes.quant, codes.y, heads.quant) == ("fp8_row", None, None)
+    assert heads.share == codes.share == heads.reads == 1
 
 
 @pytest.mark.simgpu
@@ -354,6 +406,42 @@ def test_arguments_that_make_no_sense_exit_2(capsys, arguments, says):
         run(capsys, *arguments)
     assert exit_.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--op", "qk_norm_rope"], "--cols 7: qk_norm_rope takes an even number of columns"),
+        (
+            ["--op", "rms_norm_quant", "--quant", "fp8_row", "deepseek"],
+            "--cols 7: rms_norm_quant with deepseek takes a multiple of 128 columns",
+        ),
+    ],
+)
+def test_rows_that_an_op_does_not_take_exit_2(capsys, monkeypatch, arguments, says):
+    monkeypatch.setattr(command, "_device", lambda _: pytest.fail("measured"))
+    code, _, error = run(capsys, *arguments, "--cols", "128", "7")
+    assert code == 2
+    assert error.endswith(f"{says}\n")
+
+
+def test_the_command_prints_heads_and_codes_each_scheme_a_line(capsys, tmp_path):
+    file = tmp_path / "a.csv"
+    code, out, _ = run(
+        capsys,
+        *("--op", "qk_norm_rope", "rms_norm_quant", "--quant", "int8_row", "mxfp8"),
+        *("--dtype", "float32", "--cols", "128", "--rows", "32", "--csv", str(file)),
+        *("--png", str(tmp_path / "a.png")),
+    )
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    at = lines.index(["rms_norm_quant"])
+    assert lines[at + 1][:5] == ["dtype", "quant", "N", "rows", "x"]
+    assert [line[:4] for line in lines[at + 2 : at + 4]] == [
+        ["float32", "int8_row", "128", "32"],
+        ["float32", "mxfp8", "128", "32"],
+    ]
+    assert [line["quant"] for line in lines_of(file)] == ["", "int8_row", "mxfp8"]
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(capsys, monkeypatch):

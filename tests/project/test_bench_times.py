@@ -93,6 +93,59 @@ def test_cunorm_and_what_cupy_makes_of_an_op_are_right(op, dtype):
         assert {str(result.dtype) for result in results} == {dtype}
 
 
+HEADS_AND_CODES = [
+    *(Case(op, "bfloat16", 64, 64) for op in bench_cases.HEAD_OPS),
+    *(Case(op, "bfloat16", 128, 40, quant=quant)
+      for op in bench_cases.CODE_OPS for quant in ("fp8_row", "int8_row")),
+    *(Case("rms_norm_quant", "float32", 128, 40, quant=quant)
+      for quant in ("deepseek", "mxfp8", "nvfp4")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADS_AND_CODES, ids=str)
+def test_heads_and_codes_are_right_by_whoever_has_them(case, cpu_tensors):
+    given = bench_cases.arrays(case)
+    right = Definition(case, given)
+    right.hold(bench_cases.call(case, given))
+    launched = {"cunorm"}
+    for name in ("cupy", "fuse", "torch", "compile", "liger"):
+        system = peers.OTHERS[name]
+        if name == "liger" or (launches := system.launches(case, [given])) is None:
+            continue
+        right.hold(launches[0]())
+        launched.add(name)
+    written = case.quant in (None, "fp8_row", "int8_row")
+    expected = {"cunorm"} | ({"torch", "compile"} if written else set())
+    assert launched == expected | ({"cupy"} if case.quant in (None, "int8_row") else set())
+
+
+@pytest.mark.parametrize("quant", bench_cases.SCHEMES)
+def test_codes_and_scales_that_are_off_are_wrong(quant):
+    case = Case("rms_norm_quant", "float32", 128, 40, quant=quant)
+    given = bench_cases.arrays(case)
+    right = Definition(case, given)
+    q, scale = bench_cases.call(case, given)
+    right.hold((q, scale))
+    for array in (q, scale):
+        kept = array.copy()
+        array[...] = kept[::-1] if array.ndim > 1 else cupy.roll(kept, 1)
+        with pytest.raises(WrongResult, match=r"^q is off by "):
+            right.hold((q, scale))
+        array[...] = kept
+    with pytest.raises(WrongResult, match=r"^1 outputs, not q, scales$"):
+        right.hold((q,))
+
+
+def test_a_head_that_is_turned_the_other_way_is_wrong():
+    case = Case("qk_norm_rope", "float32", 64, 64)
+    given = bench_cases.arrays(case)
+    right = Definition(case, given)
+    right.hold(bench_cases.call(case, given))
+    q, k = bench_cases.call(case, given | {"sin": -given["sin"]})
+    with pytest.raises(WrongResult, match=r"^(q|k)_out is off by "):
+        right.hold((q, k))
+
+
 @pytest.mark.parametrize("op", [*bench_cases.OPS, *bench_cases.BACKWARD_OPS])
 @pytest.mark.parametrize("system", ["torch", "compile"])
 def test_pytorch_and_its_compiler_are_right(op, system, cpu_tensors):
@@ -365,6 +418,31 @@ def test_a_dry_run_prints_times_and_writes_its_files(capsys, dry, cpu_tensors, t
         assert float(row["us"]) == case["systems"]["cunorm"]["median"]
         assert float(row["torch"]) == case["systems"]["torch"]["median"]
     assert files[2].stat().st_size > 10_000
+
+
+def test_a_dry_run_times_heads_and_codes_beside_those_who_have_them(
+    capsys, dry, cpu_tensors, tmp_path
+):
+    file = tmp_path / "a.json"
+    code, out, _ = run(
+        capsys,
+        *("--op", "qk_norm_rope", "layer_norm_quant", "--quant", "fp8_row", "nvfp4", "--warm"),
+        *("--dtype", "float32", "--cols", "128", "--rows", "64", "--beside", "cupy", "torch"),
+        *("--json", str(file)),
+    )
+    assert code == 0
+    assert "failed" not in out
+    told = json.loads(file.read_text("utf-8"))["cases"]
+    timed = {(case["op"], case["quant"], case["warm"]): set(case["systems"]) for case in told}
+    assert timed == {
+        (op, quant, warm): {"cunorm", *others}
+        for op, quant, others in (
+            ("qk_norm_rope", None, {"cupy", "torch"}),
+            ("layer_norm_quant", "fp8_row", {"torch"}),
+            ("layer_norm_quant", "nvfp4", set()),
+        )
+        for warm in (False, True)
+    }
 
 
 def test_the_file_of_results_has_what_it_documents(capsys, dry, tmp_path):

@@ -10,11 +10,12 @@ import shutil
 from functools import partial
 
 import cupy
+import numpy as np
 import pytest
 from arrays import random
 
 import cunorm
-from cunorm import _reference, simgpu
+from cunorm import _quant_reference, _reference, simgpu
 from cunorm._call import remembered
 from cunorm._launch import kernels
 from cunorm._selfcheck import checks, rope
@@ -147,6 +148,21 @@ def given_sums(check):
     return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
 
 
+def codes(check):
+    """Codes of rows that start anywhere, their scales, and what lies between the rows."""
+    x = cupy.asarray(random(check.shape, check.dtype, scale=3))
+    quant, (rows, cols) = cunorm.Quant.int8_row(), check.shape
+    gap = (
+        16 + (cols + 1) % 2
+    )  # rows are an odd number of bytes apart, and start on each of a sector
+    whole = cupy.full((rows, cols + gap), 85, "int8")
+    _, scale = cunorm.rms_norm_quant(x, quant=quant, out=whole[:, :cols])
+    codes, scales = _quant_reference.quantize(cunorm.rms_norm(x).get(), quant)
+    expected = np.pad(codes, ((0, 0), (0, gap)), constant_values=85)
+    off = (whole.get() != expected).sum() + (scale.get() != scales).sum()
+    return Outcome(math.nan, math.nan, [f"{off} elements off"] if off else [])
+
+
 BACKWARD = [
     Check("rms_norm_bwd", "float32", (300, 1024), "backward", backward),
     Check("layer_norm_bwd", "float16", (300, 769), "backward", backward),
@@ -163,6 +179,8 @@ PROBES = {str(check): check for check in checks.grid()} | {
         for size in ("1e30", "1e-20")
     },
     "rms_norm of 1e30 in warps": Check("rms_norm", "float32", (3, 4096), "1e30", out_of_range),
+    "codes of 769 columns": Check("rms_norm_quant", "float16", (32, 769), "codes", codes),
+    "codes of 3080 columns": Check("rms_norm_quant", "float16", (32, 3080), "codes", codes),
     "a cluster": Check("layer_norm", "float16", (1, 150_000), "1.0", out_of_range),
     "2^31 apart": Check("rms_norm", "float16", (2, 128), "2^31 apart", far_apart),
     "rms_norm_gated of 700,000 columns": Check(
@@ -575,6 +593,34 @@ MUTATIONS = [
         "if constexpr (S::WARPS > 1) __syncthreads();",
         "",
         "rms_norm of 1e30 in warps",
+    ),
+    (
+        "codes off 16 bytes: late lanes store what they have just made",
+        "codes.cuh",
+        "is_late_ ? chunk_before_.word[w] : chunk.word[w]",
+        "chunk.word[w]",
+        "codes of 769 columns",
+    ),
+    (
+        "codes off 16 bytes: the last sector's come from one packet",
+        "codes.cuh",
+        "(end_ - past_) / BYTES, rest)",
+        "(end_ - past_) / BYTES - 1, 0)",
+        "codes of 769 columns",
+    ),
+    (
+        "codes off 16 bytes: a turn without a packet takes the place of the last",
+        "codes.cuh",
+        "if (place_.has_packet(turn)) packet_before_",
+        "packet_before_",
+        "codes of 3080 columns",
+    ),
+    (
+        "codes off 16 bytes: a share within a sector is stored past its end",
+        "codes.cuh",
+        "lane_ >= past_ && lane_ < end_",
+        "lane_ >= past_",
+        "codes of 3080 columns",
     ),
     (
         "shifted rows: the ends of h are never stored",

@@ -48,7 +48,7 @@ def plan_of(op, arch, cols, dtype, quant):
 @pytest.mark.parametrize(("op", "arch", "cols", "dtype", "scheme", "access"), CASES)
 def test_a_quantised_kernel_fits_its_registers(op, arch, cols, dtype, scheme, access):
     plan = plan_of(op, arch, cols, dtype, SCHEMES[scheme])
-    of_q = "ELEMENTS" if access == "SHIFTED" else access
+    of_q = "STAGGERED" if access == "SHIFTED" else access
     named = [(name, of_q if name == "q" else access) for name in plan.of_rows]
     named += [(name, "ALIGNED") for name in plan.parameters]
     reach = _plan.Reach((*named,))

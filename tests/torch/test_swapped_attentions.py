@@ -13,16 +13,20 @@ from norm_modules import same_bits
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     Exaone4Config,
+    Exaone4ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     HunYuanDenseV1Config,
     HunYuanDenseV1ForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-from transformers.models.exaone4.modeling_exaone4 import Exaone4Attention
 from transformers.models.qwen3 import modeling_qwen3
 
 import cunorm.torch
@@ -58,7 +62,16 @@ def hunyuan():
     return HunYuanDenseV1ForCausalLM(HunYuanDenseV1Config(**SIZE, head_dim=16))
 
 
-EACH = [qwen3, gemma3, olmo2, hunyuan]
+def glm4_moe():
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 2}
+    return Glm4MoeForCausalLM(Glm4MoeConfig(**SIZE, **experts, head_dim=16, use_qk_norm=True))
+
+
+def olmoe():
+    return OlmoeForCausalLM(OlmoeConfig(**SIZE, num_experts=4, num_experts_per_tok=2))
+
+
+EACH = [qwen3, gemma3, olmo2, hunyuan, glm4_moe, olmoe]
 each = pytest.mark.parametrize("make", EACH, ids=lambda make: make.__name__)
 WHOLE = [(make, dtype) for make in EACH for dtype in (torch.float32, torch.bfloat16)]
 each_whole = pytest.mark.parametrize(
@@ -351,10 +364,121 @@ class Scaled(modeling_qwen3.Qwen3Attention):
 modeling_qwen3_rotated = modeling_qwen3.apply_rotary_pos_emb
 
 
-def test_a_condition_and_a_second_use_are_reasons():
-    found = Exaone4Attention(Exaone4Config(**SIZE, head_dim=16), 0)
-    (left,) = replace_norms(found, rope=True).left
-    assert left.reason == "its norms or its rotation come after a condition"
+class Conditional(modeling_qwen3.Qwen3Attention):
+    """Normalises under conditions on its attributes."""
+
+    flag = True
+    level = 3
+
+    def heads(self, hidden):
+        shape = (*hidden.shape[:-1], -1, self.head_dim)
+        return self.q_proj(hidden).view(shape), self.k_proj(hidden).view(shape)
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        q, k = self.heads(hidden_states)
+        if self.flag and self.level == 3 and self.config.sliding_window is None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return modeling_qwen3_rotated(q.transpose(1, 2), k.transpose(1, 2), *position_embeddings)
+
+
+class OfArguments(Conditional):
+    """Depends on how many tokens there are."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        q, k = self.heads(hidden_states)
+        if hidden_states.shape[1] > 1:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return modeling_qwen3_rotated(q.transpose(1, 2), k.transpose(1, 2), *position_embeddings)
+
+
+class Stored(Conditional):
+    """Changes what it depends on."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None):
+        self.flag = hidden_states.shape[1] > 1
+        q, k = self.heads(hidden_states)
+        if self.flag:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return modeling_qwen3_rotated(q.transpose(1, 2), k.transpose(1, 2), *position_embeddings)
+
+
+def model_with(cls):
+    """Return a model with attentions of a class."""
+    model = model_of(qwen3)
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = cls
+    return model
+
+
+def test_attributes_on_which_a_forward_depends_are_asked_again_at_each_call():
+    model = model_with(Conditional)
+    given = inputs(model, torch.float32)
+    original = copy.deepcopy(model.model.layers[0].self_attn)
+    replace_norms(model, rope=True)
+    module = model.model.layers[0].self_attn
+
+    def count():
+        expected = original(**given)
+        return calls(lambda: [torch.testing.assert_close(module(**given), expected)])
+
+    assert count() == 1
+    for name, value in (("flag", False), ("level", 4), ("flag", 1)):
+        kept = getattr(module, name)
+        setattr(module, name, value)
+        setattr(original, name, value)
+        assert count() == 0
+        setattr(module, name, kept)
+        setattr(original, name, kept)
+        assert count() == 1
+    module.config.sliding_window = original.config.sliding_window = 4
+    assert count() == 0
+    module.config = None
+    with pytest.raises(AttributeError):
+        module(**given)
+
+
+def test_an_attention_that_clips_is_swapped_where_it_does_not():
+    model = model_of(olmoe)
+    given = inputs(model, torch.float32)
+    module = model.model.layers[0].self_attn
+    model.config.clip_qkv = 0.25
+    clipped, _ = module(**given)
+    done = replace_norms(model, rope=True)
+    assert attentions(done) == []
+    done.undo()
+    model.config.clip_qkv = None
+    replace_norms(model, rope=True)
+    assert calls(lambda: module(**given)) == 1
+    model.config.clip_qkv = 0.25
+    assert calls(lambda: torch.testing.assert_close(module(**given)[0], clipped)) == 0
+
+
+def test_of_attentions_of_one_class_those_are_swapped_that_rotate():
+    model = model_of(lambda: Exaone4ForCausalLM(Exaone4Config(**SIZE, **SLIDING, head_dim=16)))
+    done = replace_norms(model, rope=True)
+    assert attentions(done) == ["model.layers.0.self_attn"]
+    (left,) = done.left
+    assert left.path == "model.layers.1.self_attn"
+    assert left.reason.startswith("it is not known to rotate")
+
+
+@pytest.mark.parametrize("cls", [OfArguments, Stored])
+def test_conditions_on_more_than_attributes_are_reasons(cls):
+    done = replace_norms(model_with(cls), rope=True)
+    assert attentions(done) == []
+    reason = "its norms or its rotation come after a condition"
+    assert {left.reason for left in done.left} == {reason}
+
+
+def test_a_condition_on_an_attribute_that_is_no_plain_value_is_a_reason():
+    model = model_with(Conditional)
+    for layer in model.model.layers:
+        layer.self_attn.level = torch.tensor(3)
+    (reason,) = {left.reason for left in replace_norms(model, rope=True).left}
+    assert reason == "its norms or its rotation come after a condition on level"
+
+
+def test_a_second_use_is_a_reason():
     used = Scaled(Qwen3Config(**SIZE, head_dim=16), 0)
     (left,) = replace_norms(used, rope=True).left
     assert left.reason == "its queries or keys are used at aten.add.Tensor beside"

@@ -123,6 +123,7 @@ def test_rows_of_any_shape_come_back(put, quant, shape):
 @each_op
 def test_operators_pass_opcheck(put, op, quant):
     given = arguments(op, put=put, dtype="float32")
+    y_out = given["x"].clone()
     fields = [getattr(quant, name) for name in FIELDS]
     values = []
     for argument in op.arguments:
@@ -131,6 +132,44 @@ def test_operators_pass_opcheck(put, op, quant):
         else:
             values += fields if argument.name == "quant" else [argument.default]
     torch.library.opcheck(getattr(torch.ops.cunorm, op.name), tuple(values))
+    torch.library.opcheck(getattr(torch.ops.cunorm, f"{op.name}_y_out"), (*values, y_out))
+
+
+@pytest.mark.parametrize("place", ["apart", "strided", "x itself"])
+@each_op
+def test_y_is_written_where_it_is_asked_for_and_nowhere_else(put, op, place):
+    quant = Quant.fp8_row()
+    given = arguments(op, put=put)
+    expected = call(op, given, quant=quant)
+    y = getattr(cunorm.torch, op.name.removesuffix("_quant"))(**given)
+    y = y[0] if isinstance(y, tuple) else y
+    whole = put(torch.full((5, 2, 256), 7.0, dtype=torch.bfloat16))
+    y_out = {"apart": torch.empty_like(y), "strided": whole[:, 1], "x itself": given["x"]}[place]
+    version = y_out._version
+    found = call(op, given, quant=quant, y_out=y_out)
+    assert torch.equal(y_out, y)
+    assert y_out._version > version
+    assert (whole[:, 0] == 7).all()
+    for one, other in zip(found, expected, strict=True):
+        assert raw(one) == raw(other)
+
+
+@pytest.mark.parametrize("place", ["apart", "x itself"])
+@each_op
+def test_the_compiler_keeps_y_that_is_written(put, op, place):
+    torch._dynamo.reset()
+    given, own = arguments(op, put=put), arguments(op, put=put)
+    quant = Quant.int8_row()
+
+    def function(given, y_out):
+        q, scale, *rest = call(op, given, quant=quant, y_out=y_out)
+        return q, scale, y_out + 1, *rest
+
+    outs = [g["x"] if place == "x itself" else torch.zeros_like(g["x"]) for g in (given, own)]
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for one, other in zip(compiled(given, outs[0]), function(own, outs[1]), strict=True):
+        assert raw(one) == raw(other)
+    assert torch.equal(*outs)
 
 
 @each_quant
@@ -186,6 +225,50 @@ def test_errors_are_those_of_the_cupy_ops(wrong):
     }
     expected = raised(cunorm.rms_norm_quant, arrays)
     assert raised(cunorm.torch.rms_norm_quant, given) == expected
+
+
+WRONG_Y_OUTS = {
+    "y_out must be a torch.Tensor, but is a int": lambda x, packed: 3,
+    "y_out must have the dtype of x, float32, but has float16": lambda x, packed: x.half(),
+    r"y_out must have the shape of x, \(2, 8\), but has \(1, 8\)": lambda x, packed: x[:1],
+    "y_out must not overlap itself": lambda x, packed: packed[:1].expand(2, 8),
+    "y_out must be x itself or not overlap it": lambda x, packed: packed[1:3],
+    "y_out must not overlap gamma": lambda x, packed: packed[2:4],
+}
+
+
+@pytest.mark.parametrize("message", WRONG_Y_OUTS)
+def test_memory_that_y_cannot_be_written_to_is_refused(put, message):
+    packed = put(torch.arange(32.0).reshape(4, 8))
+    x, gamma = packed[:2], packed[3]
+    y_out = WRONG_Y_OUTS[message](x, packed)
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        cunorm.torch.rms_norm_quant(x, gamma, quant=Quant.fp8_row(), y_out=y_out)
+    assert torch.equal(packed, torch.arange(32.0).reshape(4, 8))
+
+
+def test_a_sparse_tensor_is_refused_for_y():
+    x = torch.ones(2, 8)
+    with pytest.raises(TypeError, match=r"^y_out must be a strided tensor, but has layout "):
+        cunorm.torch.rms_norm_quant(x, quant=Quant.fp8_row(), y_out=x.to_sparse())
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(2, 8, dtype=torch.float16), torch.ones(3, 8)])
+def test_the_compiler_refuses_y_out_as_the_op_does(wrong):
+    torch._dynamo.reset()
+    given = {"x": torch.ones(2, 8), "quant": Quant.fp8_row(), "y_out": wrong}
+    with pytest.raises((TypeError, ValueError)) as eager:
+        cunorm.torch.rms_norm_quant(**given)
+    compiled = torch.compile(cunorm.torch.rms_norm_quant, fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match="y_out must have the ") as compiling:
+        compiled(**given)
+    assert str(eager.value) in str(compiling.value)
+
+
+def test_a_gradient_of_y_out_is_refused_by_name():
+    x, y_out = torch.ones(2, 8), torch.ones(2, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"^y_out must not require a gradient"):
+        cunorm.torch.rms_norm_quant(x, quant=Quant.fp8_row(), y_out=y_out)
 
 
 def test_codes_of_another_scheme_are_refused():
