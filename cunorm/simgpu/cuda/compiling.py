@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 from typing import Any, NoReturn
 
+from ..device import assembler
 from ..faults import NotEmulated
+from ..ptx import kept
+from ..ptx.module import Module, parse
 
 # Either makes NVRTC say which source line each instruction came from; it takes one of them once.
 _LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
@@ -18,6 +22,21 @@ def prepare() -> None:
     _compile_with_lines(compiler)
     _have_nvcc_make_ptx(compiler)
     _refuse_jitify(compiler)
+
+
+def parsed(text: str) -> Module:
+    """Parse PTX; that of a kernel which CuPy keeps on disk is kept there as parsed, too."""
+    source = assembler.compiled_now()
+    compiler = importlib.import_module("cupy.cuda.compiler")
+    if source is None or compiler._get_bool_env_variable("CUPY_CACHE_IN_MEMORY", False):
+        return parse(text)
+    name = hashlib.sha256((kept.version() + text).encode()).hexdigest() + ".parsed"
+    stored = compiler._kernel_cache_backend.load(name)
+    if stored is not None:
+        return kept.unpacked(stored)
+    module = parse(text)
+    compiler._kernel_cache_backend.save(name, kept.packed(module), source.code)
+    return module
 
 
 def _compile_with_lines(compiler: Any) -> None:
