@@ -79,6 +79,14 @@ def test_a_kernel_of_cupys_cache_is_parsed_once(monkeypatch):
     assert sorted(name.rpartition(".")[2] for name in cache) == ["cubin", "parsed"]
 
 
+@pytest.mark.parametrize("options", [("-lineinfo",), ("--device-debug", "-DX=1"), ("-std=c++17",)])
+def test_options_do_not_change_what_cupy_takes_from_a_compilation_of_nothing(options):
+    preprocess = cupy.cuda.compiler._preprocess
+    assert preprocess("", options, "80", "nvrtc") is preprocess("", (), "80", "nvrtc")
+    assert preprocess.__wrapped__("", options, "80", "nvrtc") == preprocess("", (), "80", "nvrtc")
+    assert "Cuda compilation tools, release" in preprocess("", options, "80", "nvrtc")
+
+
 def test_another_parser_finds_nothing(monkeypatch):
     names = {kept.version()}
     kept.version.cache_clear()
