@@ -33,10 +33,27 @@ def ulp(values: npt.ArrayLike, dtype: np.dtype) -> Wide:
     """Return the distance between neighbouring numbers of `dtype` around `values`."""
     bits, smallest, _ = _FORMATS[np.dtype(dtype)]
     values = np.asarray(values)
+    if values.dtype == np.float64 and bits < 53:
+        return _spacing(values, bits, smallest)
     finite = np.where(np.isfinite(values), values, 0)
     exponent = np.where(finite == 0, smallest, np.maximum(np.frexp(finite)[1] - 1, smallest))
     spacing: Wide = np.ldexp(finite.dtype.type(1), exponent - (bits - 1))
     return spacing
+
+
+def _spacing(values: Wide, bits: int, smallest: int) -> Wide:
+    """Return `ulp` of float64 values for a narrower format, from the bits of their exponents.
+
+    Most of a test's time on the host was `frexp` and `ldexp`: this takes a third of it or less.
+    """
+    exponent = np.empty(values.shape, np.int64)
+    np.right_shift(values.view(np.int64), 52, out=exponent)
+    exponent &= 0x7FF
+    exponent[exponent == 0x7FF] = 0  # infinities and NaN count as 0
+    np.maximum(exponent, smallest + 1023, out=exponent)
+    exponent -= bits - 1
+    exponent <<= 52
+    return exponent.view(np.float64)
 
 
 def round_to(values: Wide, dtype: np.dtype) -> Wide:
@@ -47,7 +64,8 @@ def round_to(values: Wide, dtype: np.dtype) -> Wide:
     largest = _FORMATS[np.dtype(dtype)][2]
     quantum = ulp(values, dtype)
     rounded = np.rint(values / quantum) * quantum
-    return np.where(np.abs(rounded) > largest, np.copysign(np.inf, rounded), rounded)
+    beyond = np.abs(rounded) > largest
+    return np.where(beyond, np.copysign(np.inf, rounded), rounded) if beyond.any() else rounded
 
 
 def ulps(actual: npt.ArrayLike, expected: Wide, dtype: np.dtype) -> Wide:

@@ -214,6 +214,34 @@ def test_a_triangle_is_solved(side, trans, lower):
     np.testing.assert_allclose(back, 2 * right, rtol=0, atol=1e-12)
 
 
+def bytes_multiplied(a, b, c, lda=None, compute="CUBLAS_COMPUTE_32I"):
+    """Let cuBLAS write ``2 a b + 3 c`` of int8 matrices a and b, which lie column by column."""
+    from cupy.cuda import cublas, device
+
+    (m, k), n = a.shape, b.shape[1]
+    alpha, beta = np.array(2, np.int32), np.array(3, np.int32)
+    cublas.gemmEx(
+        device.get_cublas_handle(), 0, 0, m, n, k, alpha.ctypes.data, a.data.ptr, 3, lda or m,
+        b.data.ptr, 3, k, beta.ctypes.data, c.data.ptr, 10, m, getattr(cublas, compute), 0,
+    )  # fmt: skip
+
+
+def test_bytes_are_multiplied_and_added_as_32_bits():
+    a, b = (RANDOM.integers(-128, 128, shape, np.int8) for shape in ((8, 64), (64, 3)))
+    c = RANDOM.integers(-9, 9, (8, 3), np.int32)
+    on = [cupy.asarray(each, order="F") for each in (a, b, c)]
+    bytes_multiplied(*on)
+    np.testing.assert_array_equal(on[2].get(), 2 * (a.astype(int) @ b) + 3 * c)
+
+
+def test_bytes_of_a_column_are_read_by_fours():
+    from cupy.cuda import cublas
+
+    a, b = cupy.zeros((6, 4), np.int8, order="F"), cupy.zeros((4, 3), np.int8, order="F")
+    with pytest.raises(cublas.CUBLASError, match="CUBLAS_STATUS_NOT_SUPPORTED"):
+        bytes_multiplied(a, b, cupy.zeros((6, 3), np.int32, order="F"))
+
+
 def test_many_small_systems_are_solved(blas):
     a = RANDOM.standard_normal((3, 2, 5, 5))
     b = RANDOM.standard_normal((3, 2, 5, 4))

@@ -127,12 +127,77 @@ def test_faults():
         a @ v
 
 
-def test_what_it_does_not_have_is_refused_by_name():
+def banded(dtype, n=9):
+    """Return a matrix whose elements lie where LU fills nothing in: its ILU(0) is its LU."""
+    a = sum(np.diag(RANDOM.standard_normal(n - abs(k)), k) for k in (-1, 0, 1)) + 4 * np.eye(n)
+    return (a + 1j * np.triu(a, 1) if np.dtype(dtype).kind == "c" else a).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_incomplete_factors_are_those_that_fill_nothing_in(dtype):
     from cupyx import cusparse
 
+    a = banded(dtype)
+    on = sparse.csr_matrix(cupy.asarray(a))
+    cusparse.csrilu02(on)
+    factors = on.toarray().get()
+    lower, upper = np.tril(factors, -1) + np.eye(9), np.triu(factors)
+    near = 1e-5 if np.finfo(dtype).bits == 32 else 1e-13
+    np.testing.assert_allclose(lower @ upper, a, rtol=0, atol=near)
+    # Where something would be filled in, the product is A at A's own elements alone.
+    a = (system() + 0.1 * np.tril(system(), -1)).astype(dtype)
+    on = sparse.csr_matrix(cupy.asarray(a))
+    kept = on.toarray().get() != 0
+    cusparse.csrilu02(on)
+    factors = on.toarray().get()
+    assert not factors[~kept].any()
+    product = (np.tril(factors, -1) + np.eye(12)) @ np.triu(factors)
+    np.testing.assert_allclose(product[kept], a[kept], rtol=0, atol=10 * near)
+
+
+def test_incomplete_factors_say_which_pivot_there_is_not():
+    from cupyx import cusparse
+
+    for elements, told in (
+        ([[1.0, 2, 0], [2, 0, 1], [0, 1, 3]], r"a\(1,1\) is missing"),
+        ([[1.0, 2, 0], [2, 4, 1], [0, 1, 3]], r"u\(1,1\) is zero"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            cusparse.csrilu02(sparse.csr_matrix(cupy.asarray(elements)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sparse_cholesky_solves(dtype):
+    from cupyx.linalg.sparse import lschol
+
+    a, b = system().astype(dtype), RANDOM.standard_normal(12).astype(dtype)
+    found = lschol(sparse.csr_matrix(cupy.asarray(a)), cupy.asarray(b)).get()
+    near = 1e-4 if dtype is np.float32 else 1e-12
+    np.testing.assert_allclose(found, np.linalg.solve(a, b), rtol=0, atol=near)
+    # Of a matrix that is not positive definite there is no solution to read.
+    with pytest.raises(simgpu.Uninitialised):
+        lschol(sparse.csr_matrix(cupy.asarray(-a)), cupy.asarray(b)) + 1
+
+
+def test_factors_are_checked():
+    from cupyx import cusparse
+    from cupyx.linalg.sparse import lschol
+
     a = sparse.csr_matrix(cupy.asarray(system()))
-    with pytest.raises(simgpu.NotEmulated, match=r"cuSPARSE, .* \(CUSPARSE_SOLVE_POLICY"):
+    b = cupy.empty(12)
+    b[:3] = 1
+    with pytest.raises(simgpu.Uninitialised, match=r"cusolverSpDcsrlsvchol reads b\[3\]"):
+        lschol(a, b)
+    a.indices[0] = 12
+    with pytest.raises(simgpu.OutOfBounds, match=r"csrilu02.* reads indices from \d to 12"):
         cusparse.csrilu02(a)
+
+
+def test_what_it_does_not_have_is_refused_by_name():
+    from cupy_backends.cuda.libs import cusparse
+
+    with pytest.raises(simgpu.NotEmulated, match=r"cuSPARSE, .* \(dgtsv2_nopivot was asked for\)"):
+        cusparse.dgtsv2_nopivot  # noqa: B018
 
 
 def test_the_profiler_counts_a_product():

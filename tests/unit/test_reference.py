@@ -24,6 +24,18 @@ def test_ulp_of_subnormal_numbers_and_zero_is_the_smallest_subnormal():
     assert ulp(values, DTYPES["bfloat16"]).tolist() == [2**-133] * 2
 
 
+@pytest.mark.parametrize("wide", [np.float64, np.longdouble])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_ulp_is_numpys_spacing_at_every_exponent_and_the_smallest_past_them(dtype, wide):
+    digits = np.finfo(dtype)
+    powers = np.ldexp(1.0, np.arange(digits.minexp - digits.nmant, digits.maxexp)).astype(dtype)
+    values = np.concatenate((powers, -powers * dtype(1.5)))
+    values = values[np.isfinite(values)]
+    assert np.array_equal(ulp(values.astype(wide), np.dtype(dtype)), np.spacing(np.abs(values)))
+    past = np.array([np.inf, -np.inf, np.nan, -0.0], wide)
+    assert (ulp(past, np.dtype(dtype)) == digits.smallest_subnormal).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_rounding_agrees_with_numpy_where_numpy_rounds_once(dtype):
     rng = np.random.default_rng(1)

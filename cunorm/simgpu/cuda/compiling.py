@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 from typing import Any, NoReturn
 
+from ..device import assembler
 from ..faults import NotEmulated
+from ..ptx import kept
+from ..ptx.module import Module, parse
 
 # Either makes NVRTC say which source line each instruction came from; it takes one of them once.
 _LINE_INFORMATION = {"-lineinfo", "--generate-line-info"}
@@ -16,8 +20,24 @@ def prepare() -> None:
     """Have CuPy compile for the software GPU."""
     compiler = importlib.import_module("cupy.cuda.compiler")
     _compile_with_lines(compiler)
+    _ask_nvrtc_its_version_once(compiler)
     _have_nvcc_make_ptx(compiler)
     _refuse_jitify(compiler)
+
+
+def parsed(text: str) -> Module:
+    """Parse PTX; that of a kernel which CuPy keeps on disk is kept there as parsed, too."""
+    source = assembler.compiled_now()
+    compiler = importlib.import_module("cupy.cuda.compiler")
+    if source is None or compiler._get_bool_env_variable("CUPY_CACHE_IN_MEMORY", False):
+        return parse(text)
+    name = hashlib.sha256((kept.version() + text).encode()).hexdigest() + ".parsed"
+    stored = compiler._kernel_cache_backend.load(name)
+    if stored is not None:
+        return kept.unpacked(stored)
+    module = parse(text)
+    compiler._kernel_cache_backend.save(name, kept.packed(module), source.code)
+    return module
 
 
 def _compile_with_lines(compiler: Any) -> None:
@@ -36,6 +56,24 @@ def _compile_with_lines(compiler: Any) -> None:
         return compile_and_load(source, options, *rest, **named)
 
     compiler._compile_with_cache_cuda = with_lines
+
+
+def _ask_nvrtc_its_version_once(compiler: Any) -> None:
+    """Compile nothing once a process, where CuPy does it for each set of options.
+
+    What it takes from that is the version in the first lines of PTX, which options do not change;
+    each time costs 30 ms.
+    """
+    inner = compiler._preprocess
+    version = functools.cache(lambda arch: inner("", (), arch, "nvrtc"))
+
+    @functools.wraps(inner)
+    def preprocess(source: str, options: tuple[str, ...], arch: str, backend: str) -> object:
+        if source or backend != "nvrtc":
+            return inner(source, options, arch, backend)
+        return version(arch)
+
+    compiler._preprocess = preprocess
 
 
 def _have_nvcc_make_ptx(compiler: Any) -> None:

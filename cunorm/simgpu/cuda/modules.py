@@ -13,6 +13,7 @@ from pathlib import Path
 from ..device import assembler
 from ..faults import NotEmulated
 from ..ptx import module as ptx
+from .compiling import parsed
 from .errors import driver_error
 from .machine import Machine, held
 from .streams import StreamHandlers
@@ -110,7 +111,7 @@ class ModuleHandlers:
             raise driver_error(
                 _INVALID_PTX, f"PTX for sm_{target[1]} on a device of sm_{device.arch}"
             )
-        code = ptx.parse(text)
+        code = parsed(text)
         module = LoadedModule(
             code, device.ordinal, 10 * int(version[1]) + int(version[2]), self._place_globals(code)
         )

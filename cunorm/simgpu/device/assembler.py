@@ -81,9 +81,15 @@ def compiling(source: Source) -> Iterator[None]:
         _compiling.source = before
 
 
+def compiled_now() -> Source | None:
+    """Return what CuPy compiles at this moment, or takes from its disk cache, in this thread."""
+    source: Source | None = getattr(_compiling, "source", None)
+    return source
+
+
 def remember(module: Module, image: bytes) -> None:
     """Associate a module just loaded with what is being compiled, if anything is."""
-    source = getattr(_compiling, "source", None)
+    source = compiled_now()
     if source is not None:
         source = replace(source, ptx=hashlib.sha256(image).hexdigest())
         for function in module.functions.values():

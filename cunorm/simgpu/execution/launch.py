@@ -89,6 +89,7 @@ def run(
                 batch = Batch(launch, launch.geometry(first, blocks), progress, watch)
                 batch.run()
                 progress.finished(blocks, batch.steps)
+                batch.release()
     finally:
         system.show(launch.printed)
         if launch.workspace:

@@ -53,6 +53,15 @@ class Execution:
         self.active: Lanes = None
         self.watch = watch
 
+    def release(self) -> None:
+        """Let go of the registers: in a cycle, they would wait for the garbage collector.
+
+        Memory that the next batch then takes again is still in the processor's caches:
+        `examples/llama.py` took 1.36 s of CPU without, 1.15 s with (CuPy's import left out).
+        """
+        self.registers.clear()
+        del self.registers.batch
+
     def run_some(self, ops: list[Op], lanes: Array, kept: int) -> None:
         """Run operations for a group while other lanes, which want the slots `kept`, wait."""
         few = lanes.size * FEW < self.lanes

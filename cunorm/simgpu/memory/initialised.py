@@ -45,6 +45,17 @@ class Written:
         mark(self.map, index, unit.itemsize)
         self._missing -= index.size * unit.itemsize
 
+    def forget(self, index: Array, unit: np.dtype) -> None:
+        """Count units as not written any more."""
+        if index.size:
+            self._view(unit)[index] = 0
+
+    def known(self, index: Array, unit: np.dtype) -> Array:
+        """Return of each unit whether all its bytes were written."""
+        found = np.ascontiguousarray(self._view(unit)[index]).view(np.uint8)
+        known: Array = (found.reshape(index.size, -1) == WRITTEN).all(axis=1)
+        return known
+
     def write_range(self, start: int, stop: int) -> None:
         """Mark the bytes from `start` to `stop`."""
         if self._map is None and stop - start == self.nbytes:

@@ -131,10 +131,7 @@ class Operands(ABC):
         return found
 
     def register(self, site: Site, name: str, kind: str) -> tuple[int, np.dtype] | None:
-        """Return a register's slot and the dtype it is held as: that of its first appearance."""
-        found = site.scope.registers.get(name)
-        if found is not None:
-            return found
+        """Return a new register's slot and the dtype it is held as, that of this appearance."""
         declared = self.register_type(site, name)
         if declared is None:
             return None
@@ -152,12 +149,16 @@ class Operands(ABC):
 
     def source(self, site: Site, text: str, kind: str) -> tuple[int, Reading | None]:
         """Return the slot of an operand that is read, and how to read it as `kind`."""
-        if kind == "pred" and text.startswith("!"):
+        register = site.scope.registers.get(text)
+        if register is None and kind == "pred" and text.startswith("!"):
             slot, _ = self.source(site, text[1:], kind)
             return slot, np.logical_not
-        register = self.register(site, text, kind)
+        if register is None:
+            register = self.register(site, text, kind)
         if register is not None:
-            return register[0], reading(register[1], TYPES[kind].dtype)
+            slot, held = register
+            wanted = TYPES[kind].dtype
+            return slot, None if held is wanted else reading(held, wanted)
         if text in SPECIAL:
             held = TYPES[SPECIAL[text]].dtype
             slot = self.slot(("special", text), np.zeros(1, held))
@@ -201,7 +202,9 @@ class Operands(ABC):
         """Return the slot that a result goes to, and how it gets there."""
         if text == "_":
             return self.slot(("sink", kind), np.zeros(1, TYPES[kind].dtype)), None
-        register = self.register(site, text, kind)
+        register = site.scope.registers.get(text) or self.register(site, text, kind)
         if register is None:
             raise Unknown(f"{text} is no register")
-        return register[0], writing(TYPES[kind].dtype, register[1])
+        slot, held = register
+        given = TYPES[kind].dtype
+        return slot, None if held is given else writing(given, held)

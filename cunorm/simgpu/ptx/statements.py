@@ -7,6 +7,7 @@ within a function every name means one thing.
 from __future__ import annotations
 
 import re
+import sys
 from typing import NamedTuple
 
 from ..faults import UnknownInstruction
@@ -161,7 +162,7 @@ class Body:
             negated = guard.startswith("!")
             guard = guard.lstrip("!")
         opcode, _, rest = body.partition(" ")
-        self.add(opcode, split(rest), line, text, guard, negated)
+        self.add(sys.intern(opcode), split(rest), line, text, guard, negated)
 
     def directive(self, text: str, line: int) -> None:
         """Read a declaration among the statements."""
@@ -195,4 +196,7 @@ class Body:
 
 def split(text: str) -> tuple[str, ...]:
     """Split operands at the commas outside brackets."""
-    return tuple(map(str.strip, _OPERAND.findall(text))) if text.strip() else ()
+    if not text.strip():
+        return ()
+    # The same few names come again and again: equal ones are one object.
+    return tuple([sys.intern(operand.strip()) for operand in _OPERAND.findall(text)])

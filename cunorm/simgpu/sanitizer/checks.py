@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 
@@ -19,8 +20,14 @@ from .clock import Clock, GridClock
 from .races import Races, between_lanes, between_neighbours, between_warps
 from .record import Touch
 
-# CuPy's scan of rows reads a place that it may not have written, and then does not use it.
-READS_IN_VAIN = {"cupy_inclusive_batch_scan_kernel"}
+# CuPy's scan of rows, and `sosfilt` of a last block that is not full, read a place that they may
+# not have written, and then do not use it.
+READS_IN_VAIN = re.compile(r"cupy_inclusive_batch_scan_kernel$|_Z\d+correct_carries")
+
+# CuPy's kernel that copies an array to another of its dtype, each element by a lane of its own.
+# Like a copy without a kernel it copies what is known to be written: `cupyx.scipy.signal.lfilter`
+# begins with a copy of an array that is still to be written.
+_COPIES = re.compile(r"cupy_copy__(\w+)_\1")
 
 
 class Checks:
@@ -39,8 +46,11 @@ class Checks:
         self.lanes = between_lanes(batch) if memory.warp_races else None
         self.blocks = blocks
         self.neighbours = between_neighbours(batch, self.warps) if batch.clustered else None
-        in_vain = batch.program.kernel.name in READS_IN_VAIN
+        in_vain = READS_IN_VAIN.match(batch.program.kernel.name) is not None
         self.uninitialised = memory.uninitialised or in_vain
+        copies = _COPIES.fullmatch(batch.program.kernel.name) is not None
+        # Of a copy, whether what each lane read last was written.
+        self._copied = np.ones(batch.lanes, bool) if copies else None
 
     # Made by the first access or fence that needs them, which most kernels do not have.
 
@@ -113,7 +123,10 @@ class Checks:
         view, index, _ = part
         if touch.kind.reads and not self.uninitialised:
             position = allocation.written.unwritten(index, view.dtype)
-            if position is not None:
+            if self._copied is not None:
+                known = position is None or allocation.written.known(index, view.dtype)
+                self._copied[slice(None) if touch.lanes is None else touch.lanes] = known
+            elif position is not None:
                 at = _at(touch, index, position)
                 what = (
                     f"{touch} at global address {allocation.address + at:#x}, {at} bytes into"
@@ -121,6 +134,10 @@ class Checks:
                 )
                 raise faults.Uninitialised(what, self._place(touch, position))
         if touch.kind.writes:
+            if self._copied is not None and index.size > 1:
+                known = self._copied if touch.lanes is None else self._copied[touch.lanes]
+                allocation.written.forget(index[~known], view.dtype)
+                index = index[known]
             allocation.written.write(index, view.dtype)
             allocation.forget_if_written()
 

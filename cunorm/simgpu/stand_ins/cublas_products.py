@@ -29,6 +29,9 @@ DType = np.dtype[Any]
 _FLOAT = {CONSTANTS[f"CUBLAS_COMPUTE_32F{kind}"] for kind in ("", "_PEDANTIC")}
 _FLOAT |= {CONSTANTS[f"CUBLAS_COMPUTE_32F_FAST_{kind}"] for kind in ("16F", "16BF", "TF32")}
 _DOUBLE = {CONSTANTS[f"CUBLAS_COMPUTE_64F{kind}"] for kind in ("", "_PEDANTIC")}
+# CUDA_R_8I, twice, and CUDA_R_32I: what integers are multiplied and added as.
+_BYTES = (3, 3, 10)
+_INTEGER = {10, *(CONSTANTS[f"CUBLAS_COMPUTE_32I{kind}"] for kind in ("", "_PEDANTIC"))}
 _FLOAT |= {0, 4}  # CUDA_R_32F, CUDA_C_32F
 _DOUBLE |= {1, 5}  # CUDA_R_64F, CUDA_C_64F
 
@@ -142,6 +145,8 @@ class Products:
     ) -> None:  # fmt: skip
         ops = (transa, transb)
         types, compute = _types("cublasGemmEx", (Atype, Btype, Ctype), computeType)
+        if compute.kind == "i" and (A | B | lda | ldb) % 4:
+            raise CUBLASError(NOT_SUPPORTED)  # bytes are read by fours
         operands = _operands(ops, (m, n, k), (A, lda), (B, ldb), (C, ldc), types)
         self._run(handle, "cublasGemmEx", ops, operands, (alpha, beta), compute)
 
@@ -193,8 +198,10 @@ def _types(
     function: str, numbers: tuple[int, int, int], compute: int
 ) -> tuple[tuple[DType, ...], DType]:
     """Return the types of A, B and C, and that of the sums and of alpha and beta."""
+    if compute in _INTEGER and numbers == _BYTES:
+        return (np.dtype(np.int8), np.dtype(np.int8), np.dtype(np.int32)), np.dtype(np.int32)
     if not {compute, *numbers} <= {*_FLOAT, *_DOUBLE, *blas.DATA_TYPES}:
-        # Among them float16 as the type of sums, and integers.
+        # Among them float16 as the type of sums.
         asked = f"{function} of cudaDataType {numbers}, computed in {compute}"
         raise not_emulated(LIBRARY, "products of matrices", asked)
     types = tuple(blas.DATA_TYPES[number] for number in numbers)

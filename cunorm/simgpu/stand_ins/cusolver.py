@@ -1,4 +1,4 @@
-"""cuSOLVER's dense functions as CuPy imports them: `cupy_backends.cuda.libs.cusolver`.
+"""cuSOLVER's functions as CuPy imports them: `cupy_backends.cuda.libs.cusolver`.
 
 Working memory is not used: one element is asked for where cuSOLVER would ask for more. The contents
 of matrices that it destroys are kept.
@@ -16,6 +16,7 @@ from . import blas
 from .blas import typed
 from .cusolver_context import LIBRARY, Context, CUSOLVERError, require, worked
 from .cusolver_eigen import Eigen
+from .cusolver_sparse import SparseSystems
 from .host import Call, Host, Module
 from .operand import matrix, vector
 
@@ -224,6 +225,6 @@ def module(name: str, host: Host, wanted: str) -> Module:
     made = Module(name, LIBRARY, wanted)
     context = Context(host)
     vars(made).update(_CONSTANTS, CUSOLVERError=CUSOLVERError)
-    for part in (context, Factors(context), Eigen(context)):
+    for part in (context, Factors(context), Eigen(context), SparseSystems(context)):
         vars(made).update(part.functions())
     return made

@@ -46,7 +46,7 @@ class Context:
     """
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        self.host = host
         self._streams: dict[int, int] = {}
 
     def functions(self) -> dict[str, Callable[..., object]]:
@@ -57,7 +57,7 @@ class Context:
 
     def create(self) -> int:
         """Return a new handle."""
-        handle = self._host.new_handle()
+        handle = self.host.new_handle()
         self._streams[handle] = 0
         return handle
 
@@ -72,7 +72,7 @@ class Context:
 
     def createParams(self) -> int:
         """Return parameters: all are what they are by default."""
-        return self._host.new_handle()
+        return self.host.new_handle()
 
     def destroyParams(self, params: int) -> None:
         """Do nothing."""
@@ -103,5 +103,5 @@ class Context:
 
     def call(self, handle: int, function: str, operation: Callable[[Call], None]) -> None:
         """Run a function's operation on the current stream."""
-        self.setStream(handle, self._host.stream())
-        self._host.call(LIBRARY, function, operation)
+        self.setStream(handle, self.host.stream())
+        self.host.call(LIBRARY, function, operation)

@@ -1,6 +1,6 @@
 """cuSPARSE as CuPy imports it: `cupy_backends.cuda.libs.cusparse`.
 
-Its functions that CuPy's sparse matrices use, but for incomplete factors and tridiagonal systems.
+Its functions that CuPy's sparse matrices use, but for tridiagonal systems.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from .blas import typed
 from .cusparse_descriptors import CONSTANTS, LIBRARY, Context, CuSparseError, values_of
+from .cusparse_factors import Factors
 from .cusparse_products import Products
 from .host import Call, Host, Module
 from .operand import vector
@@ -235,6 +236,6 @@ def module(name: str, host: Host, wanted: str) -> Module:
     context = Context(host)
     vars(made).update({f"CUSPARSE_{each}": number for each, number in CONSTANTS.items()})
     vars(made)["CuSparseError"] = CuSparseError
-    for part in (context, Conversions(context), Products(context)):
+    for part in (context, Conversions(context), Products(context), Factors(context)):
         vars(made).update(part.functions())
     return made

@@ -7,6 +7,7 @@ at it, and ended there, is missed, though hardware would let the others go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,9 @@ from ..sanitizer.checks import Checks
 
 NAMED = 16  # barriers per block
 _NOT_YET = 1 << 62
+# How CuPy filters (`lfilter`, `sosfilt`): threads past the end of a row break out of a loop that
+# has a barrier in it, and end. Hardware lets the others go; elsewhere that is most likely an error.
+_BREAKS_OUT = re.compile(r"_Z\d+first_pass_iir")
 Result = tuple[int, Array, Array]  # a slot, what goes there, and for which lanes
 Leaving = tuple[Groups, Sequence[Result]]
 
@@ -48,6 +52,7 @@ class Barriers:
         self.votes: Array = np.zeros(0, bool)
         self.arrived: Array = np.zeros(0, np.int64)  # arrivals that do not wait, block by number
         self.left: Array | None = None  # from which block of the program a lane went to its end
+        self._breaks_out = _BREAKS_OUT.match(batch.program.kernel.name) is not None
 
     def wanted(self) -> int:
         """Return which slots the waiting lanes will read."""
@@ -110,7 +115,7 @@ class Barriers:
         """Take note that lanes go from a block of the program to its end."""
         if self.left is None:
             self.left = np.full(self.batch.lanes, _NOT_YET)
-        self.left[slice(None) if lanes is None else lanes] = index
+        self.left[slice(None) if lanes is None else lanes] = -1 if self._breaks_out else index
 
     def after_exits(self) -> Leaving:
         """Return the lanes that waited for none but those that have ended now."""
