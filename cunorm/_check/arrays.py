@@ -31,14 +31,18 @@ def is_dask(value: object) -> bool:
     return isinstance(value, kind)
 
 
-def array(name: str, value: object) -> None:
-    """Refuse what is neither a CuPy array of whole elements nor the description of another."""
+def array(name: str, value: object, *, or_number: bool = False) -> None:
+    """Refuse what is neither a CuPy array of whole elements nor the description of another.
+
+    `or_number` is whether a number, which is none either, would have done.
+    """
     if isinstance(value, Described):
         return
     import cupy
 
     if not isinstance(value, cupy.ndarray):
-        wanted = "cupy.ndarray or None" if name in OPTIONAL | RESULTS else "cupy.ndarray"
+        others = ["a number"] * or_number + ["None"] * (name in OPTIONAL | RESULTS)
+        wanted = " or ".join([", ".join(["cupy.ndarray", *others[:-1]]), *others[-1:]])
         hint = ""
         if isinstance(value, np.ndarray) and name in RESULTS:
             hint = (
@@ -147,7 +151,7 @@ def normalised_axes(x: Any, **given: Any) -> int:
 
 def operand(name: str, value: Any, x: cupy.ndarray) -> None:
     """Refuse what does not broadcast against x, or has a dtype that x is not computed with."""
-    array(name, value)
+    array(name, value, or_number=True)
     parameter_dtype(name, value, x)
     trailing = x.shape[x.ndim - value.ndim :] if value.ndim <= x.ndim else None
     if trailing is None or any(

@@ -106,6 +106,13 @@ def whole(name: str, value: object) -> int | None:
     return int(value)
 
 
+def _flag(name: str, value: object, _arrays: Arrays) -> bool:
+    """Refuse what is no bool: of a word, or of an array in a wrong place, all are true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, but is a {type_name(value)}")
+    return bool(value)
+
+
 def _group(name: str, value: object, arrays: Arrays) -> int | None:
     """Refuse a number of columns that does not divide a row, or rows of several axes."""
     group = whole(name, value)
@@ -157,12 +164,10 @@ OPTIONS: dict[str, Callable[[str, Any, Arrays], Any]] = {
     "activation": lambda name, value, _arrays: word(value, name, ACTIVATIONS),
     "count": _count,
     "dtype": lambda name, value, _arrays: None if value is None else dtype(value, name),
-    "gate_first": lambda _name, value, _arrays: bool(value),
     "group": _group,
     "scale_offset": _offset,
     "quant": _quant,
-    "sums": lambda _name, value, _arrays: bool(value),
-    "flag": lambda _name, value, _arrays: bool(value),
+    "flag": _flag,
 }
 
 

@@ -48,11 +48,11 @@ CAST = Option("cast", "before", check="cast", compiled=str)
 ACTIVATION = Option(
     "activation", "silu", check="activation", compiled=lambda word: word, backward=True
 )
-GATE_FIRST = Option("gate_first", False, check="gate_first", compiled=bool, backward=True)
+GATE_FIRST = Option("gate_first", False, check="flag", compiled=bool, backward=True)
 GROUP = Option("group", None, check="group", backward=True)
 SCALE_OFFSET = Option("scale_offset", 1.0, check="scale_offset", number=True, compiled=bool)
 COUNT = Option("count", None, check="count", number=True)
-SUMS = Option("sums", True, check="sums", compiled=bool, backward=True)
+SUMS = Option("sums", True, check="flag", compiled=bool, backward=True)
 # What a backward op needs for the gradient of scale alone.
 BETA = Input("beta", optional=True, keyword=True)
 QUANT = Option("quant", Parameter.empty, check="quant", compiled=lambda quant: quant)

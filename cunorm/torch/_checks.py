@@ -105,6 +105,10 @@ def _whole(name: str, value: Any) -> int | None:
     return value if type(value) is int else _check.whole(name, value)
 
 
+def _flag(name: str, value: Any) -> bool:
+    return value if type(value) is bool else bool(_check.OPTIONS["flag"](name, value, {}))
+
+
 # By `Option.check`: the type of an option in an operator's schema, and what an operator is given
 # of what a user gave.
 TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
@@ -117,9 +121,7 @@ TAKEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "activation": ("str?", _word),
     "group": ("int?", _whole),
     "dtype": ("ScalarType?", _dtype),
-    "gate_first": ("bool", lambda _, value: bool(value)),
-    "flag": ("bool", lambda _, value: bool(value)),
-    "sums": ("bool", lambda _, value: bool(value)),
+    "flag": ("bool", _flag),
 }
 # What turns an option into that, by its name, but for `rope_cast`; and what needs no look, which
 # costs a call.

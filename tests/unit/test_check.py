@@ -188,6 +188,31 @@ def test_cast(op, cast, error, message):
         op(x_of(), cast=cast)
 
 
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        (lambda x, **flag: cunorm.rms_norm_gated(x, x, **flag), "gate_first"),
+        (lambda x, **flag: cunorm.rms_norm_rope(x, None, x, x, **flag), "interleaved"),
+        (lambda x, **flag: cunorm.rms_norm_rope(x, None, x, x, **flag), "norm_first"),
+        (lambda x, **flag: cunorm.rms_norm_rope(x, None, x, x, **flag), "across_heads"),
+        (lambda x, **flag: cunorm.rms_norm_bwd(x, x, None, x[..., 0], **flag), "sums"),
+    ],
+    ids=["gate_first", "interleaved", "norm_first", "across_heads", "sums"],
+)
+def test_a_flag_that_is_no_bool(op, name):
+    with pytest.raises(TypeError, match=f"{name} must be a bool, but is a str$"):
+        op(x_of((2, 2, 8)), **{name: "no"})
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("scale", ", a number or None"), ("gate", " or a number")]
+)
+def test_an_operand_that_is_neither_an_array_nor_a_number(name, kinds):
+    message = rf"{name} must be a cupy\.ndarray{kinds}, but is a str$"
+    with pytest.raises(TypeError, match=message):
+        cunorm.add_rms_norm(x_of(), x_of(), **{name: "1"})
+
+
 def out_cases():
     """`out` made from x and the larger buffer that x is the middle of, and what is said of it."""
     return {
