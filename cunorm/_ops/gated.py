@@ -40,8 +40,8 @@ def rms_norm_gated(
     gamma, eps
         As in `rms_norm`.
     activation : {"silu", "sigmoid", None}
-        What the gate becomes before it multiplies, in float32 (float64 for float64 data), within 2
-        ulp; None leaves it as it is.
+        What the gate becomes before it multiplies, in float32 (float64 for float64 data), within
+        2.5 ulp; None leaves it as it is.
     gate_first : bool
         Whether the gate multiplies before the norm, in float32 that is not rounded, as in Mamba2.
         If not, it multiplies the norm, as in Qwen3-Next.

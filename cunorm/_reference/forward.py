@@ -108,7 +108,7 @@ def _normed(given: dict[str, Any], axes: tuple[int, ...], precision: Precision) 
 
 
 def times_gate(value: Near, given: dict[str, Any], precision: Precision) -> Near:
-    """Multiply by an activation, which is within 2 ulp of the accumulator."""
+    """Multiply by an activation, which is within a relative error of 4 u."""
     gate = ACTIVATIONS[given["activation"]](given["gate"].astype(precision.wide))
     product = value.value * gate
     relative = 0 if given["activation"] is None else 4 * precision.u

@@ -6,7 +6,7 @@ once, so that no square overflows, where a kernel's sums are float32. Both are w
 cunorm/_reference, these by a wide margin, and so differ by those at most.
 
 Of given statistics, y of 16-bit and float32 data has the kernels' bits, but where a float32 is
-subnormal: kernels flush it to zero; and but for activations, which both have to 2 ulp. Of float64
+subnormal: kernels flush it to zero; and but for activations, which both have to 2.5 ulp. Of float64
 rows LayerNorm's multiply-add rounds twice here.
 
 Backward passes are in float32, float64 for float64 data, like the kernels', in the order in which

@@ -333,12 +333,12 @@ X = cupy.ones((4, 3, 64), "float16")
         ({"shift": cupy.ones((4, 1), "float16")}, ValueError, r"shift must .* but has \(4, 1\)"),
         ({"scale": cupy.ones(64, "float64")}, TypeError, "scale must be float16, .* where x is fl"),
         ({"scale": cupy.ones(64, "int32")}, TypeError, "scale must be float16, .* but is int32"),
-        ({"scale": [1.0]}, TypeError, "scale must be a cupy.ndarray or None, but is a list"),
+        ({"scale": [1.0]}, TypeError, "scale must be a cupy.ndarray, a number or None, but is a l"),
         ({"scale": True}, TypeError, "scale must be a real number, but is a bool"),
         (
             {"scale": np.ones(64, "f4")},
             TypeError,
-            "scale must be a cupy.ndarray or None",
+            "scale must be a cupy.ndarray, a number or None",
         ),
         ({"scale_offset": "1"}, TypeError, "scale_offset must be a real number, but is a str"),
         (

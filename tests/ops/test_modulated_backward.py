@@ -262,7 +262,7 @@ RSTD = cupy.ones((4, 3), "float32")
     [
         ({"scale": X[..., :63]}, ValueError, "scale must broadcast to the shape of x"),
         ({"shift": X.astype("f8")}, TypeError, "shift must be float16, bfloat16 or float32 where"),
-        ({"scale": "1"}, TypeError, "scale must be a cupy.ndarray or None, but is a str"),
+        ({"scale": "1"}, TypeError, "scale must be a cupy.ndarray, a number or None, but is a st"),
         ({"shift": True}, TypeError, "shift must be a real number, but is a bool"),
         ({"scale_offset": np.inf}, ValueError, "scale_offset must be finite in float32, but is in"),
         ({"beta": X[0, 0, :63]}, ValueError, "beta must have the shape of gamma"),
