@@ -196,7 +196,7 @@ ROWS = cupy.ones((4, 3), "float32")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"gate": None}, TypeError, "gate must be a cupy.ndarray, but is a NoneType"),
+        ({"gate": None}, TypeError, "gate must be a cupy.ndarray or a number, but is a No"),
         ({"gate": H[..., :63]}, ValueError, "gate must broadcast to the shape of x"),
         ({"gate": H.astype("f8")}, TypeError, "gate must be float16, bfloat16 or float32 where x"),
         ({"gate": True}, TypeError, "gate must be a real number, but is a bool"),
