@@ -119,5 +119,6 @@ def _kept(turns: int, most: int, alone: bool, backward: bool) -> list[int]:
 def _rows(plan: Plan, lanes: int) -> list[int]:
     """Return how many rows may share a block. Of a backward pass, sums depend on it."""
     if isinstance(plan, BackwardPlan):
-        return [plan.split.rows]
+        own = plan.split.rows
+        return [own] if lanes <= WARP or own == 1 else []
     return [1] if lanes > WARP else [threads // lanes for threads in THREADS_OF_BLOCK]

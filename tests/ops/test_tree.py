@@ -62,6 +62,15 @@ def test_a_row_has_the_same_bits_however_it_is_shared_out(op, cols, dtype):
             assert called(op, cols, dtype) == expected, way
 
 
+@pytest.mark.parametrize("op", PLANS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_several_warps_have_a_block_each(op, dtype):
+    """The other rows of a block would be read past the last: their warps wait for one another."""
+    for cols in COLS:
+        for way in ways(PLANS[op](cols, dtype, "float32", arch=kernels.arch(0)), few=True):
+            assert way.split.lanes <= 32 or way.split.rows == 1, way
+
+
 @pytest.mark.parametrize(("rows", "cols"), [(21, 4096), (140, 769), (145, 128)])
 def test_devices_of_any_number_of_multiprocessors_have_the_same_bits(monkeypatch, rows, cols):
     """Rows are few on the one and many on the other, which have kernels of their own."""
