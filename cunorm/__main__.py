@@ -99,9 +99,9 @@ def _add_bench(commands: Any) -> argparse.ArgumentParser:
         "--quant",
         nargs="+",
         choices=cases.SCHEMES,
-        default=("fp8_row",),
+        default=cases.USUAL_SCHEMES,
         metavar="SCHEME",
-        help=f"of codes: {', '.join(cases.SCHEMES)}; fp8_row, without it",
+        help=f"of codes: {', '.join(cases.SCHEMES)}; {', '.join(cases.USUAL_SCHEMES)}, without it",
     )
     bench.add_argument(
         "--cols",

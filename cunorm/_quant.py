@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ._words import type_name, word
+
 # The largest number of each format, and how many codes a byte holds.
 LARGEST = {"e4m3": 448.0, "e5m2": 57344.0, "int8": 127.0, "e2m1": 6.0}
 CODES_OF_BYTE = {"e4m3": 1, "e5m2": 1, "int8": 1, "e2m1": 2}
@@ -99,13 +101,13 @@ class Quant:
 
     def __post_init__(self) -> None:
         """Refuse what is no scheme."""
-        _word("format", self.format, tuple(LARGEST))
-        _word("scale", self.scale, SCALES)
-        _word("layout", self.layout, LAYOUTS)
+        word(self.format, "format", tuple(LARGEST))
+        word(self.scale, "scale", SCALES)
+        word(self.layout, "layout", LAYOUTS)
         group: Any = self.group
         if group is not None:
             if isinstance(group, bool) or not isinstance(group, Integral):
-                raise TypeError(f"group must be an int or None, but is a {_type_name(group)}")
+                raise TypeError(f"group must be an int or None, but is a {type_name(group)}")
             if group not in GROUPS:
                 raise ValueError(f"group must be 16, 32, 64, 128 or None, but is {group}")
             object.__setattr__(self, "group", int(group))
@@ -119,7 +121,7 @@ class Quant:
     def _keep(self, name: str, *, zero: bool) -> None:
         value = getattr(self, name)
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-            raise TypeError(f"{name} must be a real number, but is a {_type_name(value)}")
+            raise TypeError(f"{name} must be a real number, but is a {type_name(value)}")
         with np.errstate(over="ignore"):
             number = float(np.float32(value))
         if not isfinite(number) or number < 0 or (number == 0 and not zero):
@@ -280,15 +282,3 @@ def strides(quant: Quant, shape: Sequence[int]) -> tuple[int, ...]:
         steps.insert(0, step)
         step *= extent
     return (*steps, last) if in_columns else tuple(steps)
-
-
-def _word(name: str, value: object, words: tuple[str, ...]) -> None:
-    allowed = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be {allowed}, but is a {_type_name(value)}")
-    if value not in words:
-        raise ValueError(f"{name} must be {allowed}, but is {value!r}")
-
-
-def _type_name(value: object) -> str:
-    return type(value).__qualname__

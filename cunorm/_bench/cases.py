@@ -36,6 +36,7 @@ SCHEMES = {
     "mxfp8": Quant.mxfp8(),
     "nvfp4": Quant.nvfp4(1.0),
 }
+USUAL_SCHEMES = ("fp8_row",)  # of those, where none is named
 DTYPES = ("float16", "bfloat16", "float32")
 # What is timed beside cunorm: CuPy's operators and `cupy.fuse`, PyTorch and its compiler, and more.
 SYSTEMS = ("cupy", "fuse", "torch", "compile", "liger", "quack", "flashinfer")
@@ -192,7 +193,7 @@ def grid(
     rows: int | None,
     odd: bool,
     launch_bytes: int,
-    quants: Sequence[str] = ("fp8_row",),
+    quants: Sequence[str] = USUAL_SCHEMES,
 ) -> Iterator[Case]:
     """Yield the cases of a run.
 

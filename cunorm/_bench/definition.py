@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _quant_reference, _reference
-from .._families import PLAIN
+from .._families import UNQUANTISED
 from .cases import Case
 
 # The largest error that passes, in units of the largest number of the output: some roundings, for
@@ -125,8 +125,7 @@ def _defined(case: Case, given: dict[str, Any], rows: slice, cols: slice) -> dic
         return _defined_heads(case, named)
     returns = op.returns
     if case.quant is not None:  # the numbers, whose codes are held to them
-        of = (op.source, op.family.statistic, op.family.epilogue)
-        op = next(p for p in PLAIN if (p.source, p.family.statistic, p.family.epilogue) == of)
+        op = UNQUANTISED[op.name]
         returns = tuple(name for name in returns if name != "scales")
     made = _reference.define(op, **named)
     made = made if isinstance(made, tuple) else (made,)

@@ -68,7 +68,7 @@ class Options:
     csv: Path | None
     png: Path | None
     json: Path | None
-    quants: Sequence[str] = ("fp8_row",)
+    quants: Sequence[str]
 
 
 def obstacle(options: Options) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .._words import type_name, word
 from .arrays import (
     addend,
     array,
@@ -23,7 +24,6 @@ from .arrays import (
     parameters,
     rows,
     statistic,
-    type_name,
 )
 from .memory import laid_out_alike, sums_out, written
 from .options import (
@@ -37,7 +37,6 @@ from .options import (
     options,
     real,
     whole,
-    word,
 )
 from .rope import rope, rope_backward
 

@@ -9,20 +9,11 @@ import numpy as np
 
 from .._families import LAZY, OPTIONAL, RESULTS
 from .._plan import ITEMSIZE, accumulator
+from .._words import either, type_name
 from .described import Described
 
 if TYPE_CHECKING:
     import cupy
-
-
-def type_name(value: object) -> str:
-    """Return the name of a value's type, with its module unless that is builtins."""
-    kind = type(value)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
 
 
 def is_dask(value: object) -> bool:
@@ -41,8 +32,8 @@ def array(name: str, value: object, *, or_number: bool = False) -> None:
     import cupy
 
     if not isinstance(value, cupy.ndarray):
-        others = ["a number"] * or_number + ["None"] * (name in OPTIONAL | RESULTS)
-        wanted = " or ".join([", ".join(["cupy.ndarray", *others[:-1]]), *others[-1:]])
+        may_be_none = name in OPTIONAL | RESULTS
+        wanted = either(["cupy.ndarray", *["a number"] * or_number, *["None"] * may_be_none])
         hint = ""
         if isinstance(value, np.ndarray) and name in RESULTS:
             hint = (
@@ -92,8 +83,7 @@ def parameter_dtype(name: str, value: Any, x: Any, of: str = "x") -> None:
     allowed = ("float64", "float32") if x_dtype == "float64" else ("float16", "bfloat16", "float32")
     if value.dtype.name not in allowed:
         raise TypeError(
-            f"{name} must be {', '.join(allowed[:-1])} or {allowed[-1]} where {of} is {x_dtype}, "
-            f"but is {value.dtype.name}"
+            f"{name} must be {either(allowed)} where {of} is {x_dtype}, but is {value.dtype.name}"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral, Real
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from .._families import Op
 from .._plan import ITEMSIZE, accumulator
 from .._quant import Quant
-from .arrays import type_name
+from .._words import type_name, word
 
 if TYPE_CHECKING:
     from .._typing import Arrays
@@ -67,16 +66,6 @@ def _largest(x: Any) -> float:
 def cast(value: object, name: str = "cast") -> str:
     """Refuse a cast that is neither of its two words."""
     return str(word(value, name, CASTS))
-
-
-def word(value: Any, name: str, words: tuple[str | None, ...]) -> str | None:
-    """Refuse what is none of an option's words, of which None may be one."""
-    allowed = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
-    if not isinstance(value, (str, NoneType)) or (value is None and None not in words):
-        raise TypeError(f"{name} must be {allowed}, but is a {type_name(value)}")
-    if value not in words:
-        raise ValueError(f"{name} must be {allowed}, but is {value!r}")
-    return value
 
 
 def dtype(value: Any, name: str = "dtype") -> np.dtype[Any]:

@@ -10,7 +10,7 @@ and heads.py have the ops.
 
 from __future__ import annotations
 
-from .codes import DEQUANTIZE, QUANTISED, QUANTIZE, Y_BESIDE
+from .codes import DEQUANTIZE, QUANTISED, QUANTIZE, UNQUANTISED, Y_BESIDE
 from .heads import ROPE, ROPE_BWD, ROPE_OPS
 from .norms import BACKWARD, FAMILIES, GRADIENTS, LAYER_NORM, LAZY, OPS, PLAIN, RMS_NORM
 from .op import DTYPE, Input, Op, Operand, Option, Source
@@ -44,6 +44,7 @@ __all__ = [
     "ROPE",
     "ROPE_BWD",
     "ROPE_OPS",
+    "UNQUANTISED",
     "Y_BESIDE",
     "Input",
     "Op",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .norms import forward_op
+from .norms import LAYER_NORM, PLAIN, RMS_NORM, forward_op
 from .op import DTYPE, Family, Input, Op, Output, Source
 from .parts import ADDED, CAST, GAMMA_OFFSET, LOADED, QUANT, eps
 
@@ -29,6 +29,8 @@ LAYER_NORM_QUANT = Family(
     (eps(1e-5), QUANT, GAMMA_OFFSET),
     has_gradient=False,
 )
+# The norm of each.
+_NORMS = {RMS_NORM_QUANT.name: RMS_NORM, LAYER_NORM_QUANT.name: LAYER_NORM}
 
 
 def _quantised_op(family: Family, source: Source) -> Op:
@@ -46,6 +48,13 @@ QUANTISED: dict[str, Op] = {
         for source in (LOADED, ADDED)
         for family in (RMS_NORM_QUANT, LAYER_NORM_QUANT)
     )
+}
+# The op whose y it is that such an op quantises, by its name.
+UNQUANTISED: dict[str, Op] = {
+    op.name: plain
+    for op in QUANTISED.values()
+    for plain in PLAIN
+    if plain.source is op.source and plain.family is _NORMS[op.family.name]
 }
 # Of y itself, without a norm.
 QUANTIZE = Op(

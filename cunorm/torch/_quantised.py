@@ -20,7 +20,7 @@ import cunorm
 from .. import _check
 from .._check import quantised as check
 from .._check.memory import of_shape_and_dtype
-from .._families import DEQUANTIZE, PLAIN, QUANT, QUANTISED, QUANTIZE, Y_BESIDE, Input, Op
+from .._families import DEQUANTIZE, QUANT, QUANTISED, QUANTIZE, UNQUANTISED, Y_BESIDE, Input, Op
 from .._quant import (
     Quant,
     buffer_shape,
@@ -103,7 +103,7 @@ def _define_dequantize() -> None:
 
 def _named(arguments: Arguments, given: tuple[Any, ...]) -> dict[str, Any]:
     """Return what an operator is given by name, with its `Quant`."""
-    at = arguments.index(next(a for a in arguments if a.name == QUANT.name))
+    at = [argument.name for argument in arguments].index(QUANT.name)
     quant = Quant(*given[at : at + len(FIELDS)])
     return named(arguments, (*given[:at], quant, *given[at + len(FIELDS) :]))
 
@@ -135,8 +135,7 @@ def _norm(op: Op, tensors: dict[str, Any], settings: dict[str, Any]) -> dict[str
     """Return what the op without codes makes of CPU tensors."""
     if op is QUANTIZE:
         return {"y": tensors["x"]}
-    of = (op.source, op.family.statistic, op.family.epilogue)
-    plain = next(p for p in PLAIN if (p.source, p.family.statistic, p.family.epilogue) == of)
+    plain = UNQUANTISED[op.name]
     options = {option.name: option.default for option in plain.options} | settings
     return _cpu.forward(plain, dict.fromkeys(plain.names) | tensors, options)
 

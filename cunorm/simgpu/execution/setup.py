@@ -15,7 +15,8 @@ from ..memory.segment import Segment
 from ..memory.space import GlobalMemory
 from ..ptx.module import Function
 from ..ptx.program import Program
-from ..sanitizer.races import RACES_MEANT, between_blocks
+from ..sanitizer.exemptions import Exemption
+from ..sanitizer.races import between_blocks
 from .decode import Decoder
 
 
@@ -53,7 +54,7 @@ class Launch:
         self._check(arguments)
         self.program = program_of(function)
         self.padded = -(-self.threads // WARP) * WARP
-        several = self.blocks > self.shape.size and not function.name.startswith(RACES_MEANT)
+        several = self.blocks > self.shape.size and not Exemption.RACES.of(function.name)
         self.races = between_blocks(self.shape, self.program.orders) if several else None
         self.exists = np.arange(self.padded) < self.threads
         self.parameters = self._pack(arguments)

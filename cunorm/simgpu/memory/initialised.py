@@ -84,8 +84,7 @@ class Written:
             return 0
         if written(self._map, index, unit.itemsize):
             return None
-        found = np.ascontiguousarray(self._view(unit)[index]).view(np.uint8)
-        return int((found != WRITTEN).argmax()) // unit.itemsize
+        return int(self.known(index, unit).argmin())
 
     def _elements(
         self, start: int, shape: tuple[int, ...], steps: tuple[int, ...], itemsize: int

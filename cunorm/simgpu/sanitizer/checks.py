@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 
 import numpy as np
 
@@ -17,17 +16,9 @@ from ..memory.segment import Segment
 from ..memory.space import GlobalMemory
 from ..ptx.op import Op
 from .clock import Clock, GridClock
+from .exemptions import Exemption
 from .races import Races, between_lanes, between_neighbours, between_warps
 from .record import Touch
-
-# CuPy's scan of rows, and `sosfilt` of a last block that is not full, read a place that they may
-# not have written, and then do not use it.
-READS_IN_VAIN = re.compile(r"cupy_inclusive_batch_scan_kernel$|_Z\d+correct_carries")
-
-# CuPy's kernel that copies an array to another of its dtype, each element by a lane of its own.
-# Like a copy without a kernel it copies what is known to be written: `cupyx.scipy.signal.lfilter`
-# begins with a copy of an array that is still to be written.
-_COPIES = re.compile(r"cupy_copy__(\w+)_\1")
 
 
 class Checks:
@@ -46,9 +37,9 @@ class Checks:
         self.lanes = between_lanes(batch) if memory.warp_races else None
         self.blocks = blocks
         self.neighbours = between_neighbours(batch, self.warps) if batch.clustered else None
-        in_vain = READS_IN_VAIN.match(batch.program.kernel.name) is not None
-        self.uninitialised = memory.uninitialised or in_vain
-        copies = _COPIES.fullmatch(batch.program.kernel.name) is not None
+        name = batch.program.kernel.name
+        self.uninitialised = memory.uninitialised or Exemption.READS_IN_VAIN.of(name)
+        copies = Exemption.COPIES_UNWRITTEN.of(name)
         # Of a copy, whether what each lane read last was written.
         self._copied = np.ones(batch.lanes, bool) if copies else None
 

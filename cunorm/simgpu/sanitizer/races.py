@@ -23,10 +23,6 @@ from .record import Race, Record, Stamps, Touch
 
 C = TypeVar("C", Clock, GridClock)
 
-# How CuPy labels connected regions: each kernel reads links that other blocks are shortening, and
-# finds its way from old links too.
-RACES_MEANT = "cupyx_scipy_ndimage_label_"
-
 
 class Races(Generic[C]):
     """The accesses to some memories, a record for each, held against a clock.

@@ -7,7 +7,6 @@ at it, and ended there, is missed, though hardware would let the others go.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,12 +16,10 @@ from ..device.geometry import Geometry
 from ..lanes import WARP, Array, Groups, Lanes, indices
 from ..ptx.terminators import Barrier
 from ..sanitizer.checks import Checks
+from ..sanitizer.exemptions import Exemption
 
 NAMED = 16  # barriers per block
 _NOT_YET = 1 << 62
-# How CuPy filters (`lfilter`, `sosfilt`): threads past the end of a row break out of a loop that
-# has a barrier in it, and end. Hardware lets the others go; elsewhere that is most likely an error.
-_BREAKS_OUT = re.compile(r"_Z\d+first_pass_iir")
 Result = tuple[int, Array, Array]  # a slot, what goes there, and for which lanes
 Leaving = tuple[Groups, Sequence[Result]]
 
@@ -52,7 +49,7 @@ class Barriers:
         self.votes: Array = np.zeros(0, bool)
         self.arrived: Array = np.zeros(0, np.int64)  # arrivals that do not wait, block by number
         self.left: Array | None = None  # from which block of the program a lane went to its end
-        self._breaks_out = _BREAKS_OUT.match(batch.program.kernel.name) is not None
+        self._breaks_out = Exemption.BREAKS_OUT_OF_BARRIERS.of(batch.program.kernel.name)
 
     def wanted(self) -> int:
         """Return which slots the waiting lanes will read."""

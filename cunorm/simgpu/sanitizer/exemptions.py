@@ -1,0 +1,28 @@
+"""What kernels of CuPy's own do on purpose, and a check would take for an error."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+
+class Exemption(Enum):
+    """A pattern for the names of kernels, for each thing that they may do."""
+
+    # CuPy's scan of rows, and `sosfilt` of a last block that is not full, read a place that they
+    # may not have written, and then do not use it.
+    READS_IN_VAIN = r"cupy_inclusive_batch_scan_kernel|_Z\d+correct_carries.*"
+    # CuPy's kernel that copies an array to another of its dtype, each element by a lane of its
+    # own. Like a copy without a kernel it copies what is known to be written:
+    # `cupyx.scipy.signal.lfilter` begins with a copy of an array that is still to be written.
+    COPIES_UNWRITTEN = r"cupy_copy__(\w+)_\1"
+    # How CuPy labels connected regions: each kernel reads links that other blocks are shortening,
+    # and finds its way from old links too.
+    RACES = r"cupyx_scipy_ndimage_label_.*"
+    # How CuPy filters (`lfilter`, `sosfilt`): threads past the end of a row break out of a loop
+    # that has a barrier in it, and end. Hardware lets the others go.
+    BREAKS_OUT_OF_BARRIERS = r"_Z\d+first_pass_iir.*"
+
+    def of(self, kernel: str) -> bool:
+        """Return whether a kernel of this name has the exemption."""
+        return re.fullmatch(self.value, kernel) is not None
