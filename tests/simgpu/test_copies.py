@@ -1,4 +1,4 @@
-"""A copy by CuPy's kernel copies what is known to be written, as one without a kernel does."""
+"""A copy by CuPy's kernels copies what is known to be written, as one without a kernel does."""
 
 import cupy
 import numpy as np
@@ -32,6 +32,25 @@ def test_what_nothing_wrote_is_not_written_in_a_copy_either(into):
 def test_a_conversion_reads():
     with pytest.raises(simgpu.Uninitialised, match="cupy_copy__float32_float64"):
         half_written().astype(np.float64)
+
+
+def test_elements_asked_for_are_copied_with_what_is_known_of_them_by_indices_that_are_written():
+    source, index = half_written(), cupy.array([40, 3, 63, 31])
+    taken = source[index]
+    with pytest.raises(simgpu.Uninitialised, match=r"cupy_add.*thread \(0, 0, 0\)"):
+        taken + 1
+    taken[::2] = 5
+    assert (taken + 1).get().tolist() == [6, 2, 6, 2]
+    index = cupy.empty(4, np.int64)
+    index[:3] = 1
+    with pytest.raises(simgpu.Uninitialised, match=r"8-byte read .*cupy_take.*thread \(3, 0, 0\)"):
+        source[index]
+
+
+def test_one_element_is_copied_as_others_are():
+    taken = half_written()[cupy.array([40])]
+    with pytest.raises(simgpu.Uninitialised, match="cupy_add"):
+        taken + 1
 
 
 def test_a_join_of_an_array_that_is_still_to_be_written():

@@ -40,8 +40,9 @@ class Checks:
         name = batch.program.kernel.name
         self.uninitialised = memory.uninitialised or Exemption.READS_IN_VAIN.of(name)
         copies = Exemption.COPIES_UNWRITTEN.of(name)
-        # Of a copy, whether what each lane read last was written.
+        # Of a copy, whether what each lane read last was written; and the fault, if it reads on.
         self._copied = np.ones(batch.lanes, bool) if copies else None
+        self._unwritten = faults.Uninitialised("")
 
     # Made by the first access or fence that needs them, which most kernels do not have.
 
@@ -114,21 +115,27 @@ class Checks:
         view, index, _ = part
         if touch.kind.reads and not self.uninitialised:
             position = allocation.written.unwritten(index, view.dtype)
-            if self._copied is not None:
-                known = position is None or allocation.written.known(index, view.dtype)
-                self._copied[slice(None) if touch.lanes is None else touch.lanes] = known
-            elif position is not None:
+            here = slice(None) if touch.lanes is None else touch.lanes
+            if self._copied is not None and not self._copied[here].all():
+                raise self._unwritten  # for what was read was none of the elements
+            if position is not None:
                 at = _at(touch, index, position)
                 what = (
                     f"{touch} at global address {allocation.address + at:#x}, {at} bytes into"
                     f" {allocation!r}, not all of which was ever written"
                 )
-                raise faults.Uninitialised(what, self._place(touch, position))
+                self._unwritten = faults.Uninitialised(what, self._place(touch, position))
+                if self._copied is None:
+                    raise self._unwritten
+                self._copied[here] = allocation.written.known(index, view.dtype)
         if touch.kind.writes:
-            if self._copied is not None and index.size > 1:
-                known = self._copied if touch.lanes is None else self._copied[touch.lanes]
-                allocation.written.forget(index[~known], view.dtype)
-                index = index[known]
+            if self._copied is not None:
+                here = slice(None) if touch.lanes is None else touch.lanes
+                known = self._copied[here].copy()
+                self._copied[here] = True
+                if known.size == index.size:
+                    allocation.written.forget(index[~known], view.dtype)
+                    index = index[known]
             allocation.written.write(index, view.dtype)
             allocation.forget_if_written()
 

@@ -9,13 +9,16 @@ from enum import Enum
 class Exemption(Enum):
     """A pattern for the names of kernels, for each thing that they may do."""
 
-    # CuPy's scan of rows, and `sosfilt` of a last block that is not full, read a place that they
-    # may not have written, and then do not use it.
-    READS_IN_VAIN = r"cupy_inclusive_batch_scan_kernel|_Z\d+correct_carries.*"
-    # CuPy's kernel that copies an array to another of its dtype, each element by a lane of its
-    # own. Like a copy without a kernel it copies what is known to be written:
-    # `cupyx.scipy.signal.lfilter` begins with a copy of an array that is still to be written.
-    COPIES_UNWRITTEN = r"cupy_copy__(\w+)_\1"
+    # CuPy's scan of rows, `sosfilt` of a last block that is not full, and `Delaunay` where it
+    # measures distances, read a place that they may not have written, and then do not use it.
+    READS_IN_VAIN = (
+        r"cupy_inclusive_batch_scan_kernel|_Z\d+correct_carries.*|_Z\d+computeDistance2D.*"
+    )
+    # CuPy's kernels that copy an array to another of its dtype, or rows of it that are asked for,
+    # each element by a lane of its own. Like a copy without a kernel they copy what is known to be
+    # written: `cupyx.scipy.signal.lfilter` and `cupyx.scipy.spatial.Delaunay` begin with copies of
+    # arrays that are still to be written in part.
+    COPIES_UNWRITTEN = r"cupy_copy__(\w+)_\1|cupy_take"
     # How CuPy labels connected regions: each kernel reads links that other blocks are shortening,
     # and finds its way from old links too.
     RACES = r"cupyx_scipy_ndimage_label_.*"
