@@ -25,9 +25,9 @@ def either(choices: Iterable[str]) -> str:
 
 def word(value: Any, name: str, words: tuple[str | None, ...]) -> str | None:
     """Refuse what is none of an option's words, of which None may be one."""
-    allowed = either(map(repr, words))
-    if not isinstance(value, (str, NoneType)) or (value is None and None not in words):
-        raise TypeError(f"{name} must be {allowed}, but is a {type_name(value)}")
-    if value not in words:
-        raise ValueError(f"{name} must be {allowed}, but is {value!r}")
-    return value
+    if isinstance(value, (str, NoneType)) and value in words:
+        return value
+    must = f"{name} must be {either(map(repr, words))}, but is "
+    if isinstance(value, str):
+        raise ValueError(f"{must}{value!r}")
+    raise TypeError(f"{must}a {type_name(value)}")
