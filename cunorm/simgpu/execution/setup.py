@@ -93,8 +93,9 @@ class Launch:
     def _pack(self, arguments: list[bytes]) -> Segment:
         nbytes = self.program.parameter_bytes
         segment = Segment("param", 1, nbytes, faults.OutOfBounds)
+        data = segment.data.data
         for offset, argument in zip(self.program.parameters.values(), arguments, strict=True):
-            segment.data[offset : offset + len(argument)] = np.frombuffer(argument, np.uint8)
+            data[offset : offset + len(argument)] = argument
         return segment
 
     def pointers(self) -> list[tuple[int, int]]:

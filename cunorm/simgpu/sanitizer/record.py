@@ -259,18 +259,21 @@ class _Changes:
 
     def __init__(self, memory: Array, written: Array, index: Array, copies: int) -> None:
         self._memory, self._index, self._copies = memory, index, copies
-        self._written = np.broadcast_to(written, index.shape)
+        self._written = written
+
+    def _of(self, at: Array) -> Array:
+        """Return what the writes at these positions write, of which all lanes may share one."""
+        return self._written[at // self._copies if self._written.size > 1 else np.zeros_like(at)]
 
     def memory(self, at: Array) -> Array:
         """Whether the writes at these positions change what memory holds."""
-        at = at // self._copies
-        return _differ(self._memory[self._index[at]], self._written[at])
+        return _differ(self._memory[self._index[at // self._copies]], self._of(at))
 
     def each_other(self, granules: Array, at: Array) -> Array:
         """Whether the writes at these positions change what the last at the same place writes."""
         places, last = np.unique(granules[::-1], return_index=True)
         winner = granules.size - 1 - last[np.searchsorted(places, granules[at])]
-        return _differ(self._written[at // self._copies], self._written[winner // self._copies])
+        return _differ(self._of(at), self._of(winner))
 
 
 def _differ(a: Array, b: Array) -> Array:
