@@ -8,7 +8,6 @@ PROCESSES = "starts a process each time, for seconds: about the commands, not ab
 CLOSED = "each type, shape and layout of what stands in for a closed library"
 COMPILES = "each compiles a kernel or more; KINDS has the ways to keep a row in pairs"
 MODELS = "each traces, swaps or exports a model, or compiles a kernel for a tensor"
-FORMS = "each form of an instruction, some hundred numbers against exact fractions"
 
 # The files, as tests/ has them: of how many shares a commit runs one, and why.
 TURNS: dict[str, tuple[int, str]] = {
@@ -89,16 +88,6 @@ TURNS: dict[str, tuple[int, str]] = {
             "torch/test_torch_rope.py",
         ],
         (3, MODELS),
-    ),
-    **dict.fromkeys(
-        [
-            "simgpu/test_isa_compare_forms.py",
-            "simgpu/test_isa_convert.py",
-            "simgpu/test_isa_convert_forms.py",
-            "simgpu/test_isa_float.py",
-            "simgpu/test_isa_float_forms.py",
-        ],
-        (3, FORMS),
     ),
     "simgpu/test_ordinary_ufuncs.py": (10, "each of CuPy's ufuncs in each dtype"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import Enum
 
@@ -26,6 +27,7 @@ class Exemption(Enum):
     # that has a barrier in it, and end. Hardware lets the others go.
     BREAKS_OUT_OF_BARRIERS = r"_Z\d+first_pass_iir.*"
 
+    @functools.cache
     def of(self, kernel: str) -> bool:
         """Return whether a kernel of this name has the exemption."""
         return re.fullmatch(self.value, kernel) is not None
