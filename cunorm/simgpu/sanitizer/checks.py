@@ -110,14 +110,18 @@ class Checks:
 
     def _allocated(self, touch: Touch, allocation: Allocation, part: Part) -> None:
         self._between_blocks(touch, allocation, part)
+        here = slice(None) if touch.lanes is None else touch.lanes
+        copied = None
+        if self._copied is not None:
+            copied = self._copied[here].copy()
+            if touch.kind.reads and not copied.all():
+                raise self._unwritten  # for what was read before was none of the elements
+            self._copied[here] = True
         if allocation.written is None:
             return
         view, index, _ = part
         if touch.kind.reads and not self.uninitialised:
             position = allocation.written.unwritten(index, view.dtype)
-            here = slice(None) if touch.lanes is None else touch.lanes
-            if self._copied is not None and not self._copied[here].all():
-                raise self._unwritten  # for what was read was none of the elements
             if position is not None:
                 at = _at(touch, index, position)
                 what = (
@@ -129,13 +133,9 @@ class Checks:
                     raise self._unwritten
                 self._copied[here] = allocation.written.known(index, view.dtype)
         if touch.kind.writes:
-            if self._copied is not None:
-                here = slice(None) if touch.lanes is None else touch.lanes
-                known = self._copied[here].copy()
-                self._copied[here] = True
-                if known.size == index.size:
-                    allocation.written.forget(index[~known], view.dtype)
-                    index = index[known]
+            if copied is not None and copied.size == index.size:
+                allocation.written.forget(index[~copied], view.dtype)
+                index = index[copied]
             allocation.written.write(index, view.dtype)
             allocation.forget_if_written()
 
