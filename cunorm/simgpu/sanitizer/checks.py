@@ -42,7 +42,7 @@ class Checks:
         copies = Exemption.COPIES_UNWRITTEN.of(name)
         # Of a copy, whether what each lane read last was written; and the fault, if it reads on.
         self._copied = np.ones(batch.lanes, bool) if copies else None
-        self._unwritten = faults.Uninitialised("")
+        self._unwritten: faults.Uninitialised | None = None
 
     # Made by the first access or fence that needs them, which most kernels do not have.
 
@@ -110,13 +110,7 @@ class Checks:
 
     def _allocated(self, touch: Touch, allocation: Allocation, part: Part) -> None:
         self._between_blocks(touch, allocation, part)
-        here = slice(None) if touch.lanes is None else touch.lanes
-        copied = None
-        if self._copied is not None:
-            copied = self._copied[here].copy()
-            if touch.kind.reads and not copied.all():
-                raise self._unwritten  # for what was read before was none of the elements
-            self._copied[here] = True
+        copied = None if self._copied is None else self._carried(self._copied, touch)
         if allocation.written is None:
             return
         view, index, _ = part
@@ -128,16 +122,27 @@ class Checks:
                     f"{touch} at global address {allocation.address + at:#x}, {at} bytes into"
                     f" {allocation!r}, not all of which was ever written"
                 )
-                self._unwritten = faults.Uninitialised(what, self._place(touch, position))
+                fault = faults.Uninitialised(what, self._place(touch, position))
                 if self._copied is None:
-                    raise self._unwritten
+                    raise fault
+                here = indices(touch.lanes, self.batch.lanes)
                 self._copied[here] = allocation.written.known(index, view.dtype)
+                self._unwritten = fault
         if touch.kind.writes:
             if copied is not None and copied.size == index.size:
                 allocation.written.forget(index[~copied], view.dtype)
                 index = index[copied]
             allocation.written.write(index, view.dtype)
             allocation.forget_if_written()
+
+    def _carried(self, copied: Array, touch: Touch) -> Array:
+        """Return whether these lanes have what was written, which they are to write now."""
+        here = indices(touch.lanes, self.batch.lanes)
+        carried = copied[here]
+        if self._unwritten is not None and touch.kind.reads and not carried.all():
+            raise self._unwritten  # for what was read before was none of the elements
+        copied[here] = True
+        return carried
 
     def _between_blocks(self, touch: Touch, allocation: Allocation, part: Part) -> None:
         race, before, lanes = None, faults.Place(), touch.lanes
