@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from turns import TURNS
+import turns
 from whole_session import runs_instructions
 
 from cunorm import simgpu
@@ -96,8 +96,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process whole files, and those about one session to one process."""
+    """Give each process whole files in their order, and those about one session to one process."""
     from xdist.scheduler import LoadFileScheduling
+
+    # By the number of their tests, the files of a few long ones came last, to one process.
+    config.option.loadscopereorder = False
 
     class WholeFiles(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -117,9 +120,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        shares, why = TURNS.get("/".join(item.path.parts[-2:]), (1, ""))
-        if shares > 1 and item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.slow(why, shares=shares))
+        why = turns.TURNS.get("/".join(item.path.parts[-2:]))
+        if why is not None and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow(why, shares=turns.SHARES))
     if not config.getoption("--slow"):
         named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
         whole = bool({config.rootpath, config.rootpath / "tests"} & named)

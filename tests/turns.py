@@ -1,7 +1,7 @@
-"""Files of tests of which each commit runs a part, since they take long and seldom find anything.
+"""Files of tests of which each commit runs a sixth, since they take long and seldom find anything.
 
-All of a file is run by as many commits as it has shares, by who names the file, and by `--slow`.
-What a file marks as slow itself is not taken from here.
+All of a file is run by six commits, by who names the file, and by `--slow`. What a file marks as
+slow itself is not taken from here.
 """
 
 PROCESSES = "starts a process each time, for seconds: about the commands, not about the kernels"
@@ -9,8 +9,10 @@ CLOSED = "each type, shape and layout of what stands in for a closed library"
 COMPILES = "each compiles a kernel or more; KINDS has the ways to keep a row in pairs"
 MODELS = "each traces, swaps or exports a model, or compiles a kernel for a tensor"
 
-# The files, as tests/ has them: of how many shares a commit runs one, and why.
-TURNS: dict[str, tuple[int, str]] = {
+SHARES = 6
+
+# The files, as tests/ has them, and why.
+TURNS: dict[str, str] = {
     **dict.fromkeys(
         [
             "interop/test_dask.py",
@@ -26,7 +28,7 @@ TURNS: dict[str, tuple[int, str]] = {
             "simgpu/test_plugin.py",
             "simgpu/test_profile_command.py",
         ],
-        (4, PROCESSES),
+        PROCESSES,
     ),
     **dict.fromkeys(
         [
@@ -39,7 +41,7 @@ TURNS: dict[str, tuple[int, str]] = {
             "simgpu/test_stand_ins_sorts.py",
             "simgpu/test_stand_ins_sparse.py",
         ],
-        (4, CLOSED),
+        CLOSED,
     ),
     **dict.fromkeys(
         [
@@ -70,10 +72,12 @@ TURNS: dict[str, tuple[int, str]] = {
             "ops/test_tree.py",
             "ops/test_warm_up.py",
             "simgpu/test_cooperative.py",
+            "simgpu/test_ordinary_filters.py",
+            "simgpu/test_ordinary_triangles.py",
             "simgpu/test_ordinary_warps.py",
             "simgpu/test_register_limits.py",
         ],
-        (3, COMPILES),
+        COMPILES,
     ),
     **dict.fromkeys(
         [
@@ -87,7 +91,7 @@ TURNS: dict[str, tuple[int, str]] = {
             "torch/test_torch_quant.py",
             "torch/test_torch_rope.py",
         ],
-        (3, MODELS),
+        MODELS,
     ),
-    "simgpu/test_ordinary_ufuncs.py": (10, "each of CuPy's ufuncs in each dtype"),
+    "simgpu/test_ordinary_ufuncs.py": "each of CuPy's ufuncs in each dtype",
 }
