@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import turns
+from turns import TURNS
 from whole_session import runs_instructions
 
 from cunorm import simgpu
 
 PROCESS_MEMORY = 4 << 30  # what the largest files of tests take, with what Python keeps of it
-SHARES = 10  # of the cases marked as slow, of which a run of the whole suite takes one by default
+SHARES = 10  # of the cases marked as slow, of which a run takes one by default
 DEVICES = 2  # so that tests of several devices run; hardware has as many as it has
 
 
@@ -120,9 +120,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        why = turns.TURNS.get("/".join(item.path.parts[-2:]))
+        why = TURNS.get("/".join(item.path.parts[-2:]))
         if why is not None and item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.slow(why, shares=turns.SHARES))
+            item.add_marker(pytest.mark.slow(why))
     if not config.getoption("--slow"):
         named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
         whole = bool({config.rootpath, config.rootpath / "tests"} & named)
@@ -154,7 +154,7 @@ def _commit(root: Path) -> int:
 def _is_left_out(item: pytest.Item, commit: int, named: set[Path], whole: bool) -> bool:
     """Return whether an item is a slow one of another share; who names its file asks for all.
 
-    A run of some folders, and not of the `whole` suite, takes none of what few commits run.
+    A run of some folders, and not of the `whole` suite, takes none of what fewer commits run.
     """
     slow = item.get_closest_marker("slow")
     folder = item.path.parent
@@ -162,7 +162,7 @@ def _is_left_out(item: pytest.Item, commit: int, named: set[Path], whole: bool) 
     if slow is None or asked_for:
         return False
     shares = slow.kwargs.get("shares", SHARES)
-    if shares >= SHARES and not whole:
+    if shares > SHARES and not whole:
         return True
     together = slow.kwargs.get("together", item.nodeid)
     return (zlib.crc32(together.encode()) - commit) % shares != 0

@@ -1,15 +1,12 @@
-"""Files of tests of which each commit runs a sixth, since they take long and seldom find anything.
+"""Files of tests that are slow as a whole: they take long and seldom find anything.
 
-All of a file is run by six commits, by who names the file, and by `--slow`. What a file marks as
-slow itself is not taken from here.
+What a file marks as slow itself is not taken from here.
 """
 
 PROCESSES = "starts a process each time, for seconds: about the commands, not about the kernels"
 CLOSED = "each type, shape and layout of what stands in for a closed library"
 COMPILES = "each compiles a kernel or more; KINDS has the ways to keep a row in pairs"
 MODELS = "each traces, swaps or exports a model, or compiles a kernel for a tensor"
-
-SHARES = 6
 
 # The files, as tests/ has them, and why.
 TURNS: dict[str, str] = {

@@ -492,7 +492,7 @@ for dtype, schemes in (("float16", SCHEMES), ("float32", LIMITED)):
 
 
 @pytest.mark.simgpu
-@pytest.mark.slow("two processes, each of which compiles and runs 29 kernels", shares=3)
+@pytest.mark.slow("two processes, each of which compiles and runs 29 kernels")
 @pytest.mark.parametrize("arch", ["sm_75", "sm_89"])
 def test_architectures_with_and_without_conversions_have_the_same_bits(arch):
     """From sm_89 on there are instructions for 8 bits; this process has a device that has them."""

@@ -34,6 +34,7 @@ def test_a_docstring_is_numpydocs(name):
     assert [error for error in validate(name)["errors"] if error[0] in CHECKS] == []
 
 
+@pytest.mark.slow("a kernel or two each")
 @pytest.mark.parametrize("name", [*OPS, *OF_TENSORS])
 def test_examples_print_what_they_say(name):
     (test,) = doctest.DocTestFinder(recurse=False).find(found(name), name, globs={})

@@ -14,6 +14,8 @@ import pytest
 
 import cunorm
 
+pytestmark = pytest.mark.slow("builds each of them, for seconds", together="packages")
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 

@@ -51,7 +51,13 @@ def snippets():
         return whole[: whole.index(script)].count("\n") + 1
 
     return [
-        pytest.param(page, script, printed, id=f"{page.name} line {line(page, script)}")
+        pytest.param(
+            page,
+            script,
+            printed,
+            marks=() if page == README else pytest.mark.slow("a kernel or two each"),
+            id=f"{page.name} line {line(page, script)}",
+        )
         for page in PAGES
         for (language, script), (_, printed) in itertools.pairwise(fences(page))
         if language == "python"

@@ -231,7 +231,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.slow("CUDA's own headers compile for a second each", shares=3)
+@pytest.mark.slow("CUDA's own headers compile for a second each")
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("name", SOURCES)
 def test_cuda_s_own_pipelines_and_barriers(name, arch):

@@ -193,7 +193,7 @@ def both(call):
     return found, np.asarray(call(np, np.asarray))
 
 
-@pytest.mark.slow("a kernel of CuPy's own each, or two", shares=3)
+@pytest.mark.slow("a kernel of CuPy's own each, or two")
 @pytest.mark.parametrize(
     "call",
     [

@@ -58,7 +58,7 @@ def instructions(plan, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arch", [80, 90, *(pytest.param(a, marks=SLOW) for a in (75, 86, 89, 100, 120))]
+    "arch", [90, *(pytest.param(a, marks=SLOW) for a in (75, 80, 86, 89, 100, 120))]
 )
 @pytest.mark.parametrize("cols", [2048, 4096])
 @pytest.mark.parametrize("op", PLANS)

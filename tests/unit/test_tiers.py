@@ -66,11 +66,13 @@ def is_left_out(request):
     return is_left_out
 
 
-def test_ten_commits_run_each_slow_case_once_and_who_names_a_folder_none(is_left_out):
+@pytest.mark.parametrize("whole", [True, False])
+def test_ten_commits_run_each_slow_case_once_in_runs_of_a_folder_too(is_left_out, whole):
     for case in range(50):
-        left_out = [is_left_out("ops/test_a.py", case, share, "ops") for share in range(10)]
+        left_out = [
+            is_left_out("ops/test_a.py", case, share, "ops", whole=whole) for share in range(10)
+        ]
         assert sorted(left_out) == [False] + [True] * 9
-    assert all(is_left_out("ops/test_a.py", case, 3, "ops", whole=False) for case in range(50))
     shares = [[is_left_out("a.py", case, share) for case in range(200)] for share in range(10)]
     assert all(5 < share.count(False) < 45 for share in shares)
 
@@ -81,15 +83,6 @@ def test_what_says_in_how_many_shares_it_is_run_takes_as_many_commits(is_left_ou
         assert sorted(left_out) == [False] + [True] * 29
     assert all(is_left_out("a.py", case, 3, whole=False, shares=30) for case in range(50))
     assert not any(is_left_out("a.py", case, 3, "a.py", shares=30) for case in range(50))
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_what_is_run_in_few_shares_is_so_in_runs_of_a_folder_too(is_left_out, whole):
-    for case in range(50):
-        left_out = [
-            is_left_out("a.py", case, commit, "ops", whole=whole, shares=4) for commit in range(4)
-        ]
-        assert sorted(left_out) == [False] + [True] * 3
 
 
 def test_a_commit_runs_all_questions_of_a_kind_or_none_and_a_third_of_the_kinds(is_left_out):
