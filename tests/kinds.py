@@ -107,7 +107,7 @@ def covering(axes: Sequence[Sequence[Any]], seed: str) -> Iterator[tuple[Any, ..
 
 # Points whose kernels no other test compiles: NVRTC has two thirds of the time of tests/ops, 0.2 s
 # to 7 s a kernel.
-IN_TURNS = pytest.mark.slow("each compiles kernels of its own, for a second or two")
+IN_TURNS = pytest.mark.slow("each compiles kernels of its own, for a second or two", shares=20)
 
 
 def in_pairs(**axes: Sequence[Any]) -> pytest.MarkDecorator:
@@ -140,7 +140,7 @@ def some_of(
 def these(
     names: str, often: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], why: str
 ) -> pytest.MarkDecorator:
-    """Parametrise a test by points of which a run takes a tenth, and of more a sixtieth.
+    """Parametrise a test by points of which a run takes a twentieth, and of more a sixtieth.
 
     Those are many and take longest: at a tenth, a run had 130 of them beside 40 of the others.
     """

@@ -40,7 +40,9 @@ SLACK = 1.03
 # sample in pairs; RMSNorm in float16 all that are in the file.
 SAMPLED = (4096, 262144, 769)
 PAIRS = set(covering((cases.OPS, cases.DTYPES, SAMPLED), "counters"))
-SLOW = pytest.mark.slow("2 MiB in a kernel of its own; each pair of op, dtype and N is counted")
+SLOW = pytest.mark.slow(
+    "2 MiB in a kernel of its own; each pair of op, dtype and N is counted", shares=30
+)
 SAMPLE = [
     pytest.param(case, marks=() if case[:3] in PAIRS and not case[4] else SLOW)
     for case in STORED

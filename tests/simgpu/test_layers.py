@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,21 +29,25 @@ def modules(home):
     return found
 
 
+@cache
+def statements(text):
+    """Return the import statements of a module: anywhere in it, for types too."""
+    return [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
 def imports(name, file, known):
-    """Return the modules of the package that a module imports: anywhere in it, for types too."""
+    """Return the modules of the package that a module imports."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for node in statements(file.read_text("utf-8")):
         if isinstance(node, ast.Import):
             wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package.split(".")[: 1 - node.level or None] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             base = base.removeprefix(f"{AROUND}.")
             wanted = [f"{base}.{alias.name}" for alias in node.names]
             wanted = [each if each in known else base for each in wanted]
-        else:
-            continue
         found.update(each.removeprefix(f"{AROUND}.") for each in wanted)
     return found & known.keys() - {name}
 

@@ -21,7 +21,7 @@ from cunorm import _plan
 from cunorm._launch import kernels
 from cunorm._plan.split import MOST_LANES
 
-pytestmark = pytest.mark.slow("619 kernels that the assembler takes seconds for", shares=60)
+pytestmark = pytest.mark.slow("619 kernels that the assembler takes seconds for", shares=120)
 
 ARCHS = [75, 80, 86, 89, 90, 100, 120]
 OPS = ["rms_norm_fwd", "add_rms_norm", "layer_norm_fwd", "add_layer_norm"]

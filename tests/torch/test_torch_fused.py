@@ -13,7 +13,9 @@ from cunorm import _reference
 from cunorm._families import CAST, DTYPE, OPS, PLAIN, Operand
 from cunorm.torch import _statistics
 
-pytestmark = pytest.mark.slow("each op with each operand and each option, on each device")
+pytestmark = pytest.mark.slow(
+    "each op with each operand and each option, on each device", shares=30
+)
 
 # Of each op the arguments beside tensors of rows and of one row, as (name, shape of an operand)
 # pairs: by column, by sample, by token, one number a row, all of x's.
