@@ -142,7 +142,7 @@ def these(
 ) -> pytest.MarkDecorator:
     """Parametrise a test by points of which a run takes a twentieth, and of more a sixtieth.
 
-    Those are many and take longest: at a tenth, a run had 130 of them beside 40 of the others.
+    Those are many and take longest.
     """
     mark = pytest.mark.slow(why, shares=60)
     more = (pytest.param(*point, marks=mark) for point in slow if point not in often)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import cunorm
-
 pytestmark = pytest.mark.slow("builds each of them, for seconds", together="packages")
 
 ROOT = Path(__file__).parents[2]
@@ -171,12 +169,3 @@ def test_a_user_s_script_is_checked_against_an_editable_install(editable, source
     )
     assert 'Unexpected keyword argument "epsilon" for "layer_norm"' in done.stdout, done
     assert "in 1 file (checked 1 source file)" in done.stdout  # the script, and no file of cunorm
-
-
-def test_the_citation_is_of_this_version():
-    cited = dict(
-        line.split(": ", 1)
-        for line in (ROOT / "CITATION.cff").read_text().splitlines()
-        if ": " in line
-    )
-    assert cited["version"] == cunorm.__version__

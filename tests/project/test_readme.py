@@ -191,3 +191,12 @@ def test_readme_is_short_and_narrow():
 def test_prose_is_narrow(page):
     lines = [line for line in unfenced(page).splitlines() if not line.startswith("|")]
     assert [line for line in lines if len(line) > COLUMNS] == []
+
+
+def test_the_citation_is_of_this_version():
+    cited = dict(
+        line.split(": ", 1)
+        for line in (ROOT / "CITATION.cff").read_text().splitlines()
+        if ": " in line
+    )
+    assert cited["version"] == cunorm.__version__
